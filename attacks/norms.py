@@ -1,0 +1,65 @@
+"""The ball an attack stays in: all images within eps of the given ones that are images, i.e. in [0, 1].
+
+A norm adds one class of four short methods and one entry in NORMS. Shapes: images and gradients [B, C, H, W].
+"""
+import torch
+from torch import Tensor
+
+
+class LinfBall:
+    """Every pixel within eps: max |adv - images| <= eps, exactly, in the tensors' own precision."""
+
+    def __init__(self, images: Tensor, eps: float):
+        self.low = _towards(images, images - eps, eps).clamp_(0, 1)  # [B, C, H, W]
+        self.high = _towards(images, images + eps, eps).clamp_(0, 1)
+        self.images, self.eps = images, eps
+
+    def random_point(self, draw) -> Tensor:
+        """Uniform in the cube of half-width eps, then cut to [0, 1]; for `draw` see Attack.perturb."""
+        return self.project(self.images + self.eps * (2 * draw(torch.rand) - 1))
+
+    @staticmethod
+    def direction(gradient: Tensor) -> Tensor:
+        """The steepest step of size 1: the sign."""
+        return gradient.sign()
+
+    def project(self, points: Tensor) -> Tensor:
+        """The nearest point of the ball."""
+        return torch.clamp(points, self.low, self.high)
+
+
+class L2Ball:
+    """Each image within eps: ||adv - images||_2 <= eps over its C*H*W values in [0, 1] units."""
+
+    def __init__(self, images: Tensor, eps: float):
+        self.images, self.eps = images, eps
+
+    def random_point(self, draw) -> Tensor:
+        """Uniform in the ball: a Gaussian direction at radius eps * U^(1/n), then cut to [0, 1]."""
+        radius = self.eps * draw(torch.rand).flatten(1)[:, 0] ** (1 / self.images[0].numel())  # [B]
+        return self.project(self.images + radius.view(-1, 1, 1, 1) * self.direction(draw(torch.randn)))
+
+    @staticmethod
+    def direction(gradient: Tensor) -> Tensor:
+        """The steepest step of size 1, image by image; a zero gradient stays zero."""
+        return gradient / _lengths(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+
+    def project(self, points: Tensor) -> Tensor:
+        """Scale back to radius eps, then cut to [0, 1]: images lie in the box, so cutting only shortens delta."""
+        delta = points - self.images
+        scale = (self.eps / _lengths(delta).clamp_min(torch.finfo(delta.dtype).tiny)).clamp_max(1)
+        return (self.images + delta * scale).clamp(0, 1)
+
+
+NORMS = {"linf": LinfBall, "l2": L2Ball}
+
+
+def _lengths(values: Tensor) -> Tensor:
+    """L2 norm of each image, shaped to divide by.  [B, C, H, W] -> [B, 1, 1, 1]."""
+    return values.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+
+
+def _towards(images: Tensor, bound: Tensor, eps: float) -> Tensor:
+    """`bound`, one float nearer to `images` where rounding put it beyond eps (by up to 6e-5 of an eps of 0.25/255)."""
+    beyond = (bound.double() - images.double()).abs() > eps
+    return torch.where(beyond, torch.nextafter(bound, images), bound)

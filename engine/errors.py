@@ -1,0 +1,20 @@
+"""How a run that can't go on ends: one line and an exit code, never a traceback for what the user can mend."""
+from contextlib import contextmanager
+
+from utils.errors import UserError
+from utils.logging import logger, start_log, stop_log
+
+
+@contextmanager
+def reported_errors():
+    """Log from here on; a UserError becomes one line on stderr and exit code 2, a Ctrl-C exit code 130."""
+    start_log()
+    try:
+        yield
+    except UserError as error:
+        logger.error("main.py: error: %s", error)
+        raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    finally:
+        stop_log()

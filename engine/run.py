@@ -1,0 +1,80 @@
+"""The run folder: what is in it, when it may be written, and the checkpoints it keeps."""
+import shutil
+from pathlib import Path
+
+from engine import options
+from utils import checkpoint, logging
+from utils.errors import UserError
+from utils.logging import logger
+
+OWN_FILES = ("latest_*.pth", "best_*.pth", "log.txt", "opts.txt", "results*.json", "val_results")
+
+
+class Run:
+    """One folder, output_dir/exp_name, with log.txt, opts.txt, results.json and latest_* / best_* checkpoints."""
+
+    def __init__(self, opts):
+        self.folder = Path(opts.output_dir) / opts.exp_name
+
+    def files(self) -> list[Path]:
+        """What an earlier run left here."""
+        return sorted(path for pattern in OWN_FILES for path in self.folder.glob(pattern))
+
+    def refuse_if_used(self, opts):
+        """A new run never writes over an old one unless told to."""
+        if self.files() and not (opts.test_only or opts.overwrite or opts.continue_training):
+            raise UserError(f"{self.folder} holds an earlier run: choose another --exp_name, give --continue_training "
+                            "to go on with it, or --overwrite to delete it")
+
+    def open(self, opts):
+        """Create the folder (emptied of the earlier run where --overwrite says so), log.txt and opts.txt."""
+        try:
+            self._create(opts)
+        except OSError as error:
+            raise UserError(f"{self.folder} can't be written ({error}): choose another --output_dir") from None
+
+    def _create(self, opts):
+        for path in self.files() if opts.overwrite else []:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        logging.log_to_file(self.folder / "log.txt")
+        if not opts.test_only:
+            (self.folder / "opts.txt").write_text(_as_text(options.to_dict(opts)), encoding="utf-8")
+
+    def checkpoint_path(self, kind: str, opts) -> Path:
+        """Where the `kind` (latest or best) checkpoint is, named as VainF names it."""
+        return self.folder / f"{kind}_{opts.model}_{opts.dataset}_os{opts.output_stride}.pth"
+
+    def find(self, kind: str, opts) -> Path:
+        """The folder's only `kind` checkpoint that --model and --dataset, where given, allow."""
+        model, data_set = (getattr(opts, name) if name in opts.given else "*" for name in ("model", "dataset"))
+        found = sorted(self.folder.glob(f"{kind}_{model}_{data_set}_os*.pth"))
+        if not found:
+            raise UserError(f"no {kind}_*.pth in {self.folder}: train first, or name weights with --ckpt "
+                            "or another run with --exp_name")
+        if len(found) > 1:
+            raise UserError(f"several checkpoints in {self.folder} ({', '.join(path.name for path in found)}): "
+                            "name one with --ckpt")
+        return found[0]
+
+
+def load_checkpoint(opts, run: Run) -> dict | None:
+    """The checkpoint that opts asks for, or None; sets opts.ckpt to its path and completes opts from it."""
+    if opts.ckpt is None and (opts.test_only or opts.continue_training):
+        opts.ckpt = str(run.find("best" if opts.test_only else "latest", opts))
+    if opts.ckpt is None:
+        return None
+    loaded = checkpoint.load(opts.ckpt)
+    if opts.continue_training and "optimizer_state" not in loaded:
+        raise UserError(f"{opts.ckpt} holds weights but no training state: leave out --continue_training")
+    if opts.test_only or opts.continue_training:
+        taken = options.adopt(opts, loaded.get("options") or {})
+        if taken:
+            flags = "  ".join(f"--{name} {value}" for name, value in taken.items())
+            logger.info("Options from the checkpoint: %s", flags)
+    return loaded
+
+
+def _as_text(values: dict) -> str:
+    lines = [f"{name}: {value}" for name, value in values.items()]
+    return "\n".join(["------------ Options -------------", *lines, "-------------- End ----------------"]) + "\n"

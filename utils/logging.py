@@ -1,0 +1,53 @@
+"""One logger for everything the user reads: bare lines on the console, and in log.txt once the run has a folder."""
+import logging
+import sys
+from pathlib import Path
+
+logger = logging.getLogger("segmentation")
+
+
+class _Console(logging.Handler):
+    """Errors to stderr, all else to stdout, as they are at that moment: a redirected or captured one gets the line."""
+
+    def emit(self, record):
+        stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
+        stream.write(self.format(record) + "\n")
+        stream.flush()
+
+
+class _Earlier(logging.Handler):
+    """Keeps the lines that come before the run has a folder."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def emit(self, record):
+        self.lines.append(self.format(record))
+
+
+def start_log():
+    """A new run: show every line, and keep it for the log file that follows."""
+    stop_log()
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(_Console())
+    logger.addHandler(_Earlier())
+
+
+def log_to_file(path):
+    """Append every line to the file `path` from now on, the lines since start_log() first."""
+    file = logging.FileHandler(Path(path), encoding="utf-8")
+    for handler in list(logger.handlers):
+        if isinstance(handler, _Earlier):
+            file.stream.writelines(line + "\n" for line in handler.lines)
+            file.flush()
+            logger.removeHandler(handler)
+    logger.addHandler(file)
+
+
+def stop_log():
+    """Close the log file and forget what was kept."""
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,73 @@
+"""The dashboard: windows on a visdom server, named as VainF's, or nothing at all."""
+import html
+
+import numpy as np
+
+from utils.errors import UserError
+from utils.logging import logger
+
+
+class NullVisualizer:
+    """The dashboard of a run that shows none."""
+
+    enabled = False
+
+    def vis_scalar(self, name, x, y, *, line=None):
+        """Show nothing."""
+
+    def vis_image(self, name, image):
+        """Show nothing."""
+
+    def vis_table(self, name, table):
+        """Show nothing."""
+
+
+class Visualizer:
+    """Windows on a running visdom server, each named by its title.
+
+    Raises UserError where no server answers at the start. One that stops answering later costs one warning, and
+    everything after it is dropped: a dashboard never ends a training run.
+    """
+
+    enabled = True
+
+    def __init__(self, port: int, env: str = "main", id: str | None = None):
+        import visdom  # only here: a run without a dashboard doesn't need it
+
+        self.prefix = f"[{id}]" if id else ""
+        self.started = set()
+        try:
+            self.vis = visdom.Visdom(port=port, env=env, raise_exceptions=True, use_incoming_socket=False)
+        except ConnectionError:
+            raise UserError(f"no visdom server answers on port {port}: start one with "
+                            f"`python -m visdom.server -port {port}`, or leave out --enable_vis") from None
+
+    def vis_scalar(self, name: str, x: float, y: float, *, line: str | None = None):
+        """Append the point (x, y) to the curve `name` (to its line `line`, if there are several)."""
+        window = self.prefix + name
+        options = {"title": window, "showlegend": line is not None}
+        update = "append" if window in self.started else None
+        self._send("line", X=np.array([x]), Y=np.array([y]), win=window, name=line, update=update, opts=options)
+        self.started.add(window)
+
+    def vis_image(self, name: str, image: np.ndarray):
+        """Show an image, uint8 [3, H, W]."""
+        window = self.prefix + name
+        self._send("image", img=image, win=window, opts={"title": window})
+
+    def vis_table(self, name: str, table: dict):
+        """Show a dict as a table of two columns, Term and Value."""
+        window = self.prefix + name
+        rows = "".join(f"<tr><td>{html.escape(str(term))}</td><td>{html.escape(str(value))}</td></tr>"
+                       for term, value in table.items())
+        text = f'<table border="1"><tr><th>Term</th><th>Value</th></tr>{rows}</table>'
+        self._send("text", text=text, win=window, opts={"title": window})
+
+    def _send(self, kind: str, **content):
+        if self.vis is None:
+            return
+        try:
+            getattr(self.vis, kind)(**content)
+        except ConnectionError:
+            logger.warning("Warning: the visdom server stopped answering; the run goes on without the dashboard.")
+            self.vis = None
