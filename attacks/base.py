@@ -42,18 +42,19 @@ class Attack:
         _check(images, labels)
         images = images.detach()
         with eval_mode(model), frozen_parameters(model):
-            adv_images = self.perturb(model, images, labels, draw=self._source(images, image_ids))
-        if not torch.isfinite(adv_images).all():
-            raise FloatingPointError(f"{self!r}: the gradient of the loss is not finite; are the model's logits?")
-        return adv_images
+            return self.perturb(model, images, labels, draw=self._source(images, image_ids))
 
     def perturb(self, model: nn.Module, images: Tensor, labels: Tensor, *, draw) -> Tensor:
         """The loop. `draw(torch.rand)` gives uniform, `draw(torch.randn)` normal numbers of images' shape."""
         ball = NORMS[self.norm](images, self.eps)
         adv_images = ball.random_point(draw) if self.random_start else images.clone()
+        finite = torch.ones((), dtype=torch.bool, device=images.device)  # read at the end: reading waits for the GPU
         for _ in range(self.steps):
             gradient = self.gradient(model, adv_images, labels)
+            finite &= gradient.isfinite().all()  # else sign(nan) = 0 would look like robustness
             adv_images = ball.project(adv_images + self.step_size * ball.direction(gradient))
+        if not finite:
+            raise FloatingPointError(f"{self!r}: the gradient is not finite; does the model give finite logits?")
         return adv_images
 
     def gradient(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

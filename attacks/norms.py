@@ -10,8 +10,8 @@ class LinfBall:
     """Every pixel within eps: max |adv - images| <= eps, exactly, in the tensors' own precision."""
 
     def __init__(self, images: Tensor, eps: float):
-        self.low = _towards(images, images - eps, eps).clamp_(0, 1)  # [B, C, H, W]
-        self.high = _towards(images, images + eps, eps).clamp_(0, 1)
+        self.low = _bound(images, -eps).clamp_(0, 1)  # [B, C, H, W]
+        self.high = _bound(images, eps).clamp_(0, 1)
         self.images, self.eps = images, eps
 
     def random_point(self, draw) -> Tensor:
@@ -59,7 +59,9 @@ def _lengths(values: Tensor) -> Tensor:
     return values.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 
-def _towards(images: Tensor, bound: Tensor, eps: float) -> Tensor:
-    """`bound`, one float nearer to `images` where rounding put it beyond eps (by up to 6e-5 of an eps of 0.25/255)."""
-    beyond = (bound.double() - images.double()).abs() > eps
-    return torch.where(beyond, torch.nextafter(bound, images), bound)
+def _bound(images: Tensor, offset: float) -> Tensor:
+    """images + offset, one float nearer to images where rounding went beyond it (by up to 6e-5 of 0.25/255)."""
+    exact = images.double() + offset
+    rounded = exact.to(images.dtype)
+    beyond = (rounded.double() - images.double()).abs() > abs(offset)
+    return torch.where(beyond, torch.nextafter(rounded, images), rounded)

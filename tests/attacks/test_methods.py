@@ -1,0 +1,157 @@
+"""FGSM and PGD against their formulas, recomputed in NumPy, and the gradient against finite differences."""
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from attacks import FGSM, PGD
+from attacks.losses import cross_entropy
+
+
+@pytest.fixture
+def linear():
+    """A 1x1 network in float64, for which the gradient is a formula: W^T (softmax(W x + b) - onehot)."""
+    torch.manual_seed(3)
+    return nn.Conv2d(3, 4, 1).double()
+
+
+@pytest.fixture
+def doubles(batch):
+    return batch[0].double(), batch[1]
+
+
+def gradient_in_numpy(linear, x, labels):
+    """[3, H, W], [H, W] -> the gradient of the summed cross-entropy of valid pixels, [3, H, W]."""
+    weight, bias = linear.weight.detach().numpy()[:, :, 0, 0], linear.bias.detach().numpy()
+    logits = np.einsum("kc,chw->khw", weight, x) + bias[:, None, None]
+    p = np.exp(logits - logits.max(0))
+    p /= p.sum(0)
+    valid = labels != 255
+    onehot = np.where(valid, labels, 0)[None] == np.arange(4)[:, None, None]
+    return np.einsum("kc,khw->chw", weight, (p - onehot) * valid)
+
+
+def pgd_in_numpy(linear, x, labels, *, start, eps, step, steps, norm):
+    current = start
+    for _ in range(steps):
+        g = gradient_in_numpy(linear, current, labels)
+        current = current + step * (np.sign(g) if norm == "linf" else g / np.sqrt((g**2).sum()))
+        delta = current - x
+        if norm == "linf":
+            delta = np.clip(delta, -eps, eps)
+        else:
+            delta = delta * min(1, eps / np.sqrt((delta**2).sum()))
+        current = np.clip(x + delta, 0, 1)
+    return current
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("l2", 0.7)])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_pgd_is_its_formula(linear, doubles, norm, eps, steps):
+    images, labels = doubles
+    attack = PGD(eps=eps, step_size=eps / 3, steps=steps, norm=norm, random_start=False)
+    adv_images = attack(linear, images, labels)
+    for k in range(3):
+        x, y = images[k].numpy(), labels[k].numpy()
+        expected = pgd_in_numpy(linear, x, y, start=x, eps=eps, step=eps / 3, steps=steps, norm=norm)
+        np.testing.assert_allclose(adv_images[k].numpy(), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("l2", 0.7)])
+def test_fgsm_is_one_whole_step_from_the_image(linear, doubles, norm, eps):
+    images, labels = doubles
+    adv_images = FGSM(eps=eps, norm=norm)(linear, images, labels)
+    for k in range(3):
+        x, y = images[k].numpy(), labels[k].numpy()
+        expected = pgd_in_numpy(linear, x, y, start=x, eps=eps, step=eps, steps=1, norm=norm)
+        np.testing.assert_allclose(adv_images[k].numpy(), expected, atol=1e-12)
+
+
+def test_fgsm_uses_all_of_eps(linear, doubles):
+    """A published FGSM moved eps / 4 only."""
+    images, labels = doubles
+    delta = (FGSM(eps=8 / 255)(linear, images, labels) - images).abs()
+    assert delta.max() == pytest.approx(8 / 255, abs=1e-12)
+
+
+def test_gradient_agrees_with_finite_differences(toy, doubles):
+    toy, (images, labels), h = toy.double(), doubles, 1e-6
+    gradient = PGD(eps=0.1).gradient(toy, images, labels)
+    for index in [(0, 0, 5, 5), (1, 2, 0, 3), (2, 1, 11, 9), (0, 1, 4, 4)]:
+        up, down = images.clone(), images.clone()
+        up[index] += h
+        down[index] -= h
+        with torch.no_grad():
+            expected = (cross_entropy(toy(up), labels) - cross_entropy(toy(down), labels)) / (2 * h)
+        assert gradient[index].item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-8)
+
+
+def test_loss_is_the_sum_over_valid_pixels(doubles):
+    _, labels = doubles
+    logits = torch.randn(3, 4, 12, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    expected = 0.0
+    for b, h, w in np.argwhere(labels.numpy() != 255):
+        u = logits[b, :, h, w].numpy()
+        expected += np.log(np.exp(u).sum()) - u[labels[b, h, w]]
+    assert cross_entropy(logits, labels).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_loss_is_in_fp32_for_half_logits(doubles):
+    logits = torch.full((3, 4, 12, 10), 60000.0, dtype=torch.float16)
+    logits[:, 1] = -60000
+    loss = cross_entropy(logits, doubles[1])
+    assert torch.isfinite(loss) and loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_random_start_fills_the_ball(norm):
+    """Of a constant network no step moves, so the start itself comes back: uniform in the ball around grey."""
+    model = nn.Conv2d(3, 4, 1)
+    nn.init.zeros_(model.weight)
+    images, eps = torch.full((200, 3, 4, 4), 0.5), 0.2
+    labels = torch.zeros(200, 4, 4, dtype=torch.int64)
+    delta = PGD(eps=eps, norm=norm, steps=1)(model, images, labels, image_ids=range(200)) - images
+    if norm == "linf":
+        assert delta.mean().abs() < 4 * eps / np.sqrt(3 * delta.numel()) and delta.abs().max() <= eps
+        assert delta.std() == pytest.approx(eps / np.sqrt(3), rel=0.03)
+    else:
+        radius = delta.flatten(1).norm(dim=1) / eps
+        assert radius.max() <= 1 + 1e-6
+        # U^(1/n) with n = 48: median 0.5^(1/48) = 0.9857, and a quarter below 0.25^(1/48) = 0.9715
+        assert radius.median() == pytest.approx(0.5 ** (1 / 48), abs=0.006)
+        assert (radius < 0.25 ** (1 / 48)).float().mean() == pytest.approx(0.25, abs=0.1)
+
+
+def test_random_start_depends_on_seed_and_id_alone(toy, batch):
+    def start(seed, ids, order=(0, 1, 2)):
+        attack = PGD(eps=0.1, steps=1, step_size=0.0, seed=seed)
+        return attack(toy, batch[0][list(order)], batch[1][list(order)], image_ids=ids)
+
+    reference = start(1, [4, 5, 6])
+    torch.manual_seed(99)
+    assert torch.equal(start(1, [4, 5, 6]), reference)
+    assert torch.equal(start(1, [6, 4, 5], order=(2, 0, 1)), reference[[2, 0, 1]])
+    assert not torch.equal(start(2, [4, 5, 6]), reference) and not torch.equal(start(1, [7, 8, 9]), reference)
+
+
+def test_without_ids_the_start_comes_from_torchs_generator(toy, batch):
+    attack = PGD(eps=0.1, steps=1)
+    torch.manual_seed(0)
+    first, second = attack(toy, *batch), attack(toy, *batch)
+    torch.manual_seed(0)
+    assert torch.equal(attack(toy, *batch), first) and not torch.equal(first, second)
+
+
+def test_pgd_is_at_least_as_strong_as_fgsm(toy, batch):
+    images, labels = batch
+    fgsm = cross_entropy(toy(FGSM(eps=0.1)(toy, images, labels)), labels)
+    pgd = cross_entropy(toy(PGD(eps=0.1, steps=20, random_start=False)(toy, images, labels)), labels)
+    assert pgd > fgsm
+
+
+def test_settings_say_what_ran():
+    assert PGD(eps=0.04, steps=7).settings() == {
+        "norm": "linf", "eps": 0.04, "steps": 7, "step_size": 0.01, "random_start": True, "seed": 1}
+    assert FGSM(eps=0.04).settings() == {
+        "norm": "linf", "eps": 0.04, "steps": 1, "step_size": 0.04, "random_start": False, "seed": None}
+    assert repr(FGSM(eps=0.04)).startswith("FGSM(norm=linf, eps=0.04")

@@ -1,0 +1,65 @@
+"""Shared by all tests: where real images may lie, and a network small enough to reason about."""
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("SEG_DATA", ROOT.parent / "shared" / "data"))  # holds CamVid/ and voc_mini/
+
+
+@pytest.fixture
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture
+def camvid_root() -> Path:
+    return _present(DATA / "CamVid")
+
+
+@pytest.fixture
+def voc_root() -> Path:
+    return _present(DATA / "voc_mini")
+
+
+def _present(folder: Path) -> Path:
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder}; SEG_DATA names the folder that holds CamVid and voc_mini")
+    return folder
+
+
+class Toy(nn.Module):
+    """A small network with everything that an attack could disturb: BatchNorm, dropout, normalisation inside."""
+
+    def __init__(self, num_classes=4, width=6):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(), nn.Dropout(0.5),
+            nn.Conv2d(width, num_classes, 3, padding=1))
+
+    def forward(self, images):
+        return self.body((images - 0.45) / 0.22)
+
+
+@pytest.fixture
+def toy() -> nn.Module:
+    torch.manual_seed(0)
+    model = Toy()
+    model.train()
+    with torch.no_grad():  # running statistics that differ from the defaults
+        model(torch.rand(8, 3, 12, 12))
+    return model.eval()
+
+
+@pytest.fixture
+def batch():
+    """Images [3, 3, 12, 10] in [0, 1] with exact zeros and ones, labels [3, 12, 10] of 4 classes with a void corner."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(3, 3, 12, 10, generator=generator)
+    images[:, :, 0], images[:, :, 1] = 0, 1
+    labels = torch.randint(0, 4, (3, 12, 10), generator=generator)
+    labels[:, :4, :4] = 255
+    return images, labels
