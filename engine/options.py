@@ -1,6 +1,7 @@
 """Every flag: its type, bounds and default; the only place that knows argparse."""
 import argparse
 import math
+import re
 from fractions import Fraction
 
 from attacks import ATTACKS, NORMS
@@ -94,11 +95,12 @@ def _number(kind, *, low=-math.inf, high=math.inf, above=-math.inf):
 
 
 def _alpha(text: str) -> str:
-    try:
-        if step_size(text, 1.0) > 0:
-            return text
-    except (ValueError, ZeroDivisionError):
-        pass
+    if re.fullmatch(r"eps(/[\d.]+)?|[\d./e-]+", text):
+        try:
+            if step_size(text, 1.0) > 0:
+                return text
+        except (ValueError, ZeroDivisionError):
+            pass  # said below
     raise argparse.ArgumentTypeError(f"{text!r}: write a share of eps such as eps/4, or a number above 0 such as 1/255")
 
 

@@ -24,10 +24,11 @@ def row(settings: dict, results: dict, *, class_names: list[str]) -> dict:
     return {**settings, **{score: results[score] for score in SCORES}, "Class IoU": class_iou}
 
 
-def radius(eps: float) -> str:
-    """eps as people write it: 4/255 where it is a number of grey levels, or quarters of one, else the number."""
-    levels = Fraction(eps * 255).limit_denominator(4)
-    if eps and math.isclose(levels, eps * 255, rel_tol=1e-9):
+def radius(settings: dict) -> str:
+    """A row's eps as people write it: for linf 4/255 where it is a number of grey levels (below 8, of quarters)."""
+    eps = settings["eps"]
+    levels = Fraction(eps * 255).limit_denominator(4 if eps * 255 < 8 else 1)
+    if settings["norm"] == "linf" and eps and math.isclose(levels, eps * 255, rel_tol=1e-9):
         return f"{float(levels):g}/255"
     return f"{eps:g}"
 
@@ -36,7 +37,7 @@ def label(settings: dict) -> str:
     """A row's name in file names: clean, or pgd_linf_4-255_10steps."""
     if settings["attack"] == "none":
         return "clean"
-    eps = radius(settings["eps"]).replace("/", "-")
+    eps = radius(settings).replace("/", "-")
     return f"{settings['attack']}_{settings['norm']}_{eps}_{settings['steps']}steps"
 
 
@@ -46,7 +47,7 @@ def table(rows: list[dict], *, first: dict[str, list] | None = None) -> str:
         **(first or {}),
         "Attack": [result["attack"] for result in rows],
         "Norm": [result["norm"] or "-" for result in rows],
-        "eps": [radius(result["eps"]) for result in rows],
+        "eps": [radius(result) for result in rows],
         "Steps": [str(result["steps"]) for result in rows],
         **{score: [f"{result[score]:.4f}" for result in rows] for score in ("Mean IoU", "Overall Acc", "Mean Acc")},
     }

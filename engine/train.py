@@ -71,8 +71,8 @@ class Trainer:
         """Score the model, then write latest_* with the best score so far, and best_* when it is this one."""
         logger.info("validation...")
         score = self.validate(self)["Mean IoU"]
-        better = score > self.best_score
-        self.best_score = max(score, self.best_score)
+        better = not score <= self.best_score  # nan, from labels that are all void, still leaves a best_*
+        self.best_score = score if better else self.best_score
         self.save("latest")
         if better:
             self.save("best")
@@ -96,14 +96,20 @@ class Trainer:
 
     def restore(self, state: dict, *, source: str):
         """Take up the training state of a checkpoint (the weights are loaded already)."""
-        try:
-            self.optimizer.load_state_dict(state["optimizer_state"])
-            self.scheduler.load_state_dict(state["scheduler_state"])
-        except (KeyError, ValueError) as error:
-            message = f"the training state in {source} is of another --optimizer or --lr_policy: {error}"
-            raise UserError(message) from None
+        settings = [{key: value for key, value in group.items() if key not in ("params", "sam_step")}
+                    for group in self.optimizer.param_groups]
+        base_lrs = self.scheduler.base_lrs
         self.cur_itrs, self.cur_epochs = state["cur_itrs"], state.get("cur_epochs", 0)
         self.best_score = state["best_score"]
+        try:
+            self.optimizer.load_state_dict(state["optimizer_state"])
+            for group, now in zip(self.optimizer.param_groups, settings, strict=True):
+                group.update(now)  # lr, rho and the like are those of this call's options
+            # VainF saved its schedule one step behind; the iteration says where it stands.
+            self.scheduler.load_state_dict(
+                {**state["scheduler_state"], "last_epoch": self.cur_itrs, "base_lrs": base_lrs})
+        except (KeyError, ValueError) as error:
+            raise UserError(f"the training state in {source} doesn't fit this --optimizer: {error}") from None
         logger.info("Training state restored from %s", source)
 
     def _batches(self):

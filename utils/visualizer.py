@@ -1,5 +1,8 @@
 """The dashboard: windows on a visdom server, named as VainF's, or nothing at all."""
 import html
+import io
+import logging
+from contextlib import redirect_stdout
 
 import numpy as np
 
@@ -36,8 +39,10 @@ class Visualizer:
 
         self.prefix = f"[{id}]" if id else ""
         self.started = set()
+        logging.getLogger("visdom").setLevel(logging.ERROR)  # it remarks on every connection
         try:
-            self.vis = visdom.Visdom(port=port, env=env, raise_exceptions=True, use_incoming_socket=False)
+            with _quiet():
+                self.vis = visdom.Visdom(port=port, env=env, raise_exceptions=True, use_incoming_socket=False)
         except ConnectionError:
             raise UserError(f"no visdom server answers on port {port}: start one with "
                             f"`python -m visdom.server -port {port}`, or leave out --enable_vis") from None
@@ -67,7 +72,13 @@ class Visualizer:
         if self.vis is None:
             return
         try:
-            getattr(self.vis, kind)(**content)
+            with _quiet():
+                getattr(self.vis, kind)(**content)
         except ConnectionError:
             logger.warning("Warning: the visdom server stopped answering; the run goes on without the dashboard.")
             self.vis = None
+
+
+def _quiet():
+    """visdom prints its errors too, besides raising them."""
+    return redirect_stdout(io.StringIO())

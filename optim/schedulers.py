@@ -1,0 +1,69 @@
+"""Learning-rate schedules, stepped once an iteration."""
+from torch.optim.lr_scheduler import LRScheduler
+
+from utils.errors import UserError
+
+
+class Curve(LRScheduler):
+    """A learning rate that depends on the base rate, the constructor's settings and the iteration alone.
+
+    `settings` names those of the constructor's: they, not a checkpoint's, hold after load_state_dict, so that a run
+    resumed with other ones follows its new curve from that moment on.
+    """
+
+    settings: tuple[str, ...] = ()
+
+    def load_state_dict(self, state_dict: dict):
+        """Continue from the iteration of `state_dict` on the constructor's curve."""
+        super().load_state_dict({**state_dict, **{key: getattr(self, key) for key in self.settings}})
+        self._last_lr = self.get_lr()
+        for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = lr
+
+
+class PolyLR(Curve):
+    """Lowers the learning rate as max(base_lr * (1 - itr / max_iters) ** power, min_lr), and holds it past the end.
+
+    Raises UserError unless max_iters is positive.
+    Source: Chen et al., "DeepLab", TPAMI 2018, section 4.1 (the "poly" policy).
+    """
+
+    settings = ("max_iters", "power", "min_lr")
+
+    def __init__(self, optimizer, max_iters: int, power: float = 0.9, last_epoch: int = -1, min_lr: float = 1e-6):
+        if not max_iters > 0:
+            raise UserError(f"the poly schedule needs a positive number of iterations, got {max_iters}")
+        self.max_iters = max_iters
+        self.power = power
+        self.min_lr = min_lr
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        """Return the learning rate of each parameter group at iteration `last_epoch`."""
+        left = max(1 - self.last_epoch / self.max_iters, 0.0)  # a negative base would make the power complex
+        return [max(base_lr * left**self.power, self.min_lr) for base_lr in self.base_lrs]
+
+
+class StepLR(Curve):
+    """Multiplies the learning rate by `gamma` every `step_size` iterations."""
+
+    settings = ("step_size", "gamma")
+
+    def __init__(self, optimizer, step_size: int, gamma: float = 0.1, last_epoch: int = -1):
+        self.step_size = step_size
+        self.gamma = gamma
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[float]:
+        """Return the learning rate of each parameter group at iteration `last_epoch`."""
+        return [base_lr * self.gamma ** (self.last_epoch // self.step_size) for base_lr in self.base_lrs]
+
+
+def poly(optimizer, *, total_itrs: int, step_size: int) -> PolyLR:  # noqa: ARG001
+    """Return VainF's default schedule: power 0.9, never below 1e-6."""
+    return PolyLR(optimizer, total_itrs)
+
+
+def step(optimizer, *, total_itrs: int, step_size: int) -> StepLR:  # noqa: ARG001
+    """Return the schedule that divides the learning rate by 10 every `step_size` iterations."""
+    return StepLR(optimizer, step_size, gamma=0.1)

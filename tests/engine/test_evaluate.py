@@ -1,0 +1,89 @@
+"""evaluate(): the same numbers as a loop written out, whatever the batches."""
+import pytest
+import torch
+from sklearn.metrics import jaccard_score
+from torch.utils.data import DataLoader, TensorDataset
+
+from attacks import FGSM, PGD
+from engine.evaluate import evaluate
+from metrics import StreamSegMetrics
+
+
+@pytest.fixture
+def pictures():
+    """7 images with labels and their indices, in float64."""
+    generator = torch.Generator().manual_seed(2)
+    images = torch.rand(7, 3, 12, 10, generator=generator).double()
+    labels = torch.randint(0, 4, (7, 12, 10), generator=generator)
+    labels[:, 0] = 255
+    return TensorDataset(images, labels, torch.arange(7))
+
+
+def score(model, data, attack=None, *, batch_size=2, order=None, **options):
+    data = data if order is None else torch.utils.data.Subset(data, order)
+    return evaluate(model, DataLoader(data, batch_size), StreamSegMetrics(4), attack, **options)
+
+
+def test_clean_is_argmax_and_scikit_learn(toy, pictures):
+    toy.double()
+    images, labels, _ = pictures.tensors
+    preds, valid = toy(images).argmax(1), labels != 255
+    expected = jaccard_score(labels[valid], preds[valid], average="macro")
+    assert score(toy, pictures)["Mean IoU"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_attacked_is_the_score_of_the_attacks_images(toy, pictures):
+    toy.double()
+    images, labels, _ = pictures.tensors
+    attack = PGD(eps=0.05, steps=3, seed=4)
+    preds = toy(attack(toy, images, labels, image_ids=range(7))).argmax(1)
+    valid = labels != 255
+    expected = jaccard_score(labels[valid], preds[valid], average="macro")
+    assert score(toy, pictures, attack)["Mean IoU"] == pytest.approx(expected, rel=1e-12)
+    assert expected < score(toy, pictures)["Mean IoU"]
+
+
+@pytest.mark.parametrize("attack", [None, FGSM(eps=0.03), PGD(eps=0.03, steps=3), PGD(eps=0.5, steps=3, norm="l2")])
+def test_batch_size_and_order_change_nothing(toy, pictures, attack):
+    toy.double()
+    reference = StreamSegMetrics(4)
+    evaluate(toy, DataLoader(pictures, 7), reference, attack)
+    for batch_size, order in [(1, None), (3, None), (2, [6, 2, 0, 5, 1, 3, 4])]:
+        metrics = StreamSegMetrics(4)
+        data = pictures if order is None else torch.utils.data.Subset(pictures, order)
+        evaluate(toy, DataLoader(data, batch_size), metrics, attack)
+        assert torch.equal(metrics.confusion_matrix, reference.confusion_matrix)
+
+
+def test_a_loader_without_indices_is_counted(toy, pictures):
+    toy.double()
+    seen = []
+    plain = TensorDataset(*pictures.tensors[:2])
+    attack = PGD(eps=0.03, steps=2)
+    results = score(toy, plain, attack, batch_size=3, on_batch=lambda indices, *_: seen.append(list(indices)))
+    assert seen == [[0, 1, 2], [3, 4, 5], [6]] and results == score(toy, pictures, attack)
+
+
+def test_model_in_training_mode_is_scored_in_eval_mode_and_left_training(toy, pictures):
+    toy.double()
+    expected = score(toy, pictures)
+    toy.train()
+    before = {key: value.clone() for key, value in toy.state_dict().items()}
+    assert score(toy, pictures) == expected and all(module.training for module in toy.modules())
+    score(toy, pictures, FGSM(eps=0.1))
+    assert all(torch.equal(value, before[key]) for key, value in toy.state_dict().items())
+
+
+def test_metrics_start_anew(toy, pictures):
+    toy.double()
+    metrics = StreamSegMetrics(4)
+    loader = DataLoader(pictures, 3)
+    assert evaluate(toy, loader, metrics) == evaluate(toy, loader, metrics)
+    assert metrics.confusion_matrix.sum() == 7 * 11 * 10
+
+
+def test_progress_shows_the_running_miou(toy, pictures, capsys):
+    toy.double()
+    result = score(toy, pictures, FGSM(eps=0.1))
+    err = capsys.readouterr().err
+    assert "fgsm linf 0.1" in err and f"mIoU {result['Mean IoU']:.4f}" in err

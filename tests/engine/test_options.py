@@ -1,0 +1,121 @@
+"""Flags: what they accept, what they refuse, what they mean."""
+import argparse
+
+import pytest
+
+from engine import options
+from utils.errors import UserError
+
+
+def parsed(*argv):
+    return options.complete(options.parse_options(list(argv)))
+
+
+def test_defaults_are_vainfs_where_it_has_them():
+    opts = parsed()
+    assert (opts.data_root, opts.dataset, opts.year) == ("./datasets/data", "voc", "2012")
+    assert (opts.model, opts.output_stride, opts.separable_conv) == ("deeplabv3plus_mobilenet", 16, False)
+    assert (opts.total_itrs, opts.lr, opts.lr_policy, opts.step_size) == (30000, 0.01, "poly", 10000)
+    assert (opts.batch_size, opts.val_batch_size, opts.crop_size) == (16, 4, 513)
+    assert (opts.loss_type, opts.weight_decay, opts.random_seed) == ("cross_entropy", 1e-4, 1)
+    assert (opts.print_interval, opts.val_interval, opts.vis_num_samples, opts.vis_port) == (10, 100, 8, 13570)
+    assert (opts.optimizer, opts.rho, opts.sam_start_itr, opts.backbone_lr_mult) == ("sgd", 0.02, 0, 0.1)
+    assert (opts.attack, opts.attack_norm, opts.steps, opts.alpha) == (["none"], "linf", 10, "eps/4")
+    assert opts.pretrained_backbone and type(opts.total_itrs) is int and opts.gpu_id is None
+
+
+def test_numbers_are_read_as_people_write_them():
+    opts = parsed("--total_itrs", "30e3", "--rho", "0.05", "--eps", "4/255", "0.5", "0", "--lr", "1e-3", "--adaptive")
+    assert opts.total_itrs == 30000 and type(opts.total_itrs) is int
+    assert opts.rho == 0.05 and opts.eps == [4 / 255, 0.5, 0.0] and opts.lr == 0.001 and opts.adaptive is True
+
+
+@pytest.mark.parametrize(("alpha", "size"), [("eps/4", 0.02), ("eps", 0.08), ("eps/2.5", 0.032), ("1/255", 1 / 255),
+                                             ("0.01", 0.01)])
+def test_alpha_is_a_share_of_eps_or_a_number(alpha, size):
+    assert options.step_size(parsed("--alpha", alpha).alpha, 0.08) == pytest.approx(size, rel=1e-12)
+
+
+@pytest.mark.parametrize(("flags", "line"), [
+    (["--total_itrs", "1.5"], "1.5 is not a whole number"),
+    (["--total_itrs", "0"], "0 is out of bounds: 1 or more"),
+    (["--total_itrs", "many"], "'many' is no number"),
+    (["--lr", "0"], "0 is out of bounds: above 0"),
+    (["--lr", "nan"], "'nan' is no number"),
+    (["--rho", "-0.1"], "-0.1 is out of bounds: 0 or more"),
+    (["--crop_size", "64"], "64 is out of bounds: 65 or more"),
+    (["--eps", "4/0"], "'4/0' is no number"),
+    (["--eps=-4/255"], "-4/255 is out of bounds: 0 or more"),
+    (["--alpha", "eps*2"], "write a share of eps such as eps/4"),
+    (["--alpha", "0"], "write a share of eps such as eps/4"),
+    (["--alpha", "eps/0"], "write a share of eps such as eps/4"),
+    (["--vis_port", "70000"], "1 or more, at most 65535"),
+    (["--model", "deeplabv4"], "deeplabv3plus_mobilenet"),
+    (["--attack", "psd"], "'none', 'fgsm', 'pgd'"),
+    (["--attack"], "expected at least one argument"),
+    (["--optimizer", "sam"], "'sgd', 'adam', 'SAM'"),
+    (["--batchsize", "4"], "unrecognized arguments: --batchsize"),
+    (["--total", "4"], "unrecognized arguments: --total"),
+])
+def test_a_bad_value_is_named_with_its_remedy(flags, line, capsys):
+    with pytest.raises(SystemExit) as stop:
+        options.parse_options(flags)
+    assert stop.value.code == 2 and line in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("flags", "line"), [
+    (["--eps", "64"], "--eps 64: for linf at most 1.*64/255"),
+    (["--model", "deeplabv3_hrnetv2_32", "--output_stride", "8"], "--output_stride 8: deeplabv3_hrnetv2_32 takes 4"),
+    (["--output_stride", "4"], "takes 8 or 16"),
+    (["--test_only", "--continue_training"], "--test_only"),
+    (["--test_only", "--overwrite"], "--test_only"),
+    (["--overwrite", "--continue_training"], "--overwrite"),
+    (["--optimizer", "SAM", "--sam_start_itr", "10000", "--total_itrs", "10000"], "SAM would never run"),
+])
+def test_a_contradiction_is_named(flags, line):
+    with pytest.raises(UserError, match=line):
+        parsed(*flags)
+
+
+def test_defaults_that_hang_on_other_flags():
+    assert parsed("--model", "deeplabv3_hrnetv2_48").output_stride == 4
+    assert parsed("--optimizer", "adam").lr == 5e-4 and parsed("--optimizer", "adam", "--lr", "0.1").lr == 0.1
+    assert parsed().eps == [2 / 255, 4 / 255, 8 / 255] and parsed("--attack_norm", "l2").eps == [0.5, 1.0, 2.0]
+    assert parsed("--attack_norm", "l2", "--eps", "64").eps == [64.0]
+    assert parsed("--no-pretrained_backbone").pretrained_backbone is False
+
+
+def test_given_is_what_argv_sets_even_to_the_default():
+    opts = options.parse_options(["--lr", "0.01", "--test_only", "--attack", "none", "--no-pretrained_backbone"])
+    assert opts.given == {"lr", "test_only", "attack", "pretrained_backbone"}
+
+
+def test_a_test_takes_model_and_data_from_the_checkpoint_unless_given():
+    saved = {**options.to_dict(parsed()), "model": "deeplabv3_resnet50", "dataset": "camvid", "lr": 0.3, "eps": [0.9]}
+    opts = options.parse_options(["--test_only", "--dataset", "voc"])
+    assert options.adopt(opts, saved) == {"model": "deeplabv3_resnet50", "output_stride": 16}
+    assert opts.dataset == "voc" and opts.lr is None and opts.eps is None
+
+
+def test_a_continued_run_takes_all_but_what_belongs_to_one_call():
+    saved = options.to_dict(parsed())
+    saved |= {"lr": 0.3, "optimizer": "adam", "batch_size": 3, "eps": [0.9], "overwrite": True}
+    opts = options.parse_options(["--continue_training", "--batch_size", "5"])
+    options.adopt(opts, saved)
+    assert (opts.lr, opts.optimizer, opts.batch_size, opts.eps, opts.overwrite) == (0.3, "adam", 5, None, False)
+
+
+def test_an_unknown_saved_option_is_not_taken():
+    opts = options.parse_options(["--continue_training"])
+    assert "future_flag" not in options.adopt(opts, {"future_flag": 1}) and not hasattr(opts, "future_flag")
+
+
+def test_help_tells_each_default_truly(capsys):
+    with pytest.raises(SystemExit):
+        options.parse_options(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    parser = options.build_parser()
+    for action in parser._actions:
+        if action.default not in (None, False, argparse.SUPPRESS):
+            assert f"(default: {action.default})" in text, action.dest
+    assert "deeplabv3plus_hrnetv2_48" in text

@@ -1,0 +1,181 @@
+"""The training loop on a toy network: what it updates, validates, saves and restores."""
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from engine.train import Trainer
+from network import NormalizedModel
+from optim import build_loss, build_optimizer, build_scheduler
+from utils import checkpoint
+from utils.errors import UserError
+from utils.logging import start_log, stop_log
+from utils.visualizer import NullVisualizer
+
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+@pytest.fixture
+def data():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(6, 3, 8, 8, generator=generator)
+    return TensorDataset(images, torch.randint(0, 3, (6, 8, 8), generator=generator))
+
+
+def network():
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1))
+
+
+def trainer_of(tmp_path, data, optimizer="sgd", *, scores=(), lr=0.1, total=6, **settings):
+    """A trainer on a conv-BN-conv network; `scores` are the mIoUs that its validations find."""
+    torch.manual_seed(1)
+    model = NormalizedModel(network(), *IMAGENET)
+    optimizer = build_optimizer(optimizer, [{"params": model.parameters(), "lr": lr}], lr=lr, weight_decay=1e-4,
+                                model=model, **settings)
+    found = iter(scores)
+    return Trainer(
+        model, model, DataLoader(data, batch_size=2), optimizer=optimizer, criterion=build_loss("cross_entropy"),
+        scheduler=build_scheduler("poly", optimizer, total_itrs=total), dashboard=NullVisualizer(),
+        validate=lambda _: {"Mean IoU": next(found, 0.5)}, described={"options": {}},
+        paths={kind: tmp_path / f"{kind}.pth" for kind in ("latest", "best")})
+
+
+def test_three_sgd_steps_are_those_of_a_plain_loop(tmp_path, data):
+    trainer = trainer_of(tmp_path, data)
+    torch.manual_seed(1)
+    model = network()
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in IMAGENET)
+    momentum = [torch.zeros_like(p) for p in model.parameters()]
+    images, labels = data.tensors
+    for itr in range(3):
+        part = slice(2 * itr, 2 * itr + 2)
+        model.zero_grad()
+        nn.CrossEntropyLoss(ignore_index=255)(model((images[part] - mean) / std), labels[part]).backward()
+        with torch.no_grad():
+            for p, m in zip(model.parameters(), momentum, strict=True):
+                m.mul_(0.9).add_(p.grad + 1e-4 * p)
+                p.sub_(0.1 * (1 - itr / 6) ** 0.9 * m)
+    trainer.train(3, print_interval=10, val_interval=10)
+    for key, value in model.state_dict().items():
+        torch.testing.assert_close(trainer.model.model.state_dict()[key], value, rtol=1e-5, atol=1e-6)
+
+
+def test_validates_at_intervals_and_at_the_end_and_keeps_the_best(tmp_path, data):
+    trainer = trainer_of(tmp_path, data, scores=[0.4, 0.2, 0.3])
+    trainer.train(5, print_interval=10, val_interval=2)
+    latest, best = (checkpoint.load(tmp_path / f"{kind}.pth") for kind in ("latest", "best"))
+    assert (latest["cur_itrs"], latest["best_score"]) == (5, 0.4)
+    assert (best["cur_itrs"], best["best_score"]) == (2, 0.4)
+
+
+def test_latest_is_written_after_the_validation_whose_score_it_carries(tmp_path, data):
+    trainer = trainer_of(tmp_path, data, scores=[0.7])
+    trainer.train(1, print_interval=10, val_interval=1)
+    assert checkpoint.load(tmp_path / "latest.pth")["best_score"] == 0.7
+
+
+def test_checkpoint_holds_vainfs_keys_and_the_bare_networks(tmp_path, data):
+    trainer = trainer_of(tmp_path, data)
+    trainer.train(1, print_interval=1, val_interval=1)
+    saved = checkpoint.load(tmp_path / "latest.pth")
+    assert {"cur_itrs", "model_state", "optimizer_state", "scheduler_state", "best_score"} <= set(saved)
+    assert set(saved["model_state"]) == set(trainer.model.model.state_dict())
+    assert not any("mean" in key.split(".")[0] for key in saved["model_state"])
+
+
+@pytest.mark.parametrize("score", [0.0, float("nan")])
+def test_a_score_of_zero_or_nan_still_leaves_a_best(tmp_path, data, score):
+    trainer_of(tmp_path, data, scores=[score]).train(1, print_interval=1, val_interval=1)
+    assert checkpoint.load(tmp_path / "best.pth")["best_score"] == pytest.approx(score, nan_ok=True)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "SAM"])
+def test_three_and_three_resumed_are_six(tmp_path, data, optimizer):
+    whole = trainer_of(tmp_path, data, optimizer)
+    whole.train(6, print_interval=10, val_interval=10)
+    trainer_of(tmp_path, data, optimizer).train(3, print_interval=10, val_interval=10)
+    state = checkpoint.load(tmp_path / "latest.pth")
+    resumed = trainer_of(tmp_path, data, optimizer)
+    resumed.model.model.load_state_dict(state["model_state"])
+    resumed.restore(state, source="latest.pth")
+    assert resumed.cur_itrs == 3
+    resumed.train(6, print_interval=10, val_interval=10)
+    for key, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[key], value), key
+
+
+def test_a_resumed_run_follows_the_options_of_now(tmp_path, data):
+    trainer_of(tmp_path, data, "SAM", rho=0.02).train(3, print_interval=10, val_interval=10)
+    resumed = trainer_of(tmp_path, data, "SAM", lr=0.4, rho=0.07, total=12)
+    resumed.restore(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
+    (group,) = resumed.optimizer.param_groups
+    assert group["rho"] == 0.07 and group["sam_step"] == 3
+    assert group["lr"] == pytest.approx(0.4 * (1 - 3 / 12) ** 0.9, rel=1e-12)
+
+
+def test_resuming_a_finished_run_trains_no_more(tmp_path, data):
+    trainer_of(tmp_path, data).train(6, print_interval=10, val_interval=10)
+    resumed = trainer_of(tmp_path, data)
+    resumed.restore(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
+    before = {key: value.clone() for key, value in resumed.model.state_dict().items()}
+    resumed.train(6, print_interval=10, val_interval=10)
+    assert all(torch.equal(value, before[key]) for key, value in resumed.model.state_dict().items())
+
+
+def test_the_state_of_another_optimizer_is_refused(tmp_path, data):
+    trainer_of(tmp_path, data, "sgd").train(1, print_interval=10, val_interval=10)
+    state = checkpoint.load(tmp_path / "latest.pth")
+    state["optimizer_state"]["param_groups"] = []
+    with pytest.raises(UserError, match="latest.pth doesn't fit this --optimizer"):
+        trainer_of(tmp_path, data, "sgd").restore(state, source="latest.pth")
+
+
+def test_print_interval_is_honoured_with_the_mean_loss(tmp_path, data, capsys):
+    start_log()
+    trainer = trainer_of(tmp_path, data)
+    losses = []
+    step = trainer.step
+    trainer.step = lambda *args: losses.append(step(*args)) or losses[-1]
+    trainer.train(5, print_interval=2, val_interval=10)
+    stop_log()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "Itrs" in line]
+    means = [np.mean([loss.item() for loss in losses[k:k + 2]]) for k in (0, 2)]
+    assert lines == [f"Epoch 1, Itrs 2/5, Loss={means[0]:f}", f"Epoch 2, Itrs 4/5, Loss={means[1]:f}"]
+
+
+def test_sam_trains_through_the_same_loop_and_moves_batchnorm_once_a_step(tmp_path, data):
+    trainer = trainer_of(tmp_path, data, "SAM", rho=0.05)
+    trainer.train(3, print_interval=10, val_interval=10)
+    assert trainer.model.model[1].num_batches_tracked == 3
+
+
+def test_an_all_void_batch_costs_nothing_and_breaks_nothing(tmp_path, data):
+    trainer = trainer_of(tmp_path, data)
+    loss = trainer.step(data.tensors[0][:2], torch.full((2, 8, 8), 255))
+    assert loss == 0 and all(torch.isfinite(p).all() for p in trainer.model.parameters())
+
+
+def test_ctrl_c_inside_a_step_waits_for_its_end_then_saves(tmp_path, data):
+    trainer = trainer_of(tmp_path, data, "SAM", rho=0.5)
+    calls = []
+
+    def criterion(logits, labels):
+        calls.append(trainer.optimizer.perturbed)
+        if len(calls) == 4:  # the second pass of the second step, at w + e
+            os.kill(os.getpid(), signal.SIGINT)
+        return build_loss("cross_entropy")(logits, labels)
+
+    trainer.criterion = criterion
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(6, print_interval=10, val_interval=10)
+    saved = checkpoint.load(tmp_path / "latest.pth")
+    assert calls == [False, True, False, True] and saved["cur_itrs"] == 2
+    (tmp_path / "reference").mkdir()
+    reference = trainer_of(tmp_path / "reference", data, "SAM", rho=0.5)
+    reference.train(2, print_interval=10, val_interval=10)
+    for key, value in reference.model.model.state_dict().items():
+        assert torch.equal(saved["model_state"][key], value)

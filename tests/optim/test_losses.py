@@ -1,0 +1,96 @@
+"""Losses against NumPy, hand-worked pixels and finite differences."""
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from optim import LOSSES, build_loss
+
+
+def by_hand(name, logits, labels, ignore_index=255):
+    """The loss of [B, C, H, W] logits, pixel by pixel."""
+    total, count = 0.0, 0
+    for b, i, j in np.ndindex(*labels.shape):
+        if labels[b, i, j] == ignore_index:
+            continue
+        scores = np.exp(logits[b, :, i, j] - logits[b, :, i, j].max())
+        p = scores[labels[b, i, j]] / scores.sum()
+        total -= math.log(p) * ((1 - p) ** 2 if name == "focal_loss" else 1.0)
+        count += 1
+    return total / max(count, 1)
+
+
+@pytest.fixture
+def pixels():
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 3, (2, 4, 5), generator=generator)
+    labels[0, :2] = 255
+    return logits, labels
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_is_the_mean_over_valid_pixels(name, pixels):
+    expected = by_hand(name, pixels[0].numpy(), pixels[1].numpy())
+    assert build_loss(name)(*pixels).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("cross_entropy", (math.log(2) + math.log(4 / 3)) / 2),
+    ("focal_loss", (0.5**2 * math.log(2) + 0.25**2 * math.log(4 / 3)) / 2),
+])
+def test_two_by_two_worked_by_hand(name, expected):
+    """Probabilities of the true class: 1/2 and 3/4; the other two pixels are ignored."""
+    logits = torch.zeros(1, 2, 2, 2)
+    logits[0, 1, 0, 1] = math.log(3)
+    logits[0, 0, 1] = 50.0
+    labels = torch.tensor([[[0, 1], [255, 255]]])
+    assert build_loss(name)(logits, labels).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_gradient_is_that_of_finite_differences(name, pixels):
+    logits, labels = pixels
+    assert torch.autograd.gradcheck(lambda x: build_loss(name)(x, labels), logits.requires_grad_())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_ignored_pixels_have_no_gradient_and_all_ignored_costs_nothing(name, pixels):
+    logits, labels = pixels
+    logits.requires_grad_()
+    grad, = torch.autograd.grad(build_loss(name)(logits, labels), logits)
+    assert not grad[0, :, :2].any()
+    loss = build_loss(name)(logits, torch.full_like(labels, 255))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_another_label_may_be_the_ignored_one(name, pixels):
+    logits, labels = pixels
+    moved = labels.masked_fill(labels == 255, -1)
+    assert torch.equal(build_loss(name, ignore_index=-1)(logits, moved), build_loss(name)(logits, labels))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_half_precision_logits_are_scored_in_float32(name, pixels):
+    logits, labels = pixels[0].to(torch.bfloat16), pixels[1]
+    loss = build_loss(name)(logits, labels)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, build_loss(name)(logits.float(), labels))
+
+
+def test_cross_entropy_is_torchs_where_a_pixel_is_valid(pixels):
+    expected = F.cross_entropy(*pixels, ignore_index=255)
+    assert build_loss("cross_entropy")(*pixels).item() == pytest.approx(expected.item(), rel=1e-14)
+
+
+def test_focal_loss_is_finite_where_the_network_is_certain():
+    logits = torch.tensor([60.0, -60.0]).view(1, 2, 1, 1).requires_grad_()
+    loss = build_loss("focal_loss")(logits, torch.tensor([[[0]]]))
+    loss.backward()
+    assert loss.item() == 0.0
+    assert logits.grad.isfinite().all()

@@ -1,0 +1,74 @@
+"""PolyLR against its formula, past the end and after a resume with another length."""
+import pytest
+import torch
+from torch import nn
+
+from optim import SAM, PolyLR, build_scheduler
+from utils.errors import UserError
+
+
+def make_optimizer(*lrs):
+    return torch.optim.SGD([{"params": [nn.Parameter(torch.ones(1))], "lr": lr} for lr in lrs], lr=0.1)
+
+
+def walk(scheduler, steps):
+    """The learning rates in use at each of the next iterations, one tuple an iteration."""
+    out = []
+    for _ in range(steps):
+        out.append(tuple(group["lr"] for group in scheduler.optimizer.param_groups))
+        scheduler.optimizer.step()
+        scheduler.step()
+    return out
+
+
+def formula(lr, itr, total, power=0.9, min_lr=1e-6):
+    return max(lr * (1 - min(itr, total) / total) ** power, min_lr)
+
+
+@pytest.mark.parametrize("build", [
+    lambda optimizer: PolyLR(optimizer, 10),
+    lambda optimizer: build_scheduler("poly", optimizer, total_itrs=10),
+], ids=["class", "factory"])
+def test_poly_is_the_formula_in_each_group_and_stays_at_min_lr_past_the_end(build):
+    lrs = walk(build(make_optimizer(0.01, 0.001)), 15)
+    assert lrs == [(formula(0.01, itr, 10), formula(0.001, itr, 10)) for itr in range(15)]
+    assert lrs[10:] == [(1e-6, 1e-6)] * 5
+
+
+def test_poly_keeps_the_positional_order_of_vainf():
+    optimizer = make_optimizer(0.1)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = 0.1
+    scheduler = PolyLR(optimizer, 10, 2.0, 3, 1e-3)
+    assert walk(scheduler, 2) == [(pytest.approx(0.1 * 0.6**2),), (pytest.approx(0.1 * 0.5**2),)]
+
+
+@pytest.mark.parametrize("total", [10, 20, 4])
+def test_poly_resumed_follows_the_new_length(total):
+    first = PolyLR(make_optimizer(0.01), 10)
+    walk(first, 5)
+    resumed = PolyLR(make_optimizer(0.01), total)
+    resumed.optimizer.load_state_dict(first.optimizer.state_dict())
+    resumed.load_state_dict(first.state_dict())
+    assert resumed.get_last_lr() == [formula(0.01, 5, total)]
+    assert walk(resumed, 8) == [(formula(0.01, itr, total),) for itr in range(5, 13)]
+
+
+@pytest.mark.parametrize("total", [0, -1])
+def test_poly_refuses_a_length_that_is_not_positive(total):
+    with pytest.raises(UserError, match=str(total)):
+        build_scheduler("poly", make_optimizer(0.01), total_itrs=total)
+
+
+def test_step_divides_by_ten():
+    lrs = walk(build_scheduler("step", make_optimizer(1.0), total_itrs=99, step_size=3), 7)
+    assert [lr for lr, in lrs] == pytest.approx([1, 1, 1, 0.1, 0.1, 0.1, 0.01])
+
+
+def test_step_is_a_tenth_after_ten_thousand_iterations_unless_told_otherwise():
+    assert build_scheduler("step", make_optimizer(1.0), total_itrs=99).step_size == 10000
+
+
+def test_a_schedule_takes_sam():
+    optimizer = SAM([nn.Parameter(torch.ones(1))], torch.optim.SGD, lr=0.1)
+    assert walk(build_scheduler("poly", optimizer, total_itrs=4), 3) == [(formula(0.1, itr, 4),) for itr in range(3)]

@@ -1,0 +1,27 @@
+import random
+
+import numpy as np
+import torch
+
+from utils.seed import generator_for, seed_everything
+
+
+def draws():
+    return random.random(), np.random.rand(), torch.rand(1).item()
+
+
+def test_same_seed_same_draws():
+    seed_everything(3)
+    first = draws()
+    seed_everything(3)
+    assert draws() == first
+    seed_everything(4)
+    assert all(a != b for a, b in zip(draws(), first, strict=True))
+
+
+def test_generators_depend_on_their_parts_alone():
+    first = torch.rand(4, generator=generator_for(1, 2))
+    torch.manual_seed(0)
+    assert torch.equal(torch.rand(4, generator=generator_for(1, 2)), first)
+    others = [torch.rand(4, generator=generator_for(*parts)) for parts in [(1, 3), (2, 2), (12,), (2, 1)]]
+    assert not any(torch.equal(other, first) for other in others)
