@@ -100,7 +100,8 @@ class Trainer:
                     for group in self.optimizer.param_groups]
         base_lrs = self.scheduler.base_lrs
         self.cur_itrs, self.cur_epochs = state["cur_itrs"], state.get("cur_epochs", 0)
-        self.best_score = state["best_score"]
+        if self.paths["best"].exists():  # else the best of this folder is still to come
+            self.best_score = state["best_score"]
         try:
             self.optimizer.load_state_dict(state["optimizer_state"])
             for group, now in zip(self.optimizer.param_groups, settings, strict=True):

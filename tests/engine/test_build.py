@@ -1,0 +1,89 @@
+"""From options to parts: devices, attacks, parallel replicas, checkpoints of others."""
+import argparse
+import os
+
+import pytest
+import torch
+
+from engine import build, options
+from utils.errors import UserError
+
+
+def parsed(*argv):
+    return options.complete(options.parse_options(list(argv)))
+
+
+def test_attacks_are_every_attack_at_every_eps_once():
+    opts = parsed("--attack", "pgd", "none", "fgsm", "pgd", "--eps", "2/255", "4/255", "2/255", "--steps", "7",
+                  "--alpha", "1/255", "--random_seed", "5")
+    attacks = build.build_attacks(opts)
+    assert [(name, attack.eps, attack.steps, attack.step_size) for name, attack in attacks] == [
+        ("pgd", 2 / 255, 7, 1 / 255), ("pgd", 4 / 255, 7, 1 / 255), ("fgsm", 2 / 255, 1, 2 / 255),
+        ("fgsm", 4 / 255, 1, 4 / 255)]
+    assert attacks[0][1].seed == 5
+    (_, attack), *_ = build.build_attacks(parsed("--attack", "pgd", "--attack_norm", "l2"))
+    assert attack.norm == "l2" and attack.step_size == attack.eps / 4
+
+
+@pytest.mark.parametrize(("given", "env", "expected"), [
+    (None, None, "0"), (None, "3", "3"), (None, "", ""), ("1,2", None, "1,2"), ("1,2", "3", "1,2")])
+def test_gpu_id_overrides_the_environment_only_when_given(monkeypatch, given, env, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if env is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", env)
+    assert build.choose_device(given) == torch.device("cpu")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
+
+
+def test_fewer_gpus_than_asked_for_is_an_error(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="--gpu_id 0,1,2,3: 2 of these 4 GPUs"):
+        build.choose_device("0,1,2,3")
+
+
+@pytest.mark.parametrize(("replicas", "batch_size", "fits"), [
+    (0, 1, False), (0, 2, True), (1, 1, False), (4, 8, True), (4, 7, False), (4, 4, False), (2, 5, True), (2, 3, False)])
+def test_a_replica_needs_two_images(monkeypatch, replicas, batch_size, fits):
+    """DataParallel cuts a batch into chunks of ceil(B / n); the last one is the smallest."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: replicas)
+    monkeypatch.setattr(torch.nn, "DataParallel", lambda model: model)
+    chunks = torch.arange(batch_size).chunk(max(replicas, 1))
+    assert (len(chunks[-1]) >= 2) == fits
+    if fits:
+        build.parallel(torch.nn.Conv2d(3, 3, 1), batch_size=batch_size)
+    else:
+        with pytest.raises(UserError, match=f"--batch_size {batch_size} .*at least {2 * max(replicas, 1)}"):
+            build.parallel(torch.nn.Conv2d(3, 3, 1), batch_size=batch_size)
+
+
+def test_groups_are_backbone_then_classifier_at_their_rates():
+    opts = parsed("--no-pretrained_backbone", "--model", "deeplabv3_mobilenet", "--lr", "0.2")
+    opts.num_classes = 5
+    model = build.build_network(opts, torch.device("cpu"), checkpoint=None)
+    optimizer, _ = build.build_training(opts, model)
+    backbone, classifier = optimizer.param_groups
+    assert backbone["lr"] == pytest.approx(0.02) and classifier["lr"] == 0.2
+    assert [group["momentum"] for group in optimizer.param_groups] == [0.9, 0.9]
+    assert len(backbone["params"]) + len(classifier["params"]) == len(list(model.parameters()))
+    assert {id(p) for p in classifier["params"]} == {id(p) for p in model.model.classifier.parameters()}
+    momenta = {module.momentum for module in model.model.backbone.modules() if hasattr(module, "running_mean")}
+    assert momenta == {0.01}
+
+
+def test_a_checkpoint_replaces_the_download_and_brings_its_normalisation(monkeypatch):
+    opts = parsed("--model", "deeplabv3_mobilenet", "--ckpt", "some.pth")
+    opts.num_classes = 5
+    donor = build.build_network(argparse.Namespace(**{**vars(opts), "pretrained_backbone": False}),
+                                torch.device("cpu"), checkpoint=None)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *_, **__: pytest.fail("a download"))
+    half = {"mean": [0.5] * 3, "std": [0.5] * 3}
+    saved = {"model_state": {f"module.{key}": value for key, value in donor.model.state_dict().items()},
+             "normalization": half}
+    model = build.build_network(opts, torch.device("cpu"), checkpoint=saved)
+    assert model.normalization == half
+    donor.normalization = half
+    images = torch.rand(1, 3, 65, 65)
+    assert torch.equal(model.eval()(images), donor.eval()(images))
