@@ -12,9 +12,15 @@ def reported_errors():
     try:
         yield
     except UserError as error:
-        logger.error("main.py: error: %s", error)
+        logger.error("main.py: error: %s", _own_words(error))
         raise SystemExit(2) from error
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     finally:
         stop_log()
+
+
+def _own_words(error: UserError) -> str:
+    """The message; one from a DataLoader's worker process comes as the last line of that process's traceback."""
+    text = str(error).strip()
+    return text.splitlines()[-1].removeprefix("utils.errors.UserError: ") if "DataLoader worker" in text else text

@@ -45,7 +45,8 @@ def test_fewer_gpus_than_asked_for_is_an_error(monkeypatch):
 
 
 @pytest.mark.parametrize(("replicas", "batch_size", "fits"), [
-    (0, 1, False), (0, 2, True), (1, 1, False), (4, 8, True), (4, 7, False), (4, 4, False), (2, 5, True), (2, 3, False)])
+    (0, 1, False), (0, 2, True), (1, 1, False), (4, 8, True), (4, 7, False), (4, 4, False), (2, 5, True),
+    (2, 3, False)])
 def test_a_replica_needs_two_images(monkeypatch, replicas, batch_size, fits):
     """DataParallel cuts a batch into chunks of ceil(B / n); the last one is the smallest."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: replicas)

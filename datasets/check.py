@@ -1,0 +1,41 @@
+"""Finds what would stop a run in its middle, before it starts."""
+from collections import Counter
+
+from utils.errors import UserError
+
+from .transforms import IGNORE
+
+
+def check_dataset(dataset, *, limit: int | None = None):
+    """Read the first limit images of a data set (None: all) and their masks.
+
+    Raises UserError on the first problem, naming the file: one is missing or damaged, sizes differ, a label is
+    outside the classes, two images have one name, or the split is empty.
+    """
+    if len(dataset) == 0:
+        raise UserError(f"No images in {dataset.origin}: unpack the data set again, or correct --data_root.")
+    name, count = Counter(map(dataset.name, range(len(dataset)))).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{count} images in {dataset.origin} are called {name}: keep one of them.")
+    for i in range(len(dataset) if limit is None else min(limit, len(dataset))):
+        image, label = dataset.raw(i)
+        check_pair(image, label, num_classes=dataset.num_classes, files=dataset.files(i))
+
+
+def check_pair(image, label, *, num_classes: int, files: tuple[str, str]):
+    """Raise UserError unless image [3, H, W] and label [H, W] fit and labels are in [0, num_classes) or IGNORE.
+
+    files are the names of image and mask for the message.
+    """
+    if image.shape[-2:] != label.shape:
+        raise UserError(f"{files[1]} is {_size(label)}, but its image {files[0]} is {_size(image)} "
+                        "(width x height): replace the wrong one.")
+    outside = label[(label < 0) | (label >= num_classes) & (label != IGNORE)]
+    if outside.numel():
+        raise UserError(f"{files[1]} has the label {int(outside[0])}, but the classes are 0 to {num_classes - 1} "
+                        f"(and {IGNORE}, ignored): correct the mask, or choose the --dataset it belongs to.")
+
+
+def _size(tensor):
+    height, width = tensor.shape[-2:]
+    return f"{width}x{height}"

@@ -1,0 +1,78 @@
+"""Paired transforms: tv_tensors.Image uint8 [3, H, W] and Mask [H, W] -> float32 image in [0, 1], int64 label.
+
+Random numbers come from torch's global generator, as in all of torchvision.transforms.v2.
+"""
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+IGNORE = 255
+MEAN_PIXEL = (124, 116, 104)  # ImageNet mean (0.485, 0.456, 0.406) in uint8: padding is about 0 for the network
+
+
+def train_transform(crop_size: int) -> v2.Transform:
+    """Build random scale in [0.5, 2], random crop, random flip: [3, H, W] -> [3, crop_size, crop_size].
+
+    Where the scaled image is smaller than the crop, the image is padded with MEAN_PIXEL and the label with IGNORE.
+    """
+    fill = {tv_tensors.Image: MEAN_PIXEL, tv_tensors.Mask: IGNORE}
+    return v2.Compose([
+        RandomScale(0.5, 2.0),
+        v2.RandomCrop(crop_size, pad_if_needed=True, fill=fill),
+        v2.RandomHorizontalFlip(0.5),
+        *_to_tensors(),
+    ])
+
+
+def val_transform(crop_size: int | None = None) -> v2.Transform:
+    """Keep the native size, or with crop_size resize the short side to it and cut the centre square out.
+
+    The second is VainF's --crop_val protocol: it scores resized, cropped labels, so it compares only with itself.
+    """
+    crop = [] if crop_size is None else [ResizeShortSide(crop_size), v2.CenterCrop(crop_size)]
+    return v2.Compose([*crop, *_to_tensors()])
+
+
+def _to_tensors():
+    dtype = {tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64}
+    return v2.ToDtype(dtype, scale=True), v2.ToPureTensor()  # labels are no image: scale leaves them alone
+
+
+class _PairedResize(v2.Transform):
+    """Resizes image and mask to the size that make_params chose."""
+
+    def transform(self, inpt, params):
+        if not isinstance(inpt, tv_tensors.Mask):
+            return F.resize(inpt, params["size"], interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
+        # v2 resizes a Mask with NEAREST, which reads up to half an output pixel beside the centre that the
+        # image is sampled at; NEAREST_EXACT reads at the centre, as PIL's NEAREST does.
+        plane = inpt.as_subclass(torch.Tensor)[None]
+        plane = F.resize(plane, params["size"], interpolation=v2.InterpolationMode.NEAREST_EXACT)
+        return tv_tensors.wrap(plane[0], like=inpt)
+
+
+class RandomScale(_PairedResize):
+    """Scales both sides by one factor drawn from U(low, high)."""
+
+    def __init__(self, low: float, high: float):
+        super().__init__()
+        self.low, self.high = low, high
+
+    def make_params(self, flat_inputs):
+        """Draw the size [height, width] for one pair."""
+        scale = torch.empty(()).uniform_(self.low, self.high).item()
+        return {"size": [max(1, round(side * scale)) for side in F.get_size(flat_inputs[0])]}
+
+
+class ResizeShortSide(_PairedResize):
+    """Resizes so that the short side becomes size; the long side is rounded down."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size = size
+
+    def make_params(self, flat_inputs):
+        """Return the size [height, width] of one pair."""
+        sides = F.get_size(flat_inputs[0])
+        return {"size": [side * self.size // min(sides) for side in sides]}

@@ -1,0 +1,11 @@
+"""Twelve segmentation networks: DeepLabV3 and DeepLabV3+ on six backbones."""
+from network import modeling
+from network.deeplab import convert_to_separable_conv, set_bn_momentum
+from network.modeling import MODELS, build_model
+from network.normalized import NormalizedModel
+from network.weights import load_weights
+
+__all__ = [
+    "MODELS", "NormalizedModel", "build_model", "convert_to_separable_conv", "load_weights", "modeling",
+    "set_bn_momentum",
+]

@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+import torch
+
+from datasets import build_datasets, check_dataset
+from datasets.voc import YEARS, VOCSegmentation
+from utils.errors import UserError
+
+# From the development kit's documentation, worked by hand from the bits
+HAND_MADE = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 4: (0, 0, 128), 7: (128, 128, 128),
+             8: (64, 0, 0), 15: (192, 128, 128), 16: (0, 64, 0), 20: (0, 64, 128), 255: (224, 224, 192)}
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor, lambda m: torch.tensor(m).byte(), lambda m: np.uint8(m)])
+def test_decode_target_uses_vocs_colours_and_leaves_the_mask_alone(kind):
+    mask = kind([list(HAND_MADE)])
+    before = mask.tolist()
+    colours = VOCSegmentation.decode_target(mask)
+    assert colours.dtype == np.uint8 and colours.shape == (1, len(HAND_MADE), 3)
+    assert colours[0].tolist() == [list(colour) for colour in HAND_MADE.values()]
+    assert mask.tolist() == before
+    colours[:] = 0  # a new array, not a view of the palette
+    assert tuple(VOCSegmentation.palette[1]) == (128, 0, 0)
+
+
+def test_classes():
+    assert VOCSegmentation.num_classes == len(VOCSegmentation.class_names) == 21
+    assert VOCSegmentation.class_names[15] == "person"
+    assert VOCSegmentation.palette.shape == (256, 3) and VOCSegmentation.palette.dtype == np.uint8
+    assert len({tuple(colour) for colour in VOCSegmentation.palette}) == 256
+
+
+def test_reads_the_splits(voc_root):
+    train, val = build_datasets("voc", data_root=voc_root, crop_size=9)
+    assert [train.name(i) for i in range(len(train))] == ["a", "b"]
+    assert [val.name(i) for i in range(len(val))] == ["c"]
+    image, label = train[1]
+    assert image.shape == (3, 9, 9) and set(label.unique().tolist()) <= {1, 255}
+    image, label = val[0]
+    assert image.shape == (3, 8, 12) and image.dtype == torch.float32 and 0 <= image.min() <= image.max() <= 1
+    assert label.dtype == torch.int64 and (label == 2).all()
+    assert not val.same_size
+    check_dataset(train)
+
+
+def test_crop_val_makes_one_size(voc_root):
+    _, val = build_datasets("voc", data_root=str(voc_root), crop_size=7, crop_val=True)
+    assert val.same_size and val[0][0].shape == (3, 7, 7) and val[0][1].shape == (7, 7)
+
+
+def test_aug_derives_the_training_list_from_the_masks(voc_root, log):
+    train, val = build_datasets("voc", data_root=voc_root, year="2012_aug", crop_size=64)
+    assert [train.name(i) for i in range(len(train))] == ["a", "b", "d"]
+    assert [int(train.raw(i)[1][0, 0]) for i in range(3)] == [10, 11, 13]
+    assert [val.name(i) for i in range(len(val))] == ["c"] and int(val.raw(0)[1][0, 0]) == 2
+    assert "3 training images" in log.text and "SegmentationClassAug" in log.text
+
+
+def test_aug_prefers_train_aug_txt(voc_root, write, log):
+    write.text(voc_root / "train_aug.txt", "d\r\na\r\n")
+    train, _ = build_datasets("voc", data_root=voc_root, year="2012_aug")
+    assert [train.name(i) for i in range(len(train))] == ["d", "a"]
+    assert "2 training images" in log.text and "train_aug.txt" in log.text
+
+
+def test_aug_without_its_masks_names_the_folder(tmp_path, write):
+    lists = tmp_path / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation"
+    write.text(lists / "train.txt", "a\n")
+    with pytest.raises(UserError, match="SegmentationClassAug.*--year 2012"):
+        build_datasets("voc", data_root=tmp_path, year="2012_aug")
+
+
+def test_2011_has_a_folder_of_its_own(tmp_path, write):
+    lists = tmp_path / "TrainVal" / "VOCdevkit" / "VOC2011" / "ImageSets" / "Segmentation"
+    write.text(lists / "train.txt", "a\n")
+    write.text(lists / "val.txt", "b\n")
+    train, _ = build_datasets("voc", data_root=tmp_path, year="2011")
+    assert train.name(0) == "a"
+
+
+def test_years():
+    assert YEARS == ["2007", "2008", "2009", "2010", "2011", "2012", "2012_aug"]
+
+
+@pytest.mark.parametrize("year", ["2013", "2007-test", "2011_aug", ""])
+def test_unknown_year_lists_the_known(voc_root, year):
+    with pytest.raises(UserError, match="2007.*2010.*2012_aug"):
+        build_datasets("voc", data_root=voc_root, year=year)
+
+
+def test_missing_root_names_folder_and_flags(tmp_path):
+    with pytest.raises(UserError, match="VOC2012.*--data_root.*--download") as error:
+        build_datasets("voc", data_root=tmp_path / "nowhere")
+    assert str(tmp_path / "nowhere" / "VOCdevkit" / "VOC2012") in str(error.value)
+
+
+def test_missing_split_file_is_named(voc_root):
+    (voc_root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "val.txt").unlink()
+    with pytest.raises(UserError, match="val.txt"):
+        build_datasets("voc", data_root=voc_root)
+
+
+def test_real_images(real):
+    train, val = build_datasets("voc", data_root=real("voc_mini"))
+    for dataset in (train, val):
+        check_dataset(dataset)
+    assert [val.name(i) for i in range(3)] == ["val_0001", "val_0023", "val_0114"]
+    image, label = val[0]
+    assert image.shape == (3, 513, 513) and label.unique().tolist() == [0, 1, 255]

@@ -1,0 +1,181 @@
+"""ImageNet weights: fetched for real from a local server, checked by their hash, and every failure in one line."""
+import functools
+import hashlib
+import http.server
+import logging
+import pickle
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import mobilenet_v2, resnet50, resnet101
+
+import network
+from network.backbone.xception import Xception
+from network.pretrained import PRETRAINED
+from utils.errors import UserError
+from utils.logging import logger
+
+HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+
+
+def published_xception():
+    """Make a file as Xception's authors stored it: matrices for 1x1 convolutions, no counters, a classifier."""
+    state = {}
+    for key, tensor in Xception(output_stride=16).state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            state[key] = tensor[:, :, 0, 0] if "pointwise" in key else tensor
+    return {**state, "fc.weight": torch.zeros(10, 2048), "fc.bias": torch.zeros(10)}
+
+
+PUBLISHED = {
+    "resnet50": lambda: resnet50().state_dict(),
+    "resnet101": lambda: resnet101().state_dict(),
+    "mobilenet": lambda: mobilenet_v2().state_dict(),
+    "xception": published_xception,
+}
+
+
+def published(name):
+    """Stand for each tensor by one value, spread out: a file of kilobytes with all the keys and shapes."""
+    with torch.device("meta"):
+        state = PUBLISHED[name]()
+    return {key: torch.rand(()).to(tensor.dtype).expand(tensor.shape) for key, tensor in state.items()}
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def site(tmp_path):
+    """A web site on this machine: its folder and its address."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(QuietHandler, directory=str(folder))
+    )
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch_home"))
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(torch.hub, "_hub_dir", None)
+
+
+@pytest.fixture
+def log(caplog):
+    logger.addHandler(caplog.handler)
+    caplog.set_level(logging.INFO, logger=logger.name)
+    yield caplog
+    logger.removeHandler(caplog.handler)
+
+
+@pytest.fixture
+def publish(site, monkeypatch):
+    """Put a state dict on the site as the weights of a backbone and return their address."""
+    folder, address = site
+
+    def put(name, state, *, digest=None, write=torch.save):
+        path = Path(folder, "weights.pth")
+        write(state, path)
+        digest = digest or hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        path.rename(folder / f"{name}-{digest}.pth")
+        return use(name, f"{address}/{name}-{digest}.pth")
+
+    def use(name, url):
+        monkeypatch.setitem(PRETRAINED, name, PRETRAINED[name]._replace(url=url))
+        return url
+
+    put.use = use
+    put.address = address
+    return put
+
+
+def refusal(name="mobilenet"):
+    with pytest.raises(UserError) as caught:
+        network.MODELS[f"deeplabv3_{name}"]()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert PRETRAINED[name].name in message
+    assert "--no-pretrained_backbone" in message
+    return message
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_weights_reach_the_backbone(name, publish, log):
+    state = published(name)
+    url = publish(name, state)
+    model = network.MODELS[f"deeplabv3_{name}"]()  # pretrained_backbone=True is the default
+    expected = PRETRAINED[name].to_ours(state)
+    ours = model.backbone.state_dict()
+    assert all(torch.equal(ours[key], tensor.expand(ours[key].shape)) for key, tensor in expected.items())
+    assert {key for key in ours if key not in expected} <= {key for key in ours if "num_batches" in key}
+    assert [record.message for record in log.records if url.rpartition("/")[2] in record.message]
+
+
+def test_weights_are_fetched_once(publish):
+    publish("mobilenet", published("mobilenet"))
+    network.MODELS["deeplabv3_mobilenet"]()
+    publish.use("mobilenet", f"http://127.0.0.1:1/{PRETRAINED['mobilenet'].name}")  # same file name, nobody there
+    network.MODELS["deeplabv3plus_mobilenet"]()
+
+
+def test_xceptions_weights_bring_their_normalisation(publish):
+    publish("xception", published("xception"))
+    options = {"num_classes": 3, "output_stride": 16}
+    assert network.build_model("deeplabv3_xception", pretrained_backbone=True, **options).normalization == HALF
+    assert network.build_model("deeplabv3_xception", **options).normalization["mean"][0] == 0.485
+
+
+def test_hrnet_says_that_there_are_none_and_goes_on(log):
+    network.MODELS["deeplabv3_hrnetv2_32"]()
+    assert "no ImageNet weights are published" in log.text
+
+
+def test_a_file_with_another_hash_is_refused(publish, tmp_path):
+    publish("mobilenet", published("mobilenet"), digest="0123abcd")
+    assert "hash" in refusal()
+    assert not list(Path(tmp_path, "torch_home").rglob("*.pth"))
+
+
+def test_a_missing_file_is_refused(publish):
+    publish.use("mobilenet", f"{publish.address}/mobilenet-0123abcd.pth")
+    assert "404" in refusal()
+
+
+def test_no_network_is_refused(publish):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        publish.use("mobilenet", f"http://127.0.0.1:{closed.getsockname()[1]}/mobilenet-0123abcd.pth")
+        assert "refused" in refusal()
+
+
+def test_weights_of_something_else_are_refused(publish):
+    publish("mobilenet", {"features.0.0.weight": torch.zeros(1)})
+    assert "state_dict" in refusal()
+
+
+def test_code_in_a_file_is_not_run(publish, tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "executed",)
+
+    publish("mobilenet", Payload(), write=lambda thing, path: path.write_bytes(pickle.dumps(thing, protocol=2)))
+    refusal()
+    assert not (tmp_path / "executed").exists()
+
+
+def test_every_published_file_carries_its_hash():
+    assert all(torch.hub.HASH_REGEX.search(weights.name)[1] for weights in PRETRAINED.values())
+    assert PRETRAINED["xception"].name == "xception-43020ad28.pth"
