@@ -1,6 +1,6 @@
 """The whole job in a few minutes on two CPU cores, without any files: does SAM make this network more robust?
 
-Trains deeplabv3_mobilenet on the synthetic data set with SGD and with SAM through main.py, evaluates both clean, under
+Trains deeplabv3plus_mobilenet on the synthetic data set with SGD and with SAM through main.py, evaluates both clean, under
 FGSM and under PGD, and writes the comparison and a picture to ./demo.
 """
 import argparse
@@ -12,8 +12,8 @@ from engine.figures import prediction_sheet
 from main import main
 from utils.logging import logger
 
-COMMON = ["--dataset", "synthetic", "--model", "deeplabv3_mobilenet", "--no-pretrained_backbone", "--crop_size", "97",
-          "--batch_size", "8", "--lr", "0.1", "--backbone_lr_mult", "1", "--print_interval", "50", "--overwrite"]
+COMMON = ["--dataset", "synthetic", "--no-pretrained_backbone", "--crop_size", "97",
+          "--batch_size", "4", "--lr", "0.1", "--backbone_lr_mult", "1", "--print_interval", "50", "--overwrite"]
 RUNS = {"SGD": ["--optimizer", "sgd"], "SAM": ["--optimizer", "SAM", "--rho", "0.02"]}
 ATTACK = ["--attack", "fgsm", "pgd", "--eps", "2/255", "4/255", "--steps", "10", "--save_val_results"]
 

@@ -28,7 +28,10 @@ class Trainer:
         self.best_score = -1.0  # below any mIoU
 
     def train(self, total_itrs: int, *, print_interval: int, val_interval: int):
-        """Train to `total_itrs`, validating every `val_interval` iterations and at the end; Ctrl-C saves and stops."""
+        """Train to `total_itrs`, validating every `val_interval` iterations and at the end.
+
+        Ctrl-C, or an image that can't be read, saves latest_* and raises.
+        """
         batches = self._batches()
         losses = []  # since the last line; tensors, because reading one waits for the GPU
         self.net.train()
@@ -43,9 +46,9 @@ class Trainer:
                     losses.clear()
                 if self.cur_itrs % val_interval == 0 or self.cur_itrs == total_itrs:
                     self.validate_and_save()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, UserError):  # a Ctrl-C, or an image that can't be read
             self.save("latest")
-            logger.info("Interrupted after iteration %d/%d. To go on: the same command with --continue_training",
+            logger.info("Stopped after iteration %d/%d. To go on: the same command with --continue_training",
                         self.cur_itrs, total_itrs)
             raise
 

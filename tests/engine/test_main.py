@@ -251,7 +251,7 @@ def test_a_bad_mask_met_while_training_is_one_line_naming_the_file(tmp_path, cap
     flags = [*SMALL, "--dataset", "camvid", "--data_root", str(tmp_path / "data"), "--num_workers", workers,
              "--total_itrs", "10", "--val_interval", "100", "--output_dir", str(tmp_path / "runs")]
     assert str(bad) in refused(flags, capsys)
-    assert (tmp_path / "runs").exists()
+    assert list((tmp_path / "runs" / "exp").glob("latest_*.pth"))  # nothing is lost
     line = refused([*flags, "--check_data", "--exp_name", "checked"], capsys)
     assert str(bad) in line and not (tmp_path / "runs" / "checked").exists()
 
