@@ -1,7 +1,7 @@
 """The whole job in a few minutes on two CPU cores, without any files: does SAM make this network more robust?
 
-Trains deeplabv3plus_mobilenet on the synthetic data set with SGD and with SAM through main.py, evaluates both clean, under
-FGSM and under PGD, and writes the comparison and a picture to ./demo.
+Trains deeplabv3plus_mobilenet on the synthetic data set with SGD and with SAM through main.py, evaluates both clean,
+under FGSM and under PGD, and writes the comparison and a picture to ./demo.
 """
 import argparse
 from pathlib import Path

@@ -1,5 +1,10 @@
-"""Shared by all tests: where real images may lie, and a network small enough to reason about."""
+"""Shared by all tests: where real images may lie, a small network, a real visdom server."""
+import json
 import os
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -63,3 +68,42 @@ def batch():
     labels = torch.randint(0, 4, (3, 12, 10), generator=generator)
     labels[:, :4, :4] = 255
     return images, labels
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def visdom_server(tmp_path_factory, free_port):
+    """(port, process) of a visdom server; started without its download of scripts."""
+    command = [sys.executable, "-c", "from visdom.server.run_server import main; main()", "-port", str(free_port),
+               "-env_path", str(tmp_path_factory.mktemp("visdom")), "-bind_local"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not _answers(free_port):
+        assert time.monotonic() < deadline and process.poll() is None, "the visdom server didn't start"
+        time.sleep(0.1)
+    yield free_port, process
+    process.kill()
+    process.wait()
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def visdom_windows():
+    """A function (port, env) -> {window: its data}, read through the server's API."""
+    def read(port, env="main") -> dict:
+        import visdom
+
+        client = visdom.Visdom(port=port, env=env, use_incoming_socket=False, raise_exceptions=True)
+        return json.loads(client.get_window_data(win=None, env=env))
+
+    return read

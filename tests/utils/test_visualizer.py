@@ -1,10 +1,4 @@
 """The dashboard against a real visdom server on a free loopback port, read back through its API."""
-import json
-import socket
-import subprocess
-import sys
-import time
-
 import numpy as np
 import pytest
 
@@ -12,38 +6,9 @@ from utils.errors import UserError
 from utils.logging import start_log, stop_log
 from utils.visualizer import NullVisualizer, Visualizer
 
-SERVE = "import sys; from visdom.server.run_server import main; main()"
 
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.fixture
-def server(tmp_path):
-    """(port, process) of a visdom server."""
-    port = free_port()
-    command = [sys.executable, "-c", SERVE, "-port", str(port), "-env_path", str(tmp_path), "-bind_local"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and socket.socket().connect_ex(("127.0.0.1", port)):
-        time.sleep(0.1)
-    yield port, process
-    process.kill()
-    process.wait()
-
-
-def windows(port, env="main") -> dict:
-    import visdom
-
-    client = visdom.Visdom(port=port, env=env, use_incoming_socket=False, raise_exceptions=True)
-    return json.loads(client.get_window_data(win=None, env=env))
-
-
-def test_windows_arrive_as_sent(server):
-    port, _ = server
+def test_windows_arrive_as_sent(visdom_server, visdom_windows):
+    port, _ = visdom_server
     dashboard = Visualizer(port=port, env="run")
     dashboard.vis_table("Options", {"lr": 0.1, "<script>": "<b>&"})
     for itr in range(3):
@@ -53,7 +18,7 @@ def test_windows_arrive_as_sent(server):
         dashboard.vis_scalar("Robust", 4, score, line=attack)
     dashboard.vis_image("Sample 0", np.zeros((3, 4, 12), np.uint8))
 
-    shown = windows(port, "run")
+    shown = visdom_windows(port, "run")
     assert set(shown) == {"Options", "Loss", "Robust", "Sample 0"}
     assert [window["title"] for window in shown.values()] == list(shown)
     (loss,) = shown["Loss"]["content"]["data"]
@@ -65,14 +30,14 @@ def test_windows_arrive_as_sent(server):
     assert shown["Sample 0"]["content"]["src"].startswith("data:image")
 
 
-def test_a_prefix_keeps_two_runs_apart(server):
-    port, _ = server
+def test_a_prefix_keeps_two_runs_apart(visdom_server, visdom_windows):
+    port, _ = visdom_server
     Visualizer(port=port, id="a").vis_scalar("Loss", 0, 1.0)
-    assert list(windows(port)) == ["[a]Loss"]
+    assert list(visdom_windows(port)) == ["[a]Loss"]
 
 
-def test_a_server_that_dies_costs_one_warning(server, capsys):
-    port, process = server
+def test_a_server_that_dies_costs_one_warning(visdom_server, capsys):
+    port, process = visdom_server
     start_log()
     dashboard = Visualizer(port=port)
     dashboard.vis_scalar("Loss", 0, 1.0)
@@ -86,8 +51,8 @@ def test_a_server_that_dies_costs_one_warning(server, capsys):
     assert out == "Warning: the visdom server stopped answering; the run goes on without the dashboard.\n" and not err
 
 
-def test_no_server_at_the_start_says_how_to_start_one():
-    port = free_port()
+def test_no_server_at_the_start_says_how_to_start_one(free_port):
+    port = free_port
     with pytest.raises(UserError, match=f"python -m visdom.server -port {port}"):
         Visualizer(port=port)
 

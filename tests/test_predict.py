@@ -1,0 +1,61 @@
+"""predict.py on a folder of images and a checkpoint."""
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets import DATASETS
+from engine import build, options
+from predict import predict
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A VainF-shaped checkpoint of a network for the synthetic data set's classes."""
+    opts = options.complete(options.parse_options(["--model", "deeplabv3_mobilenet", "--no-pretrained_backbone"]))
+    opts.num_classes = 6
+    torch.manual_seed(0)
+    model = build.build_network(opts, torch.device("cpu"), checkpoint=None).eval()
+    torch.save({"model_state": model.model.state_dict(), "best_score": np.float64(0.5)}, tmp_path / "weights.pth")
+    return model, ["--ckpt", str(tmp_path / "weights.pth"), "--model", "deeplabv3_mobilenet", "--dataset", "synthetic"]
+
+
+def test_a_folder_becomes_label_maps_and_overlays_of_the_same_sizes(tmp_path, weights):
+    model, flags = weights
+    rng = np.random.RandomState(0)
+    pictures = {"a.JPG": (70, 90), "more/a.png": (65, 66), "more/b c.jpeg": (80, 65)}
+    for name, size in pictures.items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.randint(0, 256, (*size, 3)).astype(np.uint8)).save(tmp_path / "in" / name)
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    written = predict(["--input", str(tmp_path / "in"), "--save_val_results_to", str(tmp_path / "out"), *flags])
+    assert [str(path.relative_to(tmp_path / "out")) for path in written] == ["a.png", "more/a.png", "more/b c.png"]
+    for path, size in zip(written, pictures.values(), strict=True):
+        with Image.open(path) as label_map, Image.open(path.with_name(f"{path.stem}_overlay.png")) as overlay:
+            assert label_map.mode == "P" and label_map.size == overlay.size == size[::-1]
+
+    with Image.open(tmp_path / "in" / "more" / "a.png") as image, Image.open(written[1]) as shown:
+        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+        expected = model(tensor).argmax(1)[0].numpy()
+        assert (np.array(shown) == expected).mean() > 0.999  # channels_last may turn a tie
+        assert (np.array(shown.convert("RGB")) == DATASETS["synthetic"].decode_target(np.array(shown))).all()
+
+
+@pytest.mark.parametrize(("names", "out"), [(["a.jpg", "a.png"], "out"), (["a.png"], "in")])
+def test_nothing_is_written_over_an_image_or_another_label_map(tmp_path, weights, capsys, names, out):
+    (tmp_path / "in").mkdir()
+    for name in names:
+        Image.new("RGB", (65, 65)).save(tmp_path / "in" / name)
+    with pytest.raises(SystemExit) as stop:
+        predict(["--input", str(tmp_path / "in"), "--save_val_results_to", str(tmp_path / out), *weights[1]])
+    assert stop.value.code == 2 and "--save_val_results_to" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "in").iterdir()) == names and not (tmp_path / "out").exists()
+
+
+def test_what_cannot_be_segmented_is_one_line(tmp_path, weights, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n")
+    for source in ("empty", "missing", "torn.png"):
+        with pytest.raises(SystemExit) as stop:
+            predict(["--input", str(tmp_path / source), "--save_val_results_to", str(tmp_path / "out"), *weights[1]])
+        assert stop.value.code == 2 and source in capsys.readouterr().err
