@@ -42,7 +42,10 @@ class L2Ball:
     @staticmethod
     def direction(gradient: Tensor) -> Tensor:
         """The steepest step of size 1, image by image; a zero gradient stays zero."""
-        return gradient / _lengths(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+        tiny = torch.finfo(gradient.dtype).tiny
+        # Scaled by its largest entry first: the squares of a confident model's gradient would underflow to 0.
+        gradient = gradient / gradient.flatten(1).abs().amax(dim=1).clamp_min(tiny).view(-1, 1, 1, 1)
+        return gradient / _lengths(gradient).clamp_min(tiny)
 
     def project(self, points: Tensor) -> Tensor:
         """Scale back to radius eps, then cut to [0, 1]: images lie in the box, so cutting only shortens delta."""

@@ -1,5 +1,6 @@
 """From options to parts: device, data, model, optimizer. Below this, everything is an explicit argument."""
 import os
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,6 +15,7 @@ from utils.errors import UserError
 from utils.logging import logger
 from utils.visualizer import NullVisualizer, Visualizer
 
+GPUS = Path("/proc/driver/nvidia/gpus")  # there wherever NVIDIA's driver has a GPU
 CHECKED_IMAGES = 8  # of each split, before a run; --check_data reads all
 
 
@@ -22,6 +24,8 @@ def choose_device(gpu_id: str | None) -> torch.device:
     if gpu_id is not None or "CUDA_VISIBLE_DEVICES" not in os.environ:
         os.environ["CUDA_VISIBLE_DEVICES"] = "0" if gpu_id is None else gpu_id
     if not torch.cuda.is_available():
+        if gpu_id is not None and GPUS.is_dir():
+            raise UserError(f"--gpu_id {gpu_id}: no such GPU here (nvidia-smi lists them; leave it out for the CPU)")
         logger.info("Device: cpu (no GPU is visible)")
         return torch.device("cpu")
     asked, found = len((gpu_id or "0").split(",")), torch.cuda.device_count()
@@ -35,15 +39,16 @@ def build_data(opts, device: torch.device):
     """(train_loader or None, val_loader, val_set); both splits are there and their first images are sound."""
     train_set, val_set = build_datasets(
         opts.dataset, data_root=opts.data_root, year=opts.year, download=opts.download, crop_size=opts.crop_size,
-        crop_val=opts.crop_val, seed=opts.random_seed)
+        crop_val=opts.crop_val, seed=opts.random_seed, train=not opts.test_only)
     if opts.num_classes not in (None, val_set.num_classes):
         raise UserError(f"--num_classes {opts.num_classes}: {opts.dataset} has {val_set.num_classes}")
     opts.num_classes = val_set.num_classes
-    for dataset in (val_set,) if opts.test_only else (train_set, val_set):
+    for dataset in filter(None, (train_set, val_set)):
         check_dataset(dataset, limit=None if opts.check_data else CHECKED_IMAGES)
-    logger.info("Dataset: %s, Train set: %d, Val set: %d", opts.dataset, len(train_set), len(val_set))
+    train_size = "" if train_set is None else f"Train set: {len(train_set)}, "
+    logger.info("Dataset: %s, %sVal set: %d", opts.dataset, train_size, len(val_set))
     loaders = build_loaders(
-        None if opts.test_only else train_set, val_set, batch_size=opts.batch_size,
+        train_set, val_set, batch_size=opts.batch_size,
         val_batch_size=opts.val_batch_size, num_workers=opts.num_workers, seed=opts.random_seed,
         pin_memory=device.type == "cuda")
     return *loaders, val_set
@@ -59,7 +64,6 @@ def build_network(opts, device: torch.device, *, checkpoint: dict | None) -> nn.
         load_weights(model.model, model_state(checkpoint), source=opts.ckpt)
         if "normalization" in checkpoint:
             model.normalization = checkpoint["normalization"]
-        logger.info("Model restored from %s", opts.ckpt)
     return model.to(device, memory_format=torch.channels_last)  # 1.5 times as fast on the CPU, tensor cores on GPUs
 
 
@@ -74,18 +78,20 @@ def build_training(opts, model: nn.Module):
         start_step=opts.sam_start_itr, model=model)
     scheduler = build_scheduler(opts.lr_policy, optimizer, total_itrs=opts.total_itrs, step_size=opts.step_size)
     if opts.optimizer == "SAM":
-        logger.info("Using SAM optimizer, rho=%g%s, active from iteration %d", opts.rho,
-                    ", adaptive" if opts.adaptive else "", opts.sam_start_itr)
+        logger.info("Using SAM optimizer, rho=%g", opts.rho)
+        logger.info("SAM is active from iteration %d%s", opts.sam_start_itr, " (adaptive)" if opts.adaptive else "")
+    elif opts.optimizer == "adam":
+        logger.info("Using Adam optimizer")
     return optimizer, scheduler
 
 
 def parallel(model: nn.Module, *, batch_size: int) -> nn.Module:
     """`model` over all visible GPUs (DataParallel), or itself on one device."""
     replicas = torch.cuda.device_count() or 1
-    share = -(-batch_size // replicas)
-    if batch_size - share * (min(replicas, batch_size) - 1) < 2:
-        raise UserError(f"--batch_size {batch_size} leaves a replica of {replicas} with fewer than two images, too few "
-                        f"for the BatchNorm after global pooling: give at least {2 * replicas}")
+    shares = torch.empty(batch_size).chunk(replicas)  # as DataParallel cuts a batch: 10 on 4 GPUs is 3, 3, 3, 1
+    if len(shares[-1]) < 2:
+        raise UserError(f"--batch_size {batch_size} leaves a GPU (or the CPU) with one image, too few for the "
+                        f"BatchNorm after global pooling: give a multiple of {2 * replicas}")
     return nn.DataParallel(model) if replicas > 1 else model
 
 

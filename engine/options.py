@@ -1,19 +1,11 @@
-"""Every flag: its type, bounds and default; the only place that knows argparse."""
+"""What a call asks for: flags, what they leave to the checkpoint, what hangs on one another, contradictions."""
 import argparse
-import math
-import re
-from fractions import Fraction
 
-from attacks import ATTACKS, NORMS
-from datasets import DATASETS
-from datasets.voc import YEARS
-from network import MODELS
-from optim import LOSSES, OPTIMIZERS, SCHEDULERS
+from engine.flags import build_parser, step_size
 from utils.errors import UserError
 
 DEFAULT_EPS = {"linf": [2 / 255, 4 / 255, 8 / 255], "l2": [0.5, 1.0, 2.0]}
-# Of a checkpoint's options: what a test of it keeps unless told otherwise, and what belongs to one call alone.
-MODEL_AND_DATA = ("model", "separable_conv", "output_stride", "dataset", "data_root", "year", "crop_val", "crop_size")
+# What belongs to one call; everything else a test or a continued run takes from the checkpoint unless told otherwise.
 OF_ONE_CALL = ("ckpt", "continue_training", "overwrite", "test_only", "output_dir", "exp_name", "gpu_id", "download",
                "attack", "eps", "attack_norm", "steps", "alpha", "save_val_results", "check_data", "num_workers",
                "enable_vis", "vis_port", "vis_env", "vis_num_samples", "pretrained_backbone", "num_classes")
@@ -33,15 +25,17 @@ def parse_options(argv=None) -> argparse.Namespace:
 
 
 def adopt(opts: argparse.Namespace, saved: dict) -> dict:
-    """Take from a checkpoint's options whatever argv didn't give; returns what that changed.
-
-    A test takes the model and the data, a continued run everything but what belongs to one call.
-    """
-    names = MODEL_AND_DATA if opts.test_only else [name for name in saved if name not in OF_ONE_CALL]
-    new = {name: saved[name] for name in names
-           if name in saved and hasattr(opts, name) and name not in opts.given and getattr(opts, name) != saved[name]}
+    """Take from a checkpoint's options what describes its run and argv didn't give; returns what that changed."""
+    new = {name: value for name, value in saved.items()
+           if hasattr(opts, name) and name not in (*OF_ONE_CALL, *opts.given) and getattr(opts, name) != value}
     vars(opts).update(new)
     return new
+
+
+def as_flags(values: dict) -> str:
+    """Options as one would type them."""
+    return " ".join(("--" if value else "--no-") + name if isinstance(value, bool) else f"--{name} {value}"
+                    for name, value in values.items())
 
 
 def complete(opts: argparse.Namespace) -> argparse.Namespace:
@@ -52,9 +46,10 @@ def complete(opts: argparse.Namespace) -> argparse.Namespace:
         raise UserError(f"--output_stride {opts.output_stride}: {opts.model} takes {4 if stride_4 else '8 or 16'}")
     opts.lr = opts.lr if opts.lr is not None else (5e-4 if opts.optimizer == "adam" else 0.01)
     opts.eps = opts.eps or DEFAULT_EPS[opts.attack_norm]
-    if opts.attack_norm == "linf" and max(opts.eps) > 1:
-        raise UserError(f"--eps {max(opts.eps):g}: for linf at most 1, pixels are in [0, 1]; "
-                        f"write {max(opts.eps):g}/255 for {max(opts.eps):g} grey levels")
+    for flag, size in (("eps", max(opts.eps)), ("alpha", step_size(opts.alpha, max(opts.eps)))):
+        if opts.attack_norm == "linf" and size > 1:
+            raise UserError(f"--{flag} {size:g}: for linf at most 1, pixels are in [0, 1]; "
+                            f"write {size:g}/255 for {size:g} grey levels")
     if opts.test_only and (opts.continue_training or opts.overwrite):
         raise UserError("--test_only trains nothing: leave out --continue_training and --overwrite")
     if opts.continue_training and opts.overwrite:
@@ -68,147 +63,3 @@ def complete(opts: argparse.Namespace) -> argparse.Namespace:
 def to_dict(opts: argparse.Namespace) -> dict:
     """The options as plain values, for results.json and checkpoints."""
     return {name: value for name, value in sorted(vars(opts).items()) if name != "given"}
-
-
-def step_size(alpha: str, eps: float) -> float:
-    """--alpha as a number for this eps: `eps/4` is relative, `1/255` or `0.01` absolute."""
-    if alpha.startswith("eps"):
-        return eps / float(Fraction(alpha[4:] or 1))
-    return float(Fraction(alpha))
-
-
-def _number(kind, *, low=-math.inf, high=math.inf, above=-math.inf):
-    """A flag's type: a number (4/255, 30e3 and 30000 are numbers) within bounds that the error names."""
-    def parse(text: str):
-        try:
-            value = Fraction(text)
-        except (ValueError, ZeroDivisionError):
-            raise argparse.ArgumentTypeError(f"{text!r} is no number (write 0.01, 1e-4, 30e3 or 4/255)") from None
-        if kind is int and value.denominator != 1:
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number")
-        if not (low <= value <= high and value > above):
-            bounds = f"above {above}" if above > -math.inf else f"{low} or more"
-            bounds += f", at most {high}" if high < math.inf else ""
-            raise argparse.ArgumentTypeError(f"{text} is out of bounds: {bounds}")
-        return kind(value)
-    return parse
-
-
-def _alpha(text: str) -> str:
-    if re.fullmatch(r"eps(/[\d.]+)?|[\d./e-]+", text):
-        try:
-            if step_size(text, 1.0) > 0:
-                return text
-        except (ValueError, ZeroDivisionError):
-            pass  # said below
-    raise argparse.ArgumentTypeError(f"{text!r}: write a share of eps such as eps/4, or a number above 0 such as 1/255")
-
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults are shown, except those that say nothing (None and False)."""
-
-    def _get_help_string(self, action):
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of main.py."""
-    parser = argparse.ArgumentParser("main.py", description=DESCRIPTION, formatter_class=_Help, allow_abbrev=False)
-    for add in (_data_flags, _model_flags, _training_flags, _attack_flags, _run_flags, _dashboard_flags):
-        add(parser)
-    return parser
-
-
-DESCRIPTION = """Train DeepLabV3 / DeepLabV3+ with SGD, Adam or SAM, and measure how robust the segmentation is.
-
-  python main.py --optimizer SAM --rho 0.02          train
-  python main.py --test_only --attack pgd            mIoU, clean and attacked, of what was trained"""
-
-
-def _data_flags(parser):
-    group = parser.add_argument_group("data")
-    group.add_argument("--data_root", default="./datasets/data", help="folder that the data set lies in")
-    group.add_argument("--dataset", default="voc", choices=list(DATASETS), help="data set; synthetic needs no files")
-    group.add_argument("--year", default="2012", choices=YEARS, help="of VOC; 2012_aug trains on SegmentationClassAug")
-    group.add_argument("--download", action="store_true", help="download VOC into data_root first, if it is not there")
-    group.add_argument("--num_classes", type=_number(int, low=1), help="checked against the data set's own number")
-    group.add_argument("--crop_size", type=_number(int, low=65), default=513, help="side of training crops, pixels")
-    group.add_argument("--crop_val", action="store_true",
-                       help="validate on images resized and centre-cropped to crop_size, as VainF's published figures "
-                            "were; without it at native size")
-    group.add_argument("--batch_size", type=_number(int, low=1), default=16, help="training images per iteration")
-    group.add_argument("--val_batch_size", type=_number(int, low=1), default=4,
-                       help="validation images per batch; 1 where their sizes differ")
-    group.add_argument("--num_workers", type=_number(int, low=0), default=2, help="processes that load images")
-    group.add_argument("--check_data", action="store_true",
-                       help="read every image and mask before anything else, not only the first ones")
-
-
-def _model_flags(parser):
-    group = parser.add_argument_group("model")
-    group.add_argument("--model", default="deeplabv3plus_mobilenet", choices=list(MODELS), metavar="NAME",
-                       help="one of " + ", ".join(MODELS))
-    group.add_argument("--separable_conv", action="store_true", help="depthwise separable convolutions in the head")
-    group.add_argument("--output_stride", type=int, choices=[4, 8, 16],
-                       help="input pixels per pixel of the last features (default: 16; HRNet has 4 alone)")
-    group.add_argument("--pretrained_backbone", action=argparse.BooleanOptionalAction, default=True,
-                       help="start from ImageNet weights where there are published ones (not with --ckpt)")
-    group.add_argument("--ckpt", metavar="FILE",
-                       help="weights to start from: of this program, VainF, SAM_AT, or torchvision's deeplabv3_resnet")
-
-
-def _training_flags(parser):
-    group = parser.add_argument_group("training")
-    group.add_argument("--total_itrs", type=_number(int, low=1), default=30000, help="iterations to train")
-    group.add_argument("--optimizer", default="sgd", choices=list(OPTIMIZERS), help="SAM is on top of sgd")
-    group.add_argument("--rho", type=_number(float, low=0), default=0.02, help="SAM: radius of the perturbation, L2")
-    group.add_argument("--adaptive", action="store_true",
-                       help="ASAM: perturbation relative to each weight's size; wants a rho of 0.5 or so")
-    group.add_argument("--sam_start_itr", type=_number(int, low=0), default=0,
-                       help="SAM: plain steps before this iteration")
-    group.add_argument("--lr", type=_number(float, above=0),
-                       help="learning rate of the head (default: 0.01; adam 5e-4)")
-    group.add_argument("--backbone_lr_mult", type=_number(float, low=0), default=0.1,
-                       help="the backbone's learning rate is this times lr (VainF 0.1, SAM_AT 1)")
-    group.add_argument("--lr_policy", default="poly", choices=list(SCHEDULERS),
-                       help="poly: power 0.9 down to 1e-6 at total_itrs; step: x 0.1 every step_size")
-    group.add_argument("--step_size", type=_number(int, low=1), default=10000, help="iterations, for --lr_policy step")
-    group.add_argument("--weight_decay", type=_number(float, low=0), default=1e-4, help="on all parameters")
-    group.add_argument("--loss_type", default="cross_entropy", choices=list(LOSSES), help="focal_loss has gamma 2")
-    group.add_argument("--random_seed", type=_number(int, low=0), default=1, help="seed of weights, data and attacks")
-    group.add_argument("--print_interval", type=_number(int, low=1), default=10, help="iterations between loss lines")
-    group.add_argument("--val_interval", type=_number(int, low=1), default=100, help="iterations between validations")
-
-
-def _attack_flags(parser):
-    group = parser.add_argument_group("attacked evaluation")
-    group.add_argument("--test_only", action="store_true",
-                       help="evaluate, without training; model and data as in the checkpoint unless given")
-    group.add_argument("--attack", nargs="+", default=["none"], choices=["none", *ATTACKS], metavar="NAME",
-                       help="attacks to evaluate under, of none, " + ", ".join(ATTACKS) + "; clean comes always first")
-    group.add_argument("--eps", nargs="+", type=_number(float, low=0),
-                       help="radii: 4/255 or a number in [0, 1]; for l2 any (default: 2/255 4/255 8/255; l2 0.5 1 2)")
-    group.add_argument("--attack_norm", default="linf", choices=list(NORMS), help="norm of the radius")
-    group.add_argument("--steps", type=_number(int, low=1), default=10, help="gradient steps of pgd")
-    group.add_argument("--alpha", type=_alpha, default="eps/4", help="step size of pgd: a share of eps, or a number")
-    group.add_argument("--save_val_results", action="store_true",
-                       help="write image, target, pred and overlay PNGs of every result into the run folder")
-
-
-def _run_flags(parser):
-    group = parser.add_argument_group("run")
-    group.add_argument("--output_dir", default="checkpoints", help="folder of all runs")
-    group.add_argument("--exp_name", default="exp", help="name of this run, its folder in output_dir")
-    group.add_argument("--overwrite", action="store_true", help="delete the run of that name and start again")
-    group.add_argument("--continue_training", action="store_true",
-                       help="go on with the run of that name (or with the training state in --ckpt)")
-    group.add_argument("--gpu_id", help="GPUs, such as 0 or 0,1,2,3 for DataParallel (default: 0, or what "
-                                        "CUDA_VISIBLE_DEVICES says)")
-
-
-def _dashboard_flags(parser):
-    group = parser.add_argument_group("visdom dashboard")
-    group.add_argument("--enable_vis", action="store_true", help="show the run on a visdom server")
-    group.add_argument("--vis_port", type=_number(int, low=1, high=65535), default=13570, help="port of the server")
-    group.add_argument("--vis_env", default="main", help="visdom environment")
-    group.add_argument("--vis_num_samples", type=_number(int, low=0), default=8, help="validation images to show")

@@ -1,4 +1,5 @@
 """Results for people and programs: rows, the table on the screen, results.json, PNGs, the dashboard's windows."""
+import itertools
 import json
 import math
 from fractions import Fraction
@@ -58,12 +59,17 @@ def table(rows: list[dict], *, first: dict[str, list] | None = None) -> str:
 
 
 def write_results(path: Path, results: dict):
-    """Write results.json, nan as null; results that were there before move to results.1.json, .2 and so on."""
-    if path.exists():
-        number = next(n for n in range(1, 10**6) if not path.with_suffix(f".{n}.json").exists())
-        path.rename(path.with_suffix(f".{number}.json"))
+    """Write results.json, nan as null; results of an earlier evaluation are kept as results.1.json, .2 and so on."""
+    keep_earlier(path)
     path.write_text(json.dumps(_without_nan(results), indent=1) + "\n", encoding="utf-8")
     logger.info("Results written to %s", path)
+
+
+def keep_earlier(path: Path):
+    """Rename what is at `path`, a file or a folder, to the first free of name.1, name.2, ..."""
+    if path.exists():
+        names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
+        path.rename(next(name for name in names if not name.exists()))
 
 
 def _without_nan(value):

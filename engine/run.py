@@ -1,4 +1,5 @@
 """The run folder: what is in it, when it may be written, and the checkpoints it keeps."""
+import shlex
 import shutil
 from pathlib import Path
 
@@ -7,7 +8,9 @@ from utils import checkpoint, logging
 from utils.errors import UserError
 from utils.logging import logger
 
-OWN_FILES = ("latest_*.pth", "best_*.pth", "log.txt", "opts.txt", "results*.json", "val_results")
+TRAINED = ("latest_*.pth", "best_*.pth", "opts.txt")  # what training leaves
+OWN_FILES = (*TRAINED, "log.txt", "results*.json", "val_results*")
+KEPT = ("model", "dataset", "output_stride", "separable_conv")  # a continued run has the options it began with
 
 
 class Run:
@@ -16,15 +19,23 @@ class Run:
     def __init__(self, opts):
         self.folder = Path(opts.output_dir) / opts.exp_name
 
-    def files(self) -> list[Path]:
+    def files(self, patterns=OWN_FILES) -> list[Path]:
         """What an earlier run left here."""
-        return sorted(path for pattern in OWN_FILES for path in self.folder.glob(pattern))
+        return sorted(path for pattern in patterns for path in self.folder.glob(pattern))
 
     def refuse_if_used(self, opts):
-        """A new run never writes over an old one unless told to."""
-        if self.files() and not (opts.test_only or opts.overwrite or opts.continue_training):
+        """A new run never writes over an old one unless told to, and no run over another's checkpoints."""
+        foreign = opts.ckpt is not None and Path(opts.ckpt).resolve().parent != self.folder.resolve()
+        if opts.test_only or not self.files(TRAINED):
+            return
+        if not (opts.overwrite or opts.continue_training):
             raise UserError(f"{self.folder} holds an earlier run: choose another --exp_name, give --continue_training "
                             "to go on with it, or --overwrite to delete it")
+        if opts.continue_training and foreign:
+            raise UserError(f"{self.folder} holds a run of its own: leave out --ckpt to go on with that one, or choose "
+                            f"another --exp_name to go on with {opts.ckpt}")
+        if opts.overwrite and opts.ckpt is not None and not foreign:
+            raise UserError(f"--overwrite would delete --ckpt {opts.ckpt}: choose another --exp_name")
 
     def open(self, opts):
         """Create the folder (emptied of the earlier run where --overwrite says so), log.txt and opts.txt."""
@@ -39,7 +50,13 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         logging.log_to_file(self.folder / "log.txt")
         if not opts.test_only:
-            (self.folder / "opts.txt").write_text(_as_text(options.to_dict(opts)), encoding="utf-8")
+            with open(self.folder / "opts.txt", "a", encoding="utf-8") as file:  # a continued run adds its own
+                file.write(_as_text(options.to_dict(opts)))
+
+    def continue_command(self) -> str:
+        """What goes on with this run; all other options are in its checkpoint."""
+        return shlex.join(["python", "main.py", "--continue_training", "--output_dir", str(self.folder.parent),
+                           "--exp_name", self.folder.name])
 
     def checkpoint_path(self, kind: str, opts) -> Path:
         """Where the `kind` (latest or best) checkpoint is, named as VainF names it."""
@@ -65,14 +82,28 @@ def load_checkpoint(opts, run: Run) -> dict | None:
     if opts.ckpt is None:
         return None
     loaded = checkpoint.load(opts.ckpt)
-    if opts.continue_training and "optimizer_state" not in loaded:
-        raise UserError(f"{opts.ckpt} holds weights but no training state: leave out --continue_training")
+    saved = loaded.get("options") or {}
     if opts.test_only or opts.continue_training:
-        taken = options.adopt(opts, loaded.get("options") or {})
+        taken = options.adopt(opts, saved)
         if taken:
-            flags = "  ".join(f"--{name} {value}" for name, value in taken.items())
-            logger.info("Options from the checkpoint: %s", flags)
+            logger.info("Options from the checkpoint: %s", options.as_flags(taken))
+    if opts.continue_training:
+        _refuse_another_run(opts, loaded, saved)
     return loaded
+
+
+def _refuse_another_run(opts, loaded: dict, saved: dict):
+    """To continue means the same network, data and kind of optimizer."""
+    if "optimizer_state" not in loaded:
+        raise UserError(f"{opts.ckpt} holds weights but no training state: leave out --continue_training")
+    for name in KEPT:
+        if name in saved and getattr(opts, name) != saved[name]:
+            raise UserError(f"--{name} {getattr(opts, name)}: {opts.ckpt} was trained with {saved[name]}; to start a "
+                            "new run from its weights leave out --continue_training")
+    before = saved.get("optimizer", "sgd")  # VainF has no other
+    if (opts.optimizer == "adam") != (before == "adam"):
+        raise UserError(f"--optimizer {opts.optimizer} can't go on with the state of {before} in {opts.ckpt}: to start "
+                        "a new run from its weights leave out --continue_training")
 
 
 def _as_text(values: dict) -> str:

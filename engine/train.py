@@ -16,13 +16,15 @@ class Trainer:
 
     model: the module that is validated and saved; net: the same, or its DataParallel wrapper, that is trained.
     validate(trainer) -> results with 'Mean IoU'. paths: {'latest': ..., 'best': ...}. described: plain values that a
-    checkpoint carries besides the state (options, normalization, class names).
+    checkpoint carries besides the state (options, normalization, class names). go_on: the command that continues.
     """
 
-    def __init__(self, model, net, loader, *, optimizer, scheduler, criterion, validate, dashboard, paths, described):
+    def __init__(self, model, net, loader, *, optimizer, scheduler, criterion, validate, dashboard, paths, described,
+                 go_on=""):
         self.model, self.net, self.loader = model, net, loader
         self.optimizer, self.scheduler, self.criterion = optimizer, scheduler, criterion
         self.validate, self.dashboard, self.paths, self.described = validate, dashboard, paths, described
+        self.go_on = go_on
         self.device = next(model.parameters()).device
         self.cur_itrs, self.cur_epochs = 0, 0
         self.best_score = -1.0  # below any mIoU
@@ -32,6 +34,8 @@ class Trainer:
 
         Ctrl-C, or an image that can't be read, saves latest_* and raises.
         """
+        if self.cur_itrs >= total_itrs:
+            logger.info("Nothing to train: iteration %d of --total_itrs %d is reached", self.cur_itrs, total_itrs)
         batches = self._batches()
         losses = []  # since the last line; tensors, because reading one waits for the GPU
         self.net.train()
@@ -48,8 +52,7 @@ class Trainer:
                     self.validate_and_save()
         except (KeyboardInterrupt, UserError):  # a Ctrl-C, or an image that can't be read
             self.save("latest")
-            logger.info("Stopped after iteration %d/%d. To go on: the same command with --continue_training",
-                        self.cur_itrs, total_itrs)
+            logger.info("Stopped after iteration %d/%d; to go on: %s", self.cur_itrs, total_itrs, self.go_on)
             raise
 
     def step(self, images, labels):
@@ -71,7 +74,13 @@ class Trainer:
         return loss
 
     def validate_and_save(self):
-        """Score the model, then write latest_* with the best score so far, and best_* when it is this one."""
+        """Score the model, then write latest_* with the best score so far, and best_* when it is this one.
+
+        Raises FloatingPointError, and writes nothing, for weights that are not finite.
+        """
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            raise FloatingPointError(f"the weights are not finite at iteration {self.cur_itrs}: choose a lower --lr; "
+                                     "checkpoints from before are as they were")
         logger.info("validation...")
         score = self.validate(self)["Mean IoU"]
         better = not score <= self.best_score  # nan, from labels that are all void, still leaves a best_*
@@ -87,6 +96,8 @@ class Trainer:
 
     def load_best(self):
         """Put the weights of best_* into the model: what is reported is what a later test of the file finds."""
+        if not self.paths["best"].exists():  # nothing was trained in this folder
+            return
         self.model.model.load_state_dict(checkpoint.load(self.paths["best"])["model_state"])
 
     def state_dict(self) -> dict:
@@ -109,6 +120,8 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer_state"])
             for group, now in zip(self.optimizer.param_groups, settings, strict=True):
                 group.update(now)  # lr, rho and the like are those of this call's options
+                if "sam_step" in group:
+                    group["sam_step"] = self.cur_itrs  # counts iterations, also those that SGD made before
             # VainF saved its schedule one step behind; the iteration says where it stands.
             self.scheduler.load_state_dict(
                 {**state["scheduler_state"], "last_epoch": self.cur_itrs, "base_lrs": base_lrs})

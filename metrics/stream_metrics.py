@@ -23,7 +23,7 @@ class StreamSegMetrics:
 
         Raises ValueError where shapes differ or a counted pixel's prediction is no class.
         """
-        trues, preds = torch.as_tensor(label_trues), torch.as_tensor(label_preds)
+        trues, preds = _as_tensor(label_trues), _as_tensor(label_preds)
         if trues.shape != preds.shape:
             raise ValueError(f"labels {list(trues.shape)} and predictions {list(preds.shape)} differ in shape")
         counted = (trues >= 0) & (trues < self.n_classes)
@@ -56,6 +56,11 @@ class StreamSegMetrics:
         """The scores as lines `name: value`, between blank lines; Class IoU is left to tables."""
         lines = [f"{name}: {value:f}" for name, value in results.items() if name != "Class IoU"]
         return "\n" + "\n".join(lines) + "\n"
+
+
+def _as_tensor(labels) -> torch.Tensor:
+    """Tensors as they are; arrays of any integer type and stride as int64, which torch has all operations for."""
+    return labels if isinstance(labels, torch.Tensor) else torch.from_numpy(np.array(labels, dtype=np.int64))
 
 
 def _ratio(part, whole) -> np.ndarray:

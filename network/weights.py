@@ -18,9 +18,10 @@ def load_weights(model: DeepLab, state_dict: State, *, source: str) -> None:
     deeplabv3_resnet50 and deeplabv3_resnet101. Weights that don't fit are a UserError, which starts with `source` (the
     file's name) and says why; the model is then unchanged.
     """
-    if not all(isinstance(tensor, Tensor) for tensor in state_dict.values()):
-        raise UserError(f"{source}: not a state_dict, some of its values aren't tensors")
-    state = {key.removeprefix("module."): tensor for key, tensor in state_dict.items()}
+    if not all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state_dict.items()):
+        raise UserError(f"{source}: not a state_dict, which holds tensors by name")
+    # DataParallel's and torch.compile's wrappers
+    state = {key.removeprefix("module.").removeprefix("_orig_mod."): tensor for key, tensor in state_dict.items()}
     if any(key.startswith(TORCHVISION) for key in state):
         state = _from_torchvision(model, state, source)
     state = _with_batch_counts(model, state)
@@ -87,7 +88,7 @@ def _reason(own: State, state: State, disagreeing: list[str]) -> str:
     last_layer = list(own)[-2:]  # weight and bias of the 1x1 convolution to the classes
     if set(disagreeing) <= set(last_layer) <= state.keys():
         theirs, ours = len(state[last_layer[-1]]), len(own[last_layer[-1]])
-        return f"  the file has {theirs} classes, the model {ours}: --num_classes {theirs} or other weights"
+        return f"  the file has {theirs} classes, the model {ours}: --dataset must be what it was made for"
     separable = _is_separable(state)
     if separable != _is_separable(own) and not any(key.startswith("backbone.") for key in disagreeing):
         return f"  the file was made {'with' if separable else 'without'} --separable_conv, the model the other way"

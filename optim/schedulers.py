@@ -41,7 +41,8 @@ class PolyLR(Curve):
     def get_lr(self) -> list[float]:
         """Return the learning rate of each parameter group at iteration `last_epoch`."""
         left = max(1 - self.last_epoch / self.max_iters, 0.0)  # a negative base would make the power complex
-        return [max(base_lr * left**self.power, self.min_lr) for base_lr in self.base_lrs]
+        # A base rate below min_lr, such as 0 for what shall stay as it is, isn't raised to it.
+        return [max(base_lr * left**self.power, min(base_lr, self.min_lr)) for base_lr in self.base_lrs]
 
 
 class StepLR(Curve):

@@ -7,13 +7,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class RandomState:
-    """The states that the random generators of the CPU and of the CUDA devices among `devices` have right now.
+    """The states that the random generators have right now: the CPU's, and every GPU's if any of `devices` is one.
 
-    torch's generators only: Python's and NumPy's go on.
+    Every GPU's, because DataParallel's replicas draw their dropout on GPUs that hold no parameter. torch's generators
+    only: Python's and NumPy's go on.
     """
 
     def __init__(self, devices: Iterable[torch.device]):
-        self.cuda = sorted({device.index for device in devices if device.type == "cuda"})
+        on_gpu = any(device.type == "cuda" for device in devices)
+        self.cuda = list(range(torch.cuda.device_count())) if on_gpu else []
         self.states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self.cuda)]
 
     @contextmanager

@@ -22,6 +22,9 @@ _ALLOWED = [
     np.dtypes.Float64DType,
 ]
 
+# What torch.load raises on files that are torn, foreign or malicious.
+BROKEN = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, TypeError, LookupError, AttributeError)
+
 
 def save(path, checkpoint: dict):
     """Write to a temporary file in the same folder, then rename it: `path` is never half a file."""
@@ -44,17 +47,19 @@ def load(path) -> dict:
     try:
         with torch.serialization.safe_globals(_ALLOWED):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        message = f"{path} can't be read as a checkpoint (damaged, or holds more than weights): {cause}"
-        raise UserError(message) from None
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"{path} holds a {type(checkpoint).__name__}, not a checkpoint: expected a dict of weights")
-    if "best_score" in checkpoint:
+    except BROKEN as error:
+        raise UserError(f"{path} can't be read as a checkpoint ({type(error).__name__}): it is damaged, or holds more "
+                        "than tensors and plain values, such as a whole pickled model, which could run code") from None
+    if not isinstance(checkpoint, dict) or not isinstance(model_state(checkpoint), dict):
+        raise UserError(f"{path} is no checkpoint: expected a dict of weights, or one that holds it as model_state")
+    if isinstance(checkpoint.get("best_score"), np.generic):
         checkpoint["best_score"] = float(checkpoint["best_score"])
     return checkpoint
 
 
 def model_state(checkpoint: dict) -> dict:
-    """The weights in `checkpoint`: its `model_state`, or the whole of it where it is a bare state dict."""
-    return checkpoint.get("model_state", checkpoint)
+    """The weights in `checkpoint`: its `model_state` (others write `state_dict` or `model`), else the whole of it."""
+    for key in ("model_state", "state_dict", "model"):
+        if key in checkpoint:
+            return checkpoint[key]
+    return checkpoint

@@ -9,6 +9,8 @@ import numpy as np
 from utils.errors import UserError
 from utils.logging import logger
 
+TIMEOUT = 10  # seconds that a server may take to answer
+
 
 class NullVisualizer:
     """The dashboard of a run that shows none."""
@@ -42,7 +44,7 @@ class Visualizer:
         logging.getLogger("visdom").setLevel(logging.ERROR)  # it remarks on every connection
         try:
             with _quiet():
-                self.vis = visdom.Visdom(port=port, env=env, raise_exceptions=True, use_incoming_socket=False)
+                self.vis = _client(visdom, port=port, env=env)
         except ConnectionError:
             raise UserError(f"no visdom server answers on port {port}: start one with "
                             f"`python -m visdom.server -port {port}`, or leave out --enable_vis") from None
@@ -77,6 +79,20 @@ class Visualizer:
         except ConnectionError:
             logger.warning("Warning: the visdom server stopped answering; the run goes on without the dashboard.")
             self.vis = None
+
+
+def _client(visdom, **options):
+    """A client that waits TIMEOUT seconds at most and takes no other server's answers; visdom's waits for ever."""
+    class Client(visdom.Visdom):
+        def _handle_post(self, url, data=None):
+            try:
+                answer = self.session.post(url, data=data or {}, timeout=TIMEOUT)
+                answer.raise_for_status()
+            except OSError as error:  # all of requests' errors are
+                raise ConnectionError(str(error)) from None
+            return answer.text
+
+    return Client(raise_exceptions=True, use_incoming_socket=False, **options)
 
 
 def _quiet():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from attacks import FGSM, PGD
+from attacks import FGSM, NORMS, PGD
 from attacks.losses import cross_entropy
 
 
@@ -132,6 +132,15 @@ def test_random_start_depends_on_seed_and_id_alone(toy, batch):
     assert torch.equal(start(1, [4, 5, 6]), reference)
     assert torch.equal(start(1, [6, 4, 5], order=(2, 0, 1)), reference[[2, 0, 1]])
     assert not torch.equal(start(2, [4, 5, 6]), reference) and not torch.equal(start(1, [7, 8, 9]), reference)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-24, 1.0, 1e30])
+def test_an_l2_direction_has_length_one_whatever_the_gradients_scale(scale):
+    """The squares of small or large float32 numbers leave its range."""
+    gradient = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * scale
+    gradient[1] = 0
+    direction = NORMS["l2"].direction(gradient)
+    assert direction[0].norm().item() == pytest.approx(1, rel=1e-5) and (direction[1] == 0).all()
 
 
 def test_without_ids_the_start_comes_from_torchs_generator(toy, batch):

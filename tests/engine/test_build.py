@@ -36,6 +36,14 @@ def test_gpu_id_overrides_the_environment_only_when_given(monkeypatch, given, en
     assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
 
 
+def test_a_gpu_that_is_not_there_is_an_error_where_there_are_gpus(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setattr(build, "GPUS", tmp_path)
+    with pytest.raises(UserError, match="--gpu_id 7: no such GPU"):
+        build.choose_device("7")
+
+
 def test_fewer_gpus_than_asked_for_is_an_error(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -46,7 +54,7 @@ def test_fewer_gpus_than_asked_for_is_an_error(monkeypatch):
 
 @pytest.mark.parametrize(("replicas", "batch_size", "fits"), [
     (0, 1, False), (0, 2, True), (1, 1, False), (4, 8, True), (4, 7, False), (4, 4, False), (2, 5, True),
-    (2, 3, False)])
+    (2, 3, False), (4, 10, False), (4, 6, True), (4, 9, True)])
 def test_a_replica_needs_two_images(monkeypatch, replicas, batch_size, fits):
     """DataParallel cuts a batch into chunks of ceil(B / n); the last one is the smallest."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: replicas)
@@ -56,7 +64,7 @@ def test_a_replica_needs_two_images(monkeypatch, replicas, batch_size, fits):
     if fits:
         build.parallel(torch.nn.Conv2d(3, 3, 1), batch_size=batch_size)
     else:
-        with pytest.raises(UserError, match=f"--batch_size {batch_size} .*at least {2 * max(replicas, 1)}"):
+        with pytest.raises(UserError, match=f"--batch_size {batch_size} .*a multiple of {2 * max(replicas, 1)}"):
             build.parallel(torch.nn.Conv2d(3, 3, 1), batch_size=batch_size)
 
 

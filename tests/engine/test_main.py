@@ -1,10 +1,5 @@
 """main() as a user calls it, on the synthetic data set and a real network."""
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -18,36 +13,11 @@ from main import main
 from metrics import StreamSegMetrics
 from network import NormalizedModel, modeling
 
-SMALL = ["--dataset", "synthetic", "--model", "deeplabv3_mobilenet", "--no-pretrained_backbone", "--crop_size", "65",
-         "--batch_size", "2", "--num_workers", "0", "--val_batch_size", "16"]
 
-
-def train(folder, *flags, itrs=2):
-    return main([*SMALL, "--output_dir", str(folder), "--total_itrs", str(itrs), "--val_interval", "2",
-                 "--lr", "0.1", "--backbone_lr_mult", "1", *flags])
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A folder that holds a run called exp."""
-    folder = tmp_path_factory.mktemp("runs")
-    train(folder, itrs=4)
-    return folder
-
-
-def refused(argv, capsys):
-    """The line that main stops with."""
-    with pytest.raises(SystemExit) as stop:
-        main(argv)
-    assert stop.value.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    return line
-
-
-def test_a_run_folder_holds_what_it_should(trained):
+def test_a_run_folder_holds_what_it_should(trained, small, train, refused):
     names = {path.name for path in (trained / "exp").iterdir()}
     stem = "deeplabv3_mobilenet_synthetic_os16.pth"
-    assert names == {f"latest_{stem}", f"best_{stem}", "log.txt", "opts.txt", "results.json"}
+    assert names >= {f"latest_{stem}", f"best_{stem}", "log.txt", "opts.txt", "results.json"}
     log = (trained / "exp" / "log.txt").read_text().splitlines()
     assert log[0].startswith("Device: ") and log[1] == "Dataset: synthetic, Train set: 256, Val set: 32"
     assert "validation..." in log and any(line.startswith("Mean IoU: 0.") for line in log)
@@ -102,17 +72,17 @@ def test_saved_pictures_are_the_scored_ones(trained):
     assert (picture("clean", "target") == val_set.decode_target(val_set[3][1])).all()
 
 
-def test_what_was_there_is_never_lost(trained, tmp_path, capsys):
-    argv = [*SMALL, "--output_dir", str(trained), "--total_itrs", "2"]
-    line = refused(argv, capsys)
+def test_what_was_there_is_never_lost(trained, tmp_path, small, refused):
+    argv = [*small, "--output_dir", str(trained), "--total_itrs", "2"]
+    line = refused(argv)
     assert all(flag in line for flag in ("--exp_name", "--overwrite", "--continue_training"))
     before = sorted((path.name, path.stat().st_mtime_ns) for path in (trained / "exp").iterdir())
-    refused([*argv, "--overwrite", "--ckpt", str(tmp_path / "none.pth")], capsys)  # fails later: nothing is deleted
-    refused([*argv, "--overwrite", "--batch_size", "1"], capsys)
+    refused([*argv, "--overwrite", "--ckpt", str(tmp_path / "none.pth")])  # fails later: nothing is deleted
+    refused([*argv, "--overwrite", "--batch_size", "1"])
     assert sorted((path.name, path.stat().st_mtime_ns) for path in (trained / "exp").iterdir()) == before
 
 
-def test_overwrite_starts_again(tmp_path):
+def test_overwrite_starts_again(tmp_path, train):
     train(tmp_path, "--exp_name", "a")
     (tmp_path / "a" / "notes.md").write_text("mine")
     train(tmp_path, "--exp_name", "a", "--overwrite", "--model", "deeplabv3plus_mobilenet")
@@ -121,44 +91,32 @@ def test_overwrite_starts_again(tmp_path):
     assert (tmp_path / "a" / "log.txt").read_text().count("Dataset: ") == 1
 
 
-def test_continue_goes_on_where_the_run_stopped(tmp_path, capsys):
-    train(tmp_path, "--optimizer", "SAM", "--rho", "0.05", itrs=2)
-    capsys.readouterr()
-    main(["--continue_training", "--output_dir", str(tmp_path), "--total_itrs", "4", "--num_workers", "0",
-          "--print_interval", "1"])
-    out = capsys.readouterr().out
-    assert "Training state restored from" in out and "Itrs 3/4" in out and "Itrs 2/4" not in out
-    assert "Using SAM optimizer, rho=0.05" in out  # options not given are the run's own
-    log = (tmp_path / "exp" / "log.txt").read_text()
-    assert log.count("Dataset: ") == 2
-
-
 @pytest.mark.parametrize(("argv", "parts"), [
     (["--test_only", "--exp_name", "nothing"], ["no best_*.pth", "--ckpt"]),
     (["--continue_training", "--exp_name", "nothing"], ["no latest_*.pth", "--ckpt"]),
     (["--ckpt", "none.pth", "--test_only"], ["none.pth", "--ckpt"]),
     (["--num_classes", "7"], ["--num_classes 7", "6"]),
     (["--batch_size", "257"], ["--batch_size 257", "256"]),
-    (["--batch_size", "1"], ["--batch_size 1", "at least 2"]),
+    (["--batch_size", "1"], ["--batch_size 1", "a multiple of 2"]),
     (["--dataset", "camvid", "--data_root", "nowhere"], ["nowhere", "--data_root"]),
     (["--dataset", "voc", "--data_root", "nowhere"], ["nowhere", "--data_root", "--download"]),
     (["--enable_vis", "--vis_port", "9"], ["port 9", "visdom.server"]),
     (["--eps", "8"], ["--eps 8", "8/255"]),
 ])
-def test_a_run_that_cannot_be_is_one_line(tmp_path, capsys, monkeypatch, argv, parts):
+def test_a_run_that_cannot_be_is_one_line(tmp_path, monkeypatch, argv, parts, small, refused):
     monkeypatch.chdir(tmp_path)
-    line = refused([*SMALL, "--total_itrs", "2", *argv], capsys)
+    line = refused([*small, "--total_itrs", "2", *argv])
     assert all(part in line for part in parts), line
     assert list(tmp_path.iterdir()) == []  # nothing was created
 
 
-def test_a_torch_that_cannot_write_says_where(tmp_path, capsys):
+def test_a_torch_that_cannot_write_says_where(tmp_path, small, refused):
     (tmp_path / "file").write_text("")
-    line = refused([*SMALL, "--output_dir", str(tmp_path / "file"), "--total_itrs", "2"], capsys)
+    line = refused([*small, "--output_dir", str(tmp_path / "file"), "--total_itrs", "2"])
     assert "--output_dir" in line
 
 
-def test_checkpoints_of_vainf_and_sam_at_are_read(tmp_path, capsys):
+def test_checkpoints_of_vainf_and_sam_at_are_read(tmp_path, capsys, small):
     """Their files: model_state (SAM_AT's may carry module.), numpy best_score, the optimizer's and schedule's state."""
     torch.manual_seed(3)
     network = modeling.deeplabv3_mobilenet(num_classes=6, output_stride=16, pretrained_backbone=False)
@@ -171,12 +129,12 @@ def test_checkpoints_of_vainf_and_sam_at_are_read(tmp_path, capsys):
                                  "last_epoch": 2, "_step_count": 3, "_last_lr": [0.001, 0.01]}}
     torch.save(saved, path)
     folder = ["--output_dir", str(tmp_path / "runs")]
-    results = main([*SMALL, *folder, "--test_only", "--ckpt", str(path)])
+    results = main([*small, *folder, "--test_only", "--ckpt", str(path)])
     _, val_set = build_datasets("synthetic", data_root="")
     model = NormalizedModel(network, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     expected = evaluate(model, torch.utils.data.DataLoader(val_set, 16), StreamSegMetrics(6))
     assert results["results"][0]["Mean IoU"] == pytest.approx(expected["Mean IoU"], abs=1e-6)
-    main([*SMALL, *folder, "--ckpt", str(path), "--continue_training", "--total_itrs", "4", "--print_interval", "1"])
+    main([*small, *folder, "--ckpt", str(path), "--continue_training", "--total_itrs", "4", "--print_interval", "1"])
     assert "Itrs 4/4" in capsys.readouterr().out
 
 
@@ -188,31 +146,10 @@ def test_weights_of_another_model_or_class_count_are_explained(trained, tmp_path
     assert stop.value.code == 2 and len(err) <= 8 and any("backbone." in line for line in err)
 
 
-def test_test_only_takes_the_output_stride_that_was_trained(tmp_path):
+def test_test_only_takes_the_output_stride_that_was_trained(tmp_path, train):
     train(tmp_path, "--output_stride", "8")
     results = main(["--test_only", "--output_dir", str(tmp_path), "--num_workers", "0"])
     assert results["options"]["output_stride"] == 8
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_ctrl_c_saves_and_exits_130_and_the_run_goes_on(tmp_path, root):
-    argv = [sys.executable, "main.py", *SMALL, "--output_dir", str(tmp_path), "--print_interval", "1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*argv, "--total_itrs", "100000", "--val_interval", "100000"], cwd=root, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
-    for line in process.stdout:
-        if "Itrs 3/" in line:
-            process.send_signal(signal.SIGINT)
-            break
-    started = time.monotonic()
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130 and time.monotonic() - started < 60 and "Traceback" not in err
-    assert "Model saved as" in out and "--continue_training" in out
-    latest = torch.load(next((tmp_path / "exp").glob("latest_*.pth")), weights_only=True)
-    assert latest["cur_itrs"] >= 3
-    end = str(latest["cur_itrs"] + 1)
-    main(["--continue_training", "--output_dir", str(tmp_path), "--total_itrs", end, "--num_workers", "0"])
-    assert torch.load(next((tmp_path / "exp").glob("latest_*.pth")), weights_only=True)["cur_itrs"] == int(end)
 
 
 def test_every_flag_of_vainf_and_the_trainers_of_sam_at_is_there():
@@ -238,7 +175,7 @@ def test_camvid_end_to_end(tmp_path, camvid_root):
 
 
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_a_bad_mask_met_while_training_is_one_line_naming_the_file(tmp_path, capsys, workers):
+def test_a_bad_mask_met_while_training_is_one_line_naming_the_file(tmp_path, workers, small, refused):
     """Past the images that are checked at the start; --check_data finds it before."""
     for split, count in (("train", 20), ("val", 2)):
         for folder in (split, f"{split}annot"):
@@ -248,11 +185,11 @@ def test_a_bad_mask_met_while_training_is_one_line_naming_the_file(tmp_path, cap
                 Image.fromarray(picture).save(tmp_path / "data" / folder / f"{k:03}.png")
     bad = tmp_path / "data" / "trainannot" / "015.png"
     bad.write_bytes(bad.read_bytes()[:40])
-    flags = [*SMALL, "--dataset", "camvid", "--data_root", str(tmp_path / "data"), "--num_workers", workers,
+    flags = [*small, "--dataset", "camvid", "--data_root", str(tmp_path / "data"), "--num_workers", workers,
              "--total_itrs", "10", "--val_interval", "100", "--output_dir", str(tmp_path / "runs")]
-    assert str(bad) in refused(flags, capsys)
+    assert str(bad) in refused(flags)
     assert list((tmp_path / "runs" / "exp").glob("latest_*.pth"))  # nothing is lost
-    line = refused([*flags, "--check_data", "--exp_name", "checked"], capsys)
+    line = refused([*flags, "--check_data", "--exp_name", "checked"])
     assert str(bad) in line and not (tmp_path / "runs" / "checked").exists()
 
 

@@ -44,6 +44,11 @@ def test_alpha_is_a_share_of_eps_or_a_number(alpha, size):
     (["--lr", "nan"], "'nan' is no number"),
     (["--rho", "-0.1"], "-0.1 is out of bounds: 0 or more"),
     (["--crop_size", "64"], "64 is out of bounds: 65 or more"),
+    (["--eps", "1e400"], "'1e400' is no number"),
+    (["--random_seed", "4294967296"], "at most 4294967295"),
+    (["--exp_name", ""], "a name for a folder"),
+    (["--exp_name", "../mine"], "a name for a folder"),
+    (["--exp_name", "/tmp/mine"], "a name for a folder"),
     (["--eps", "4/0"], "'4/0' is no number"),
     (["--eps=-4/255"], "-4/255 is out of bounds: 0 or more"),
     (["--alpha", "eps*2"], "write a share of eps such as eps/4"),
@@ -65,6 +70,7 @@ def test_a_bad_value_is_named_with_its_remedy(flags, line, capsys):
 
 @pytest.mark.parametrize(("flags", "line"), [
     (["--eps", "64"], "--eps 64: for linf at most 1.*64/255"),
+    (["--alpha", "2"], "--alpha 2: for linf at most 1.*2/255"),
     (["--model", "deeplabv3_hrnetv2_32", "--output_stride", "8"], "--output_stride 8: deeplabv3_hrnetv2_32 takes 4"),
     (["--output_stride", "4"], "takes 8 or 16"),
     (["--test_only", "--continue_training"], "--test_only"),
@@ -90,11 +96,18 @@ def test_given_is_what_argv_sets_even_to_the_default():
     assert opts.given == {"lr", "test_only", "attack", "pretrained_backbone"}
 
 
-def test_a_test_takes_model_and_data_from_the_checkpoint_unless_given():
+def test_a_test_takes_what_describes_the_run_from_the_checkpoint_unless_given():
     saved = {**options.to_dict(parsed()), "model": "deeplabv3_resnet50", "dataset": "camvid", "lr": 0.3, "eps": [0.9]}
-    opts = options.parse_options(["--test_only", "--dataset", "voc"])
-    assert options.adopt(opts, saved) == {"model": "deeplabv3_resnet50", "output_stride": 16}
-    assert opts.dataset == "voc" and opts.lr is None and opts.eps is None
+    saved |= {"random_seed": 7, "crop_val": True, "optimizer": "SAM"}
+    opts = options.parse_options(["--test_only", "--dataset", "voc", "--no-crop_val"])
+    taken = options.adopt(opts, saved)
+    assert taken == {"model": "deeplabv3_resnet50", "output_stride": 16, "lr": 0.3, "random_seed": 7,
+                     "optimizer": "SAM"}
+    assert opts.dataset == "voc" and opts.eps is None and opts.crop_val is False
+
+
+def test_options_are_said_as_one_would_type_them():
+    assert options.as_flags({"crop_val": True, "adaptive": False, "lr": 0.1}) == "--crop_val --no-adaptive --lr 0.1"
 
 
 def test_a_continued_run_takes_all_but_what_belongs_to_one_call():
@@ -116,6 +129,8 @@ def test_help_tells_each_default_truly(capsys):
     text = " ".join(capsys.readouterr().out.split())
     parser = options.build_parser()
     for action in parser._actions:
-        if action.default not in (None, False, argparse.SUPPRESS):
-            assert f"(default: {action.default})" in text, action.dest
+        if action.default is argparse.SUPPRESS or action.default is None or isinstance(action.default, bool):
+            continue  # said in words where they say anything
+        assert f"(default: {action.default if action.dest != 'attack' else 'none'})" in text, action.dest
+    assert "--sam_start_itr SAM_START_ITR SAM: plain steps before this iteration (default: 0)" in text
     assert "deeplabv3plus_hrnetv2_48" in text

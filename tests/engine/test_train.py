@@ -126,12 +126,30 @@ def test_resuming_a_finished_run_trains_no_more(tmp_path, data):
     assert all(torch.equal(value, before[key]) for key, value in resumed.model.state_dict().items())
 
 
-def test_the_state_of_another_optimizer_is_refused(tmp_path, data):
+def test_the_state_of_another_number_of_groups_is_refused(tmp_path, data):
     trainer_of(tmp_path, data, "sgd").train(1, print_interval=10, val_interval=10)
     state = checkpoint.load(tmp_path / "latest.pth")
     state["optimizer_state"]["param_groups"] = []
     with pytest.raises(UserError, match="latest.pth doesn't fit this --optimizer"):
         trainer_of(tmp_path, data, "sgd").restore(state, source="latest.pth")
+
+
+def test_sam_on_top_of_an_sgd_checkpoint_counts_the_iterations_that_sgd_made(tmp_path, data):
+    trainer_of(tmp_path, data, "sgd").train(3, print_interval=10, val_interval=10)
+    sam = trainer_of(tmp_path, data, "SAM", rho=0.1, start_step=4)
+    sam.restore(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
+    perturbed = []
+    sam.criterion = lambda logits, labels: perturbed.append(sam.optimizer.perturbed) or logits.sum() + 0 * labels.sum()
+    sam.train(5, print_interval=10, val_interval=10)
+    assert perturbed == [False, False, True]  # iteration 3 is plain, 4 is SAM's
+
+
+def test_weights_that_are_not_finite_end_the_run_and_touch_no_checkpoint(tmp_path, data):
+    trainer_of(tmp_path, data).train(1, print_interval=10, val_interval=10)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FloatingPointError, match="not finite at iteration 3: choose a lower --lr"):
+        trainer_of(tmp_path, data, lr=1e30).train(6, print_interval=10, val_interval=3)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_print_interval_is_honoured_with_the_mean_loss(tmp_path, data, capsys):

@@ -57,6 +57,14 @@ def test_streaming_equals_all_at_once_for_arrays_tensors_images_and_batches(pixe
     assert parts.confusion_matrix.sum() == 0
 
 
+def test_arrays_of_any_integer_type_and_stride_are_counted(pixels):
+    trues, preds = pixels
+    expected, metrics = StreamSegMetrics(5), StreamSegMetrics(5)
+    expected.update(trues, preds)
+    metrics.update(trues[:, ::-1].astype(np.uint16), preds[:, ::-1])
+    assert torch.equal(metrics.confusion_matrix, expected.confusion_matrix)
+
+
 def test_absent_class_is_nan_and_left_out_without_a_warning():
     metrics = StreamSegMetrics(4)
     metrics.update(np.array([0, 0, 1]), np.array([0, 2, 1]))

@@ -69,7 +69,7 @@ def test_files_from_before_batch_norm_counted_are_complete():
 
 def test_another_number_of_classes_is_named():
     message = refusal(build(num_classes=11), build(num_classes=21).state_dict())
-    assert "the file has 21 classes, the model 11: --num_classes" in message
+    assert "the file has 21 classes, the model 11: --dataset" in message
     assert "classifier.classifier.4.weight 21x256x1x1 in the file, 11x256x1x1 in the model" in message
 
 

@@ -72,3 +72,11 @@ def test_step_is_a_tenth_after_ten_thousand_iterations_unless_told_otherwise():
 def test_a_schedule_takes_sam():
     optimizer = SAM([nn.Parameter(torch.ones(1))], torch.optim.SGD, lr=0.1)
     assert walk(build_scheduler("poly", optimizer, total_itrs=4), 3) == [(formula(0.1, itr, 4),) for itr in range(3)]
+
+
+def test_a_base_rate_below_the_minimum_is_not_raised_to_it():
+    """A backbone at 0 times the rate stays as it is."""
+    weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    optimizer = torch.optim.SGD([{"params": weights[:1], "lr": 0.0}, {"params": weights[1:], "lr": 1e-8}], lr=0.1)
+    scheduler = PolyLR(optimizer, 10)
+    assert scheduler.get_last_lr() == [0.0, 1e-8]

@@ -75,7 +75,15 @@ def test_code_in_a_file_is_refused_not_run(tmp_path, write):
     assert not witness.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04torn"])
+@pytest.mark.parametrize("value", [
+    [1, 2], torch.ones(2), {"model_state": None}, {"model_state": torch.ones(2)}])
+def test_what_holds_no_weights_is_one_line(tmp_path, value):
+    torch.save(value, tmp_path / "odd.pth")
+    with pytest.raises(UserError, match="odd.pth is no checkpoint"):
+        checkpoint.load(tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04torn", b"\x80\x02."])
 def test_what_is_no_checkpoint_is_one_line(tmp_path, content):
     path = tmp_path / "odd.pth"
     path.write_bytes(content)
@@ -99,4 +107,5 @@ def test_missing_file_names_the_flag(tmp_path):
 
 def test_a_bare_state_dict_is_its_own_model_state():
     assert checkpoint.model_state({"w": 1}) == {"w": 1}
-    assert checkpoint.model_state({"model_state": {"w": 1}, "cur_itrs": 1}) == {"w": 1}
+    for key in ("model_state", "state_dict", "model"):
+        assert checkpoint.model_state({key: {"w": 1}, "cur_itrs": 1}) == {"w": 1}

@@ -1,7 +1,12 @@
 """The dashboard against a real visdom server on a free loopback port, read back through its API."""
+import signal
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
 import numpy as np
 import pytest
 
+from utils import visualizer
 from utils.errors import UserError
 from utils.logging import start_log, stop_log
 from utils.visualizer import NullVisualizer, Visualizer
@@ -49,6 +54,33 @@ def test_a_server_that_dies_costs_one_warning(visdom_server, capsys):
     stop_log()
     out, err = capsys.readouterr()
     assert out == "Warning: the visdom server stopped answering; the run goes on without the dashboard.\n" and not err
+
+
+def test_a_server_that_hangs_costs_one_warning_and_a_short_wait(visdom_server, capsys, monkeypatch):
+    port, process = visdom_server
+    monkeypatch.setattr(visualizer, "TIMEOUT", 0.5)
+    start_log()
+    dashboard = Visualizer(port=port)
+    process.send_signal(signal.SIGSTOP)
+    for itr in range(3):
+        dashboard.vis_scalar("Loss", itr, 1.0)
+    stop_log()
+    assert capsys.readouterr().out.count("stopped answering") == 1
+
+
+def test_a_server_that_is_not_visdoms_is_refused(free_port):
+    class NotFound(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    with HTTPServer(("127.0.0.1", free_port), NotFound) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(UserError, match=f"no visdom server answers on port {free_port}"):
+            Visualizer(port=free_port)
+        server.shutdown()
 
 
 def test_no_server_at_the_start_says_how_to_start_one(free_port):

@@ -1,0 +1,43 @@
+"""Whole runs of main() on the synthetic data set, as small as a real network allows."""
+import pytest
+
+from main import main
+
+SMALL = ["--dataset", "synthetic", "--model", "deeplabv3_mobilenet", "--no-pretrained_backbone", "--crop_size", "65",
+         "--batch_size", "2", "--num_workers", "0", "--val_batch_size", "16"]
+
+
+@pytest.fixture(scope="session")
+def small() -> list[str]:
+    return SMALL
+
+
+@pytest.fixture(scope="session")
+def train():
+    """A function that trains in a folder for a few iterations."""
+    def run(folder, *flags, itrs=2):
+        return main([*SMALL, "--output_dir", str(folder), "--total_itrs", str(itrs), "--val_interval", "2",
+                     "--lr", "0.1", "--backbone_lr_mult", "1", *flags])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, train):
+    """A folder that holds a finished run called exp; tests may test it, not train it."""
+    folder = tmp_path_factory.mktemp("runs")
+    train(folder, itrs=4)
+    return folder
+
+
+@pytest.fixture
+def refused(capsys):
+    """A function that calls main with what it must refuse, and returns its line."""
+    def run(argv, call=main):
+        with pytest.raises(SystemExit) as stop:
+            call(argv)
+        assert stop.value.code == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+        return line
+
+    return run
