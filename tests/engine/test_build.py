@@ -4,8 +4,10 @@ import os
 
 import pytest
 import torch
+import torchvision
 
 from engine import build, options
+from engine.run import Run, load_checkpoint
 from utils.errors import UserError
 
 
@@ -96,3 +98,22 @@ def test_a_checkpoint_replaces_the_download_and_brings_its_normalisation(monkeyp
     donor.normalization = half
     images = torch.rand(1, 3, 65, 65)
     assert torch.equal(model.eval()(images), donor.eval()(images))
+
+
+def test_torchvisions_weights_are_read_from_a_file_and_give_its_outputs(tmp_path):
+    torch.manual_seed(0)
+    segmentation = torchvision.models.segmentation
+    theirs = segmentation.deeplabv3_resnet50(weights=None, weights_backbone=None, aux_loss=True).eval()
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pth")
+    flags = ["--model", "deeplabv3_resnet50", "--ckpt", str(tmp_path / "theirs.pth"), "--test_only"]
+    opts = parsed(*flags, "--output_stride", "8")
+    opts.num_classes = 21
+    loaded = load_checkpoint(opts, Run(opts))
+    model = build.build_network(opts, torch.device("cpu"), checkpoint=loaded).eval()
+    images = torch.rand(1, 3, 65, 65)
+    mean, std = (torch.tensor(model.normalization[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    expected = theirs((images - mean) / std)["out"]
+    torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-5)  # channels_last rounds otherwise
+    opts.output_stride = 16
+    with pytest.raises(UserError, match="--output_stride 8"):
+        build.build_network(opts, torch.device("cpu"), checkpoint=loaded)
