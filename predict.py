@@ -4,7 +4,8 @@
     python predict.py --input a.jpg --ckpt best.pth --model deeplabv3plus_resnet101 --dataset voc
 
 Writes <name>.png, the classes as a palette PNG, and <name>_overlay.png; sub-folders of the input are kept. Model, data
-set (for classes and colours) and the like are the checkpoint's unless given; they are main.py's flags.
+set (for classes and colours) and the like are the checkpoint's unless given; --ckpt, --exp_name, --model, --dataset,
+--gpu_id and so on are main.py's flags, see its --help.
 """
 import argparse
 from pathlib import Path
@@ -27,7 +28,8 @@ def predict(argv=None) -> list[Path]:
     parser = argparse.ArgumentParser("predict.py", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", required=True, type=Path, help="an image, or a folder that is searched throughout")
-    parser.add_argument("--save_val_results_to", default="predictions", type=Path, help="folder for the results")
+    parser.add_argument("--save_val_results_to", default="predictions", type=Path,
+                        help="folder for the results (default: predictions)")
     own, flags = parser.parse_known_args(argv)
     with reported_errors():
         opts = options.parse_options(["--test_only", *flags])
@@ -38,12 +40,15 @@ def predict(argv=None) -> list[Path]:
         opts.num_classes = dataset.num_classes
         model = build.build_network(opts, build.choose_device(opts.gpu_id), checkpoint=checkpoint)
         written = [segment(model, path, target, dataset) for path, target in images]
+        logger.info("Model restored from %s", opts.ckpt)
         logger.info("%d label maps and overlays written to %s", len(written), own.save_val_results_to)
     return written
 
 
 def find_images(source: Path) -> list[tuple[Path, Path]]:
     """(image, its path relative to `source`) for a file or for all images below a folder."""
+    if not source.exists():
+        raise UserError(f"--input {source}: no such file or folder")
     if source.is_file():
         return [(source, Path(source.name))]
     folders = [source, *sorted(path for path in source.rglob("*") if path.is_dir())] if source.is_dir() else []

@@ -26,7 +26,7 @@ def choose_device(gpu_id: str | None) -> torch.device:
     if not torch.cuda.is_available():
         if gpu_id is not None and GPUS.is_dir():
             raise UserError(f"--gpu_id {gpu_id}: no such GPU here (nvidia-smi lists them; leave it out for the CPU)")
-        logger.info("Device: cpu (no GPU is visible)")
+        logger.info("Device: cpu (no GPU is visible%s)", f", --gpu_id {gpu_id} changes nothing" if gpu_id else "")
         return torch.device("cpu")
     asked, found = len((gpu_id or "0").split(",")), torch.cuda.device_count()
     if found < asked:

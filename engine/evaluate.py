@@ -4,6 +4,7 @@ import sys
 import torch
 from tqdm import tqdm
 
+from engine.report import radius
 from utils.modes import eval_mode
 
 
@@ -36,7 +37,7 @@ def evaluate(model, loader, metrics, attack=None, *, on_batch=None, title: str |
 
 
 def _title(attack) -> str:
-    return "clean" if attack is None else f"{type(attack).__name__.lower()} {attack.norm} {attack.eps:.4g}"
+    return "clean" if attack is None else f"{type(attack).__name__.lower()} {attack.norm} {radius(attack.settings())}"
 
 
 def _progress(loader, title: str) -> tqdm:

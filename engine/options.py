@@ -8,7 +8,7 @@ DEFAULT_EPS = {"linf": [2 / 255, 4 / 255, 8 / 255], "l2": [0.5, 1.0, 2.0]}
 # What belongs to one call; everything else a test or a continued run takes from the checkpoint unless told otherwise.
 OF_ONE_CALL = ("ckpt", "continue_training", "overwrite", "test_only", "output_dir", "exp_name", "gpu_id", "download",
                "attack", "eps", "attack_norm", "steps", "alpha", "save_val_results", "check_data", "num_workers",
-               "enable_vis", "vis_port", "vis_env", "vis_num_samples", "pretrained_backbone", "num_classes")
+               "enable_vis", "vis_port", "vis_env", "vis_num_samples", "num_classes")
 
 
 def parse_options(argv=None) -> argparse.Namespace:

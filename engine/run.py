@@ -67,8 +67,11 @@ class Run:
         model, data_set = (getattr(opts, name) if name in opts.given else "*" for name in ("model", "dataset"))
         found = sorted(self.folder.glob(f"{kind}_{model}_{data_set}_os*.pth"))
         if not found:
-            raise UserError(f"no {kind}_*.pth in {self.folder}: train first, or name weights with --ckpt "
-                            "or another run with --exp_name")
+            wanted = f"{kind}_{model}_{data_set}_*.pth".replace("*_*_*", "*")
+            others = ", ".join(path.name for path in self.files(TRAINED[:2]))
+            there = f" (only {others})" if others else ""
+            raise UserError(f"no {wanted} in {self.folder}{there}: train first, or name weights with --ckpt or another "
+                            "run with --exp_name")
         if len(found) > 1:
             raise UserError(f"several checkpoints in {self.folder} ({', '.join(path.name for path in found)}): "
                             "name one with --ckpt")

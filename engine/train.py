@@ -98,7 +98,9 @@ class Trainer:
         """Put the weights of best_* into the model: what is reported is what a later test of the file finds."""
         if not self.paths["best"].exists():  # nothing was trained in this folder
             return
-        self.model.model.load_state_dict(checkpoint.load(self.paths["best"])["model_state"])
+        best = checkpoint.load(self.paths["best"])
+        self.model.model.load_state_dict(best["model_state"])
+        logger.info("Scores of the best checkpoint, of iteration %d:", best["cur_itrs"])
 
     def state_dict(self) -> dict:
         """Everything a checkpoint holds: tensors and plain values."""

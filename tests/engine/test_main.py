@@ -92,8 +92,8 @@ def test_overwrite_starts_again(tmp_path, train):
 
 
 @pytest.mark.parametrize(("argv", "parts"), [
-    (["--test_only", "--exp_name", "nothing"], ["no best_*.pth", "--ckpt"]),
-    (["--continue_training", "--exp_name", "nothing"], ["no latest_*.pth", "--ckpt"]),
+    (["--test_only", "--exp_name", "nothing"], ["no best_", "train first", "--ckpt"]),
+    (["--continue_training", "--exp_name", "nothing"], ["no latest_", "train first", "--ckpt"]),
     (["--ckpt", "none.pth", "--test_only"], ["none.pth", "--ckpt"]),
     (["--num_classes", "7"], ["--num_classes 7", "6"]),
     (["--batch_size", "257"], ["--batch_size 257", "256"]),

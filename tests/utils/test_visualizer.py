@@ -1,6 +1,7 @@
 """The dashboard against a real visdom server on a free loopback port, read back through its API."""
 import signal
 import threading
+import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
@@ -10,6 +11,13 @@ from utils import visualizer
 from utils.errors import UserError
 from utils.logging import start_log, stop_log
 from utils.visualizer import NullVisualizer, Visualizer
+
+
+def test_the_page_opens(visdom_server):
+    """visdom's page needs a tornado below 6.6; its data interface alone doesn't show that."""
+    port, _ = visdom_server
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=30) as answer:
+        assert answer.status == 200 and b"visdom" in answer.read().lower()
 
 
 def test_windows_arrive_as_sent(visdom_server, visdom_windows):
