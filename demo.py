@@ -15,6 +15,7 @@ from utils.logging import logger
 COMMON = ["--dataset", "synthetic", "--no-pretrained_backbone", "--crop_size", "97",
           "--batch_size", "4", "--lr", "0.1", "--backbone_lr_mult", "1", "--print_interval", "50", "--overwrite"]
 RUNS = {"SGD": ["--optimizer", "sgd"], "SAM": ["--optimizer", "SAM", "--rho", "0.02"]}
+SHOWN = "pgd_linf_4-255_10steps"  # in the picture
 ATTACK = ["--attack", "fgsm", "pgd", "--eps", "2/255", "4/255", "--steps", "10", "--save_val_results"]
 
 
@@ -37,7 +38,7 @@ def demo(argv=None):
         table = report.table(rows, first={"Trained with": runs})
         (folder / "comparison.md").write_text(table + "\n", encoding="utf-8")
         prediction_sheet(folder / "comparison.png", {name: folder / name.lower() / "val_results" for name in RUNS},
-                         names=["val_0000", "val_0001", "val_0002"], attacked="pgd_linf_4-255_10steps")
+                         names=["val_0000", "val_0001", "val_0002"], attacked=SHOWN)
         logger.info("\n%s\n\nThe table, the picture comparison.png and both runs are in %s", table, folder.resolve())
 
 

@@ -1,10 +1,12 @@
-"""One function for clean and attacked evaluation."""
+"""One function for clean and attacked evaluation, and the list of results that a call asks for."""
 import sys
 
 import torch
 from tqdm import tqdm
 
-from engine.report import radius
+from engine import options, report
+from metrics import StreamSegMetrics
+from utils.logging import logger
 from utils.modes import eval_mode
 
 
@@ -36,8 +38,34 @@ def evaluate(model, loader, metrics, attack=None, *, on_batch=None, title: str |
     return metrics.get_results()
 
 
+def evaluate_all(opts, model, loader, dataset, attacks: list, *, folder, dashboard) -> dict:
+    """Evaluate clean, then under each of `attacks`, (name, attack) pairs; returns what results.json holds.
+
+    Shows and writes what was found, also where an error or a Ctrl-C ends it half-way.
+    """
+    rows = []
+    results = {"options": options.to_dict(opts), "results": rows}
+    pictures = folder / "val_results"
+    if opts.save_val_results:
+        report.keep_earlier(pictures)
+    try:
+        for name, attack in [("none", None), *attacks]:
+            settings = report.attack_settings(name, attack)
+            writer = report.PngWriter(pictures / report.label(settings), dataset) if opts.save_val_results else None
+            scores = evaluate(model, loader, StreamSegMetrics(dataset.num_classes), attack, on_batch=writer)
+            rows.append(report.row(settings, scores, class_names=dataset.class_names))
+    finally:
+        if rows:
+            logger.info("\n%s\n", report.table(rows))
+            report.write_results(folder / "results.json", results)
+            report.show_robustness(dashboard, rows)
+    return results
+
+
 def _title(attack) -> str:
-    return "clean" if attack is None else f"{type(attack).__name__.lower()} {attack.norm} {radius(attack.settings())}"
+    if attack is None:
+        return "clean"
+    return f"{type(attack).__name__.lower()} {attack.norm} {report.radius(attack.settings())}"
 
 
 def _progress(loader, title: str) -> tqdm:

@@ -129,7 +129,7 @@ def _number(kind, *, low=-math.inf, high=math.inf, above=-math.inf):
     def parse(text: str):
         try:
             value = Fraction(text)
-            float(value)
+            float(value)  # 1e400 is none
         except (ValueError, ZeroDivisionError, OverflowError):
             raise argparse.ArgumentTypeError(f"{text!r} is no number (write 0.01, 1e-4, 30e3 or 4/255)") from None
         if kind is int and value.denominator != 1:

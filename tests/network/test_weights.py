@@ -64,7 +64,9 @@ def test_own_weights_with_and_without_the_prefix_of_a_wrapper():
 
 def test_files_from_before_batch_norm_counted_are_complete():
     state = {key: value for key, value in build().state_dict().items() if not key.endswith("num_batches_tracked")}
-    network.load_weights(build(), state, source="some.pth")
+    model = build()
+    network.load_weights(model, state, source="some.pth")
+    assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in state.items())
 
 
 def test_another_number_of_classes_is_named():

@@ -123,8 +123,10 @@ def test_23_gradients_left_over_from_before_do_not_count(make_net, batches, trai
 
 def test_23_the_closure_runs_with_gradients_where_the_caller_has_none(make_net, batches, make_closure):
     net = make_net()
+    before = [p.clone() for p in net.parameters()]
     with torch.no_grad():
         SAM(net.parameters(), rho=0.1, **SGD).step(make_closure(net, batches[0]))
+    assert any(not torch.equal(p, old) for p, old in zip(net.parameters(), before, strict=True))
 
 
 def test_24_a_closure_over_micro_batches_is_the_full_batch(make_net, batches, make_closure):

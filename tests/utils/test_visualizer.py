@@ -99,4 +99,5 @@ def test_no_server_at_the_start_says_how_to_start_one(free_port):
 
 def test_the_null_dashboard_has_every_method_of_the_real_one():
     for name in (name for name in vars(Visualizer) if name.startswith("vis_")):
-        getattr(NullVisualizer(), name)("window", *(["x", "y"] if name == "vis_scalar" else ["x"]))
+        shown = getattr(NullVisualizer(), name)("window", *(["x", "y"] if name == "vis_scalar" else ["x"]))
+        assert shown is None
