@@ -1,4 +1,5 @@
 """Scores of segmentations."""
-from metrics.stream_metrics import StreamSegMetrics
+from metrics.robustness import greedy_selection, lower_bound, scores, worst_case
+from metrics.stream_metrics import StreamSegMetrics, counts_per_image
 
-__all__ = ["StreamSegMetrics"]
+__all__ = ["StreamSegMetrics", "counts_per_image", "greedy_selection", "lower_bound", "scores", "worst_case"]

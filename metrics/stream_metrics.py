@@ -41,21 +41,42 @@ class StreamSegMetrics:
         """
         matrix = self.confusion_matrix.cpu().numpy().astype(np.float64)
         right, true, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)  # [n_classes] each
-        union = true + predicted - right
-        accuracy, iou = _ratio(right, true), _ratio(right, union)
-        return {
-            "Overall Acc": float(_ratio(right.sum(), true.sum())),
-            "Mean Acc": _mean_of_defined(accuracy),
-            "FreqW Acc": float(_ratio((true[true > 0] * iou[true > 0]).sum(), true.sum())),
-            "Mean IoU": _mean_of_defined(iou),
-            "Class IoU": dict(enumerate(iou.tolist())),
-        }
+        return pooled_scores(right, true + predicted - right, true)
 
     @staticmethod
     def to_str(results: dict) -> str:
         """The scores as lines `name: value`, between blank lines; Class IoU is left to tables."""
         lines = [f"{name}: {value:f}" for name, value in results.items() if name != "Class IoU"]
         return "\n" + "\n".join(lines) + "\n"
+
+
+def pooled_scores(right: np.ndarray, union: np.ndarray, true: np.ndarray) -> dict:
+    """What get_results() returns, from each class's pixels: predicted as it rightly, in its union, labelled as it."""
+    accuracy, iou = _ratio(right, true), _ratio(right, union)
+    return {
+        "Overall Acc": float(_ratio(right.sum(), true.sum())),
+        "Mean Acc": _mean_of_defined(accuracy),
+        "FreqW Acc": float(_ratio((true[true > 0] * iou[true > 0]).sum(), true.sum())),
+        "Mean IoU": _mean_of_defined(iou),
+        "Class IoU": dict(enumerate(iou.tolist())),
+    }
+
+
+def counts_per_image(labels: torch.Tensor, preds: torch.Tensor, n_classes: int) -> tuple[torch.Tensor, ...]:
+    """(intersection, union, labelled pixels) of each image and class, int64 [B, n_classes]; labels, preds [B, H, W].
+
+    Labels outside [0, n_classes) are not counted.
+    """
+    counted = (labels >= 0) & (labels < n_classes)
+    image = torch.arange(len(labels), device=labels.device).view(-1, 1, 1).expand_as(labels)
+
+    def per_class(classes, where):
+        cells = torch.bincount((n_classes * image + classes)[where], minlength=len(labels) * n_classes)
+        return cells.view(len(labels), n_classes)
+
+    labelled, predicted = per_class(labels, counted), per_class(preds, counted)
+    intersection = per_class(labels, counted & (labels == preds))
+    return intersection, labelled + predicted - intersection, labelled
 
 
 def _as_tensor(labels) -> torch.Tensor:
