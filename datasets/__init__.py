@@ -4,11 +4,12 @@ from utils.errors import UserError
 from .base import SegmentationDataset
 from .camvid import CamVid
 from .check import check_dataset
-from .loaders import build_loaders
+from .loaders import batches_of, build_loaders, restricted
 from .synthetic import Synthetic
 from .voc import VOCSegmentation
 
-__all__ = ["DATASETS", "SegmentationDataset", "build_datasets", "build_loaders", "check_dataset"]
+__all__ = ["DATASETS", "SegmentationDataset", "batches_of", "build_datasets", "build_loaders", "check_dataset",
+           "restricted"]
 
 DATASETS = {
     "voc": VOCSegmentation,

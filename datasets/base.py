@@ -55,6 +55,15 @@ class SegmentationDataset(Dataset):
         """Return the untransformed pair: image uint8 [3, H, W], label integers [H, W]."""
         raise NotImplementedError
 
+    def label(self, i: int) -> tv_tensors.Mask:
+        """Return the untransformed label alone, integers [H, W]."""
+        return self.raw(i)[1]
+
+    @property
+    def source(self) -> str:
+        """What tells these images from others of the same names."""
+        return self.origin
+
     def files(self, i: int) -> tuple[str, str]:
         """Return what image and mask are called in messages."""
         return self.name(i), f"the mask of {self.name(i)}"
@@ -93,5 +102,13 @@ class PairedFiles(SegmentationDataset):
 
     def raw(self, i: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         """Read the pair: image uint8 [3, H, W], label integers [H, W]."""
-        image, mask = self.pairs[i]
-        return read_image(image), read_mask(mask)
+        return read_image(self.pairs[i][0]), self.label(i)
+
+    def label(self, i: int) -> tv_tensors.Mask:
+        """Read the label alone."""
+        return read_mask(self.pairs[i][1])
+
+    @property
+    def source(self) -> str:
+        """Return the folder or list the images are from, as an absolute path."""
+        return str(Path(self.origin).resolve())

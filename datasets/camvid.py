@@ -43,7 +43,7 @@ class CamVid(PairedFiles):
         first = next(sizes, None)
         return all(size == first for size in sizes)
 
-    def raw(self, i: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        """Read the pair: image uint8 [3, H, W], label [H, W] with 255 for "unlabelled"."""
-        image, label = super().raw(i)
-        return image, tv_tensors.wrap(label.masked_fill(label >= self.num_classes, IGNORE), like=label)
+    def label(self, i: int) -> tv_tensors.Mask:
+        """Read the label [H, W], with 255 for "unlabelled"."""
+        label = super().label(i)
+        return tv_tensors.wrap(label.masked_fill(label >= self.num_classes, IGNORE), like=label)

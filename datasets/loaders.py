@@ -22,16 +22,19 @@ class Indexed(Dataset):
 
 
 def build_loaders(train_set: SegmentationDataset | None, val_set: SegmentationDataset, *, batch_size: int,
-                  val_batch_size: int, num_workers: int, seed: int, pin_memory: bool = False):
+                  val_batch_size: int, num_workers: int, seed: int, pin_memory: bool = False,
+                  val_images: int | None = None):
     """Build (train_loader, val_loader); the first is None if train_set is None.
 
-    Training: shuffled (images, labels), the incomplete last batch dropped. Validation: in order, all of it,
-    (images, labels, indices int64 [B]). With num_workers=0 augmentation draws from torch's global generator, else
-    from the workers' own, which DataLoader seeds (torch, numpy and python) from the generator given here.
+    Training: shuffled (images, labels), the incomplete last batch dropped. Validation: in order, all of it or
+    `val_images` evenly spaced ones, (images, labels, indices int64 [B]). With num_workers=0 augmentation draws from
+    torch's global generator, else from the workers' own, which DataLoader seeds (torch, numpy and python) from the
+    generator given here.
     Raises UserError if there are fewer training images than batch_size.
     """
     shared = {"num_workers": num_workers, "persistent_workers": num_workers > 0, "pin_memory": pin_memory}
-    val_loader = DataLoader(Indexed(val_set), batch_size=_val_batch_size(val_set, val_batch_size),
+    chosen = torch.linspace(0, len(val_set) - 1, min(val_images or len(val_set), len(val_set))).long().unique().tolist()
+    val_loader = DataLoader(Indexed(val_set), sampler=chosen, batch_size=_val_batch_size(val_set, val_batch_size),
                             generator=_generator(seed), **shared)
     if train_set is None:
         return None, val_loader
@@ -41,6 +44,19 @@ def build_loaders(train_set: SegmentationDataset | None, val_set: SegmentationDa
     train_loader = DataLoader(train_set, batch_size=batch_size, shuffle=True, drop_last=True,
                               generator=_generator(seed), **shared)
     return train_loader, val_loader
+
+
+def batches_of(loader: DataLoader) -> list[list[int]]:
+    """The indices of a validation loader's images, batch by batch."""
+    return list(loader.batch_sampler)
+
+
+def restricted(loader: DataLoader, batches: list[list[int]]) -> DataLoader:
+    """A validation loader of these batches alone, which `loader` gives too."""
+    if len(batches) == len(loader):
+        return loader
+    return DataLoader(loader.dataset, batch_sampler=batches, num_workers=loader.num_workers,
+                      pin_memory=loader.pin_memory)
 
 
 def _generator(seed):

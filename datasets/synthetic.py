@@ -56,7 +56,7 @@ class Synthetic(SegmentationDataset):
         super().__init__(split, crop_size=crop_size)
         self.split = split
         self.seed = seed
-        self.origin = f"the synthetic {split} set"
+        self.origin = f"the synthetic {split} set of seed {seed}"
 
     def __len__(self) -> int:
         return LENGTHS[self.split]
