@@ -1,29 +1,86 @@
 """Pictures for reports; matplotlib is imported here alone, and only when a picture is drawn."""
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # Okabe and Ito's, for all eyes
+MARKERS, DASHES = "osD^vPX", ("-", "--", ":")
 
-def prediction_sheet(path: Path, runs: dict[str, Path], *, names: list[str], attacked: str):
-    """Draw a row per image: image, target, then each run's clean and attacked prediction.
 
-    runs: {title: its val_results folder}, as --save_val_results wrote it; attacked: the sub-folder of the attack.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+@dataclass
+class Panel:
+    """Curves of one attack: {run: [(eps, mIoU in %, its lower bound)]}, eps in grey levels where norm is linf."""
+
+    title: str
+    norm: str
+    curves: dict[str, list[tuple[float, float, float]]]
+
+
+def robustness_curves(path: Path, panels: list[Panel]):
+    """Draw small multiples with shared axes, a curve per run in each, the bracket between bound and mIoU shaded."""
+    wide = min(4, len(panels))
+    high = -(-len(panels) // wide)
+    figure = _figure(3.0 * wide + 0.6, 2.5 * high + 0.5)
+    axes = figure.subplots(high, wide, squeeze=False, sharey=True).flatten()
+    runs = list(dict.fromkeys(run for panel in panels for run in panel.curves))
+    shown = {}  # run -> what the legend shows of it
+    for axis, panel in zip(axes, panels, strict=False):
+        for run, points in panel.curves.items():
+            shown[run] = _draw_curve(axis, points, style=runs.index(run))
+        furthest = max(point[0] for other in panels if other.norm == panel.norm for points in other.curves.values()
+                       for point in points) or 1
+        axis.set(xlim=(-0.03 * furthest, 1.05 * furthest), ylim=(0, 100))
+        axis.set_title(panel.title, fontsize=9)
+        axis.set_xlabel("eps (linf, n/255)" if panel.norm == "linf" else f"eps ({panel.norm})", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.grid(alpha=0.3)
+    for axis in axes[::wide]:
+        axis.set_ylabel("mIoU (%)", fontsize=8)
+    for axis in axes[len(panels):]:
+        axis.set_axis_off()
+    figure.legend(shown.values(), shown, loc="outside lower center", ncols=wide, fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def picture_sheet(path: Path, title: str, grid: dict[str, dict[str, Path]]):
+    """Draw {image: {column: its picture}}, a line per image."""
+    columns = list(next(iter(grid.values())))
+    width, height = _read(next(iter(grid.values()))[columns[0]]).size
+    figure = _figure(2.4 * len(columns) + 0.3, (2.4 * height / width + 0.1) * len(grid) + 0.5)
+    axes = figure.subplots(len(grid), len(columns), squeeze=False)
+    for line, (name, pictures) in zip(axes, grid.items(), strict=True):
+        for axis, picture in zip(line, pictures.values(), strict=True):
+            axis.imshow(_read(picture), interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name, fontsize=7)
+    for axis, column in zip(axes[0], columns, strict=True):
+        axis.set_title(column, fontsize=9)
+    figure.suptitle(title, fontsize=10)
+    _save(figure, path)
+
+
+def _draw_curve(axis, points, *, style: int):
+    """One run's curve; returns its line."""
+    eps, miou, lower = zip(*points, strict=True)
+    colour = COLOURS[style % len(COLOURS)]
+    (line,) = axis.plot(eps, miou, color=colour, marker=MARKERS[style % len(MARKERS)], markersize=4, linewidth=1.5,
+                        linestyle=DASHES[style // len(COLOURS) % len(DASHES)], clip_on=False, zorder=3)
+    if lower != miou:
+        axis.fill_between(eps, lower, miou, color=colour, alpha=0.25, linewidth=0)
+    return line
+
+
+def _figure(width: float, height: float):
+    """An empty figure, inches."""
     from matplotlib.figure import Figure
 
-    first = next(iter(runs.values()))
-    columns = {"image": (first / "clean", "image"), "target": (first / "clean", "target")}
-    for title, folder in runs.items():
-        for part in ("clean", attacked):
-            columns[f"{title}, {part}"] = (folder / part, "pred")
-    figure = Figure(figsize=(2.2 * len(columns), 2.3 * len(names)), layout="constrained")
-    axes = figure.subplots(len(names), len(columns), squeeze=False)
-    for name, line in zip(names, axes, strict=True):
-        for (title, (folder, kind)), axis in zip(columns.items(), line, strict=True):
-            axis.imshow(_read(folder / f"{name}_{kind}.png"), interpolation="nearest")
-            axis.set_title(title.replace("_", " "), fontsize=8)
-            axis.set_axis_off()
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure, path: Path):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     FigureCanvasAgg(figure).print_png(path)
 
 

@@ -1,0 +1,91 @@
+"""--report: the records of one run or several side by side, as tables, curves and pictures."""
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from engine import curves, figures, report, tables
+from engine.gather import common_images, gather, named
+from engine.rows import rows_of
+from utils.errors import UserError
+from utils.logging import logger
+
+LEGEND = """\
+- mIoU: IoU pooled over all images, mean over classes. In a union the adversary picks one of its records or the clean
+  image for every image: mIoU is the lowest that a search finds, (>= ...) a bound that no choice is below.
+- aAcc: share of labelled pixels that are right. Image IoU: mean over images of each one's own mIoU. Both are exact for
+  unions. ratio: mIoU as a share of the clean one.
+- sea: APGD with red-eps on mce_bal, mce and js; ensemble: on segpgd, cospgd and tsallis too; worst case: all records at
+  this norm and eps that have no target."""
+
+
+def compare(runs: list[Path], folder: Path, *, attacks=None, losses=None, norm: str | None = None, eps=None) -> dict:
+    """Write report.md, report.csv, report.json, curves.png and sheets of pictures; returns what report.json holds.
+
+    runs: run folders with records/*.jsonl, of the same classes. attacks, losses: names, eps: numbers, norm: a name;
+    only such records count, and the clean ones. The report is {"runs": names, "images": names, "rows": what rows_of()
+    gives for each run with "run" in front}, nan as null, over the images that all records have.
+    Raises UserError where there is nothing to compare or runs can't be compared, and leaves `folder` as it was.
+    """
+    folders = named(runs)
+    kept = gather(folders, attacks=attacks, losses=losses, norm=norm, eps=eps)
+    names, note = common_images(kept)
+    rows = [{"run": run, **row} for run, records in kept.items()
+            for row in rows_of(records, names, class_names=records[0].header["class_names"])]
+    content = report.without_nan({"runs": list(kept), "images": names, "rows": rows})
+    with _all_or_none(Path(folder)) as part:
+        pictures = _draw(part, folders, rows, names)
+        _write(part / "report.md", _markdown(rows, images=len(names), note=note, pictures=pictures))
+        _write(part / "report.csv", tables.flat(rows))
+        _write(part / "report.json", json.dumps(content, indent=1) + "\n")
+    logger.info("\n%s\n\nThe report is in %s", tables.comparison(rows), folder)
+    return content
+
+
+def _draw(part: Path, folders: dict[str, Path], rows: list[dict], names: list[str]) -> list[str]:
+    """Draw curves.png and the sheets; returns their names."""
+    figures.robustness_curves(part / "curves.png", curves.panels(rows))
+    drawn = ["curves.png"]
+    for run, folder in folders.items():
+        own = [row for row in rows if row["run"] == run]
+        sheets = list(curves.sheets(run, folder / "val_results", own, names=names))
+        if not sheets:
+            logger.info("%s has no pictures of these records: --sheet_images and --save_val_results keep them", run)
+        for name, title, grid in sheets:
+            figures.picture_sheet(part / name, title, grid)
+            drawn.append(name)
+    return drawn
+
+
+def _markdown(rows: list[dict], *, images: int, note: str, pictures: list[str]) -> str:
+    runs = list(dict.fromkeys(row["run"] for row in rows))
+    unions = [f"- {row['run']}: {row['attack']}, {row['norm']}, {report.radius(row)}: {', '.join(row['members'])}"
+              for row in rows if row["members"]]
+    parts = [
+        "# Robustness of " + ", ".join(runs),
+        f"Runs: {len(runs)}. Images: {images}." + (f" Note: {note}." if note else ""),
+        tables.comparison(rows), LEGEND,
+        "## IoU of each class", tables.class_table(rows),
+        "## Cost: forward + backward passes per image", tables.cost_table(rows),
+        *(["## Members of the unions", "\n".join(unions)] if unions else []),
+        "## Pictures", "\n\n".join(f"![{name}]({name})" for name in pictures),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _write(path: Path, text: str):
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+@contextmanager
+def _all_or_none(folder: Path):
+    """A temporary folder whose files are moved into `folder` at the end; after an error none are."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=folder, prefix=".report-") as part:
+            yield Path(part)
+            for path in Path(part).iterdir():
+                os.replace(path, folder / path.name)
+    except OSError as error:
+        raise UserError(f"the report can't be written to {folder} ({error}): choose another folder") from None

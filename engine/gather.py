@@ -1,0 +1,140 @@
+"""Which records of which runs are compared, and over which images: those that belong together, else an error."""
+import math
+from pathlib import Path
+
+import numpy as np
+
+from engine import report
+from engine.records import Record, canonical, read
+from engine.rows import UNIONS, is_red_eps
+from utils.errors import UserError
+from utils.logging import logger
+
+
+def named(runs: list[Path]) -> dict[str, Path]:
+    """{name: run folder}: the folder's name, with parents' in front where that is needed to tell runs apart."""
+    paths = list(dict.fromkeys(Path(run).resolve() for run in runs))
+    for parts in range(1, max(len(path.parts) for path in paths) + 1):
+        folders = {"/".join(path.parts[-parts:]): path for path in paths}
+        if len(folders) == len(paths):
+            break
+    return folders
+
+
+def gather(folders: dict[str, Path], *, attacks=None, losses=None, norm: str | None = None,
+           eps=None) -> dict[str, list[Record]]:
+    """The records of each run that are of one subject and that the filters keep; clean ones always.
+
+    attacks, losses: names; eps: numbers. Raises UserError where a run has no records or no clean one, where the filters
+    leave nothing, and where classes differ.
+    """
+    found = {run: _of_one_subject(path, _read_all(path)) for run, path in folders.items()}
+    kept = {run: [record for record in records if _is_wanted(record.settings, attacks, losses, norm, eps)]
+            for run, records in found.items()}
+    _refuse_nothing_left(kept, found)
+    _refuse_other_classes(kept)
+    return kept
+
+
+def common_images(kept: dict[str, list[Record]]) -> tuple[list[str], str]:
+    """The images that all records have, in a clean record's order, and a line about what is missing, if anything.
+
+    Raises UserError where there is no such image, or one with other labels in one record than in another.
+    """
+    records = [(run, record) for run, of_run in kept.items() for record in of_run]
+    clean = [record for _, record in records if _is_clean(record)]
+    names = [name for name in clean[0].names if all(name in record for _, record in records)]
+    run, fewest = min(records, key=lambda pair: len(pair[1]))
+    has = f"{report.label(fewest.settings)} of {run} has {len(fewest)} of {max(map(len, clean))}"
+    if not names:
+        raise UserError(f"no image is in all records ({has}): evaluate all runs on the same images")
+    _refuse_other_labels(records, names)
+    if len(names) == max(map(len, clean)):
+        return names, ""
+    note = f"figures are over the {len(names)} images that all records have; {has}"
+    logger.warning("%s", note)
+    return names, note
+
+
+def _is_clean(record: Record) -> bool:
+    return record.settings["attack"] == "none"
+
+
+def _read_all(run: Path) -> list[Record]:
+    """Every record of a run that holds an image, oldest first."""
+    paths = sorted((run / "records").glob("*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    records = [Record(path, *read(path)) for path in paths]
+    if not any(map(len, records)):
+        raise UserError(f"no records in {run / 'records'}: evaluate first with --test_only --attack ...")
+    empty = [path.stem for path, record in zip(paths, records, strict=True) if not len(record)]
+    if empty:
+        logger.warning("%s: %d records hold no image yet and are left out: %s", run, len(empty), ", ".join(empty))
+    return [record for record in records if len(record)]
+
+
+def _of_one_subject(run: Path, records: list[Record]) -> list[Record]:
+    """The records of what the newest clean record is of; a run that was trained further holds others too."""
+    clean = [record for record in records if _is_clean(record)]
+    if not clean:
+        raise UserError(f"no clean record in {run / 'records'}: evaluate with --test_only, which begins with the clean "
+                        "images")
+    newest = _subject(clean[-1])
+    others = [record for record in records if _subject(record) != newest]
+    if others:
+        logger.warning("%s: %d of %d records are left out, as %s differs from the newest clean record's (%s): %s", run,
+                       len(others), len(records), ", ".join(_differences(others, clean[-1])), clean[-1].stem,
+                       ", ".join(record.stem for record in others))
+    return [record for record in records if _subject(record) == newest]
+
+
+def _subject(record: Record) -> str:
+    return canonical([record.header["subject"], record.header["class_names"]])
+
+
+def _differences(records: list[Record], clean: Record) -> list[str]:
+    """What of the subject is not the clean record's."""
+    first, *others = [record.header["subject"] | {"class_names": record.header["class_names"]}
+                      for record in (clean, *records)]
+    return sorted({key for other in others for key in {*first, *other} if other.get(key) != first.get(key)})
+
+
+def _is_wanted(settings: dict, attacks, losses, norm, eps) -> bool:
+    return settings["attack"] == "none" or (
+        (attacks is None or any(_is_of(settings, name) for name in attacks))
+        and (losses is None or settings.get("attack_loss") in losses)
+        and (norm is None or settings["norm"] == norm)
+        and (eps is None or any(math.isclose(settings["eps"], wanted) for wanted in np.atleast_1d(eps))))
+
+
+def _is_of(settings: dict, attack: str) -> bool:
+    """Whether a record counts for this attack; sea and ensemble are recorded by their members, noise by its kinds."""
+    if attack in UNIONS:
+        return is_red_eps(settings) and settings["attack_loss"] in UNIONS[attack]
+    return settings["attack"] == attack or (attack == "noise" and settings["attack"].endswith("_noise"))
+
+
+def _refuse_nothing_left(kept: dict[str, list[Record]], found: dict[str, list[Record]]):
+    """Filters that leave no attack at all are a mistake; one run may lack what another has."""
+    attacked = {report.label(record.settings) for records in found.values() for record in records} - {"clean"}
+    if attacked and all(len(records) == 1 for records in kept.values()):
+        raise UserError(f"no record of {', '.join(found)} is of the --attack, --attack_loss, --attack_norm and --eps "
+                        f"that were given: there are {', '.join(sorted(attacked))}")
+
+
+def _refuse_other_classes(kept: dict[str, list[Record]]):
+    (first, names), *others = [(run, records[0].header["class_names"]) for run, records in kept.items()]
+    for run, other in others:
+        if other != names:
+            raise UserError(f"{first} has the classes {', '.join(names)}, {run} has {', '.join(other)}: only runs on "
+                            "the same data set can be compared")
+
+
+def _refuse_other_labels(records: list[tuple[str, Record]], names: list[str]):
+    """An image has the same labels everywhere, or data options (--crop_val) differ."""
+    (run, first), *others = records
+    pixels = first.counts(names)[2]
+    for other_run, other in others:
+        differ = (other.counts(names)[2] != pixels).any(axis=1)
+        if differ.any():
+            raise UserError(f"{names[differ.argmax()]} has other labels in {other.stem} of {other_run} than in "
+                            f"{first.stem} of {run}: evaluate both with the same data options")
