@@ -2,11 +2,16 @@
 
     python main.py --optimizer SAM --rho 0.02            train
     python main.py --test_only --attack pgd              mIoU, clean and attacked, of what was trained
+    python main.py --verify                              can these numbers be trusted?
+    python main.py --report exp                          tables and curves from what was recorded
 """
 from engine import build, options
+from engine.compare import compare
 from engine.errors import reported_errors
-from engine.evaluate import evaluate_all
+from engine.plan import plan_attacks, weights_for
+from engine.robustness import evaluate_all
 from engine.run import Run, load_checkpoint
+from engine.verify import verify
 from utils.seed import seed_everything
 
 
@@ -14,6 +19,8 @@ def main(argv=None) -> dict:
     """Do what argv says; returns the results dict that results.json holds. Bad input: one line, exit code 2."""
     with reported_errors():
         opts = options.parse_options(argv)
+        if opts.report:
+            return compare(**options.report_arguments(opts))
         run = Run(opts)
         checkpoint = load_checkpoint(opts, run)
         options.complete(opts)
@@ -29,13 +36,15 @@ def main(argv=None) -> dict:
             trainer = build.build_trainer(opts, run, model, train_loader, val_loader, val_set, dashboard)
             if opts.continue_training:
                 trainer.restore(checkpoint, source=opts.ckpt)
+        attacks = plan_attacks(opts, weights=weights_for(opts, plan_attacks(opts)))
         build.say_start(opts)
         run.open(opts)
+        if opts.verify:
+            return verify(opts, model, val_loader, val_set, folder=run.folder)
         if not opts.test_only:
             trainer.train(opts.total_itrs, print_interval=opts.print_interval, val_interval=opts.val_interval)
             trainer.load_best()
-        return evaluate_all(opts, model, val_loader, val_set, build.build_attacks(opts), folder=run.folder,
-                            dashboard=dashboard)
+        return evaluate_all(opts, model, val_loader, val_set, attacks, folder=run.folder, dashboard=dashboard)
 
 
 if __name__ == "__main__":

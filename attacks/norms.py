@@ -1,21 +1,40 @@
 """The ball an attack stays in: all images within eps of the given ones that are images, i.e. in [0, 1].
 
-A norm adds one class of four short methods and one entry in NORMS. Shapes: images and gradients [B, C, H, W].
+A norm adds one class of short methods and one entry in NORMS. Shapes: images, points and gradients [B, C, H, W];
+`draw` is an attacks.draw.Draw.
 """
 import torch
 from torch import Tensor
 
 
-class LinfBall:
+class Ball:
+    """What the norms share: where an attack begins."""
+
+    def __init__(self, images: Tensor, eps: float):
+        self.images, self.eps = images, eps
+
+    def first(self, begin) -> Tensor:
+        """Where an attempt begins (attacks.base.Beginning), in the ball."""
+        if begin.points is not None:
+            return self.project(begin.points)
+        return self.images.clone() if begin.draw is None else self.random_point(begin.draw)
+
+    def corner(self, draw) -> Tensor:
+        """Sign noise: a random +-1 for every value, as far as eps allows, then cut to [0, 1]."""
+        signs = torch.where(draw(torch.rand) < 0.5, -1.0, 1.0).to(self.images)
+        return self.project(self.images + self.eps * self.direction(signs))
+
+
+class LinfBall(Ball):
     """Every pixel within eps: max |adv - images| <= eps, exactly, in the tensors' own precision."""
 
     def __init__(self, images: Tensor, eps: float):
+        super().__init__(images, eps)
         self.low = _bound(images, -eps).clamp_(0, 1)  # [B, C, H, W]
         self.high = _bound(images, eps).clamp_(0, 1)
-        self.images, self.eps = images, eps
 
     def random_point(self, draw) -> Tensor:
-        """Uniform in the cube of half-width eps, then cut to [0, 1]; for `draw` see Attack.perturb."""
+        """Uniform in the cube of half-width eps, then cut to [0, 1]."""
         return self.project(self.images + self.eps * (2 * draw(torch.rand) - 1))
 
     @staticmethod
@@ -28,11 +47,8 @@ class LinfBall:
         return torch.clamp(points, self.low, self.high)
 
 
-class L2Ball:
+class L2Ball(Ball):
     """Each image within eps: ||adv - images||_2 <= eps over its C*H*W values in [0, 1] units."""
-
-    def __init__(self, images: Tensor, eps: float):
-        self.images, self.eps = images, eps
 
     def random_point(self, draw) -> Tensor:
         """Uniform in the ball: a Gaussian direction at radius eps * U^(1/n), then cut to [0, 1]."""

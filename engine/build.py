@@ -6,11 +6,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from attacks import build_attack
 from datasets import build_datasets, build_loaders, check_dataset
 from engine import options, report
 from engine.evaluate import evaluate
-from engine.options import step_size
 from engine.train import Trainer
 from metrics import StreamSegMetrics
 from network import build_model, load_weights, set_bn_momentum
@@ -54,8 +52,8 @@ def build_data(opts, device: torch.device):
     logger.info("Dataset: %s, %sVal set: %d", opts.dataset, train_size, len(val_set))
     loaders = build_loaders(
         train_set, val_set, batch_size=opts.batch_size,
-        val_batch_size=opts.val_batch_size, num_workers=opts.num_workers, seed=opts.random_seed,
-        pin_memory=device.type == "cuda")
+        val_batch_size=opts.val_batch_size, val_images=opts.val_images, num_workers=opts.num_workers,
+        seed=opts.random_seed, pin_memory=device.type == "cuda")
     return *loaders, val_set
 
 
@@ -128,13 +126,6 @@ def say_start(opts):
         logger.info("[!] Retrain")
     else:
         logger.info("Model restored from %s", opts.ckpt)
-
-
-def build_attacks(opts) -> list:
-    """(name, attack) for every --attack at every --eps; clean evaluation is not among them."""
-    return [(name, build_attack(name, eps=eps, norm=opts.attack_norm, steps=opts.steps, seed=opts.random_seed,
-                                step_size=step_size(opts.alpha, eps)))
-            for name in dict.fromkeys(opts.attack) if name != "none" for eps in dict.fromkeys(opts.eps)]
 
 
 def build_dashboard(opts):

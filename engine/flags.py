@@ -1,15 +1,13 @@
 """Every flag: its type, bounds, default and help; the only place in engine that knows argparse."""
 import argparse
-import math
-import re
-from fractions import Fraction
-from pathlib import Path
 
-from attacks import ATTACKS, NORMS
+from attacks import ATTACKS, LOSSES, NORMS
 from datasets import DATASETS
 from datasets.voc import YEARS
+from engine.values import number, run_name, share_of_eps, target
 from network import MODELS
-from optim import LOSSES, OPTIMIZERS, SCHEDULERS
+from optim import LOSSES as TRAINING_LOSSES
+from optim import OPTIMIZERS, SCHEDULERS
 
 DESCRIPTION = """Train DeepLabV3 / DeepLabV3+ with SGD, Adam or SAM, and measure how robust the segmentation is.
 
@@ -20,7 +18,7 @@ DESCRIPTION = """Train DeepLabV3 / DeepLabV3+ with SGD, Adam or SAM, and measure
 def build_parser() -> argparse.ArgumentParser:
     """The parser of main.py."""
     parser = argparse.ArgumentParser("main.py", description=DESCRIPTION, formatter_class=_Help, allow_abbrev=False)
-    for add in (_data_flags, _model_flags, _training_flags, _attack_flags, _run_flags, _dashboard_flags):
+    for add in (_data_flags, _model_flags, _training_flags, _attack_flags, _report_flags, _run_flags, _dashboard_flags):
         add(parser)
     return parser
 
@@ -31,15 +29,15 @@ def _data_flags(parser):
     group.add_argument("--dataset", default="voc", choices=list(DATASETS), help="data set; synthetic needs no files")
     group.add_argument("--year", default="2012", choices=YEARS, help="of VOC; 2012_aug trains on SegmentationClassAug")
     group.add_argument("--download", action="store_true", help="download VOC into data_root first, if it is not there")
-    group.add_argument("--num_classes", type=_number(int, low=1), help="checked against the data set's own number")
-    group.add_argument("--crop_size", type=_number(int, low=65), default=513, help="side of training crops, pixels")
+    group.add_argument("--num_classes", type=number(int, low=1), help="checked against the data set's own number")
+    group.add_argument("--crop_size", type=number(int, low=65), default=513, help="side of training crops, pixels")
     group.add_argument("--crop_val", action=argparse.BooleanOptionalAction, default=False,
                        help="validate on images resized and centre-cropped to crop_size, as VainF's published figures "
                             "were; without it at native size")
-    group.add_argument("--batch_size", type=_number(int, low=1), default=16, help="training images per iteration")
-    group.add_argument("--val_batch_size", type=_number(int, low=1), default=4,
+    group.add_argument("--batch_size", type=number(int, low=1), default=16, help="training images per iteration")
+    group.add_argument("--val_batch_size", type=number(int, low=1), default=4,
                        help="validation images per batch; 1 where their sizes differ")
-    group.add_argument("--num_workers", type=_number(int, low=0), default=2, help="processes that load images")
+    group.add_argument("--num_workers", type=number(int, low=0), default=2, help="processes that load images")
     group.add_argument("--check_data", action="store_true",
                        help="read every image and mask before anything else, not only the first ones")
 
@@ -60,26 +58,27 @@ def _model_flags(parser):
 
 def _training_flags(parser):
     group = parser.add_argument_group("training")
-    group.add_argument("--total_itrs", type=_number(int, low=1), default=30000, help="iterations to train")
+    group.add_argument("--total_itrs", type=number(int, low=1), default=30000, help="iterations to train")
     group.add_argument("--optimizer", default="sgd", choices=list(OPTIMIZERS), help="SAM is on top of sgd")
-    group.add_argument("--rho", type=_number(float, low=0), default=0.02, help="SAM: radius of the perturbation, L2")
+    group.add_argument("--rho", type=number(float, low=0), default=0.02, help="SAM: radius of the perturbation, L2")
     group.add_argument("--adaptive", action=argparse.BooleanOptionalAction, default=False,
                        help="ASAM: perturbation relative to each weight's size; wants a rho of 0.5 or so")
-    group.add_argument("--sam_start_itr", type=_number(int, low=0), default=0,
+    group.add_argument("--sam_start_itr", type=number(int, low=0), default=0,
                        help="SAM: plain steps before this iteration")
-    group.add_argument("--lr", type=_number(float, above=0),
+    group.add_argument("--lr", type=number(float, above=0),
                        help="learning rate of the head (default: 0.01; adam 5e-4)")
-    group.add_argument("--backbone_lr_mult", type=_number(float, low=0), default=0.1,
+    group.add_argument("--backbone_lr_mult", type=number(float, low=0), default=0.1,
                        help="the backbone's learning rate is this times lr (VainF 0.1, SAM_AT 1)")
     group.add_argument("--lr_policy", default="poly", choices=list(SCHEDULERS),
                        help="poly: power 0.9 down to 1e-6 at total_itrs; step: x 0.1 every step_size")
-    group.add_argument("--step_size", type=_number(int, low=1), default=10000, help="iterations, for --lr_policy step")
-    group.add_argument("--weight_decay", type=_number(float, low=0), default=1e-4, help="on all parameters")
-    group.add_argument("--loss_type", default="cross_entropy", choices=list(LOSSES), help="focal_loss has gamma 2")
-    group.add_argument("--random_seed", type=_number(int, low=0, high=2**32 - 1), default=1,
+    group.add_argument("--step_size", type=number(int, low=1), default=10000, help="iterations, for --lr_policy step")
+    group.add_argument("--weight_decay", type=number(float, low=0), default=1e-4, help="on all parameters")
+    group.add_argument("--loss_type", default="cross_entropy", choices=list(TRAINING_LOSSES),
+                       help="focal_loss has gamma 2")
+    group.add_argument("--random_seed", type=number(int, low=0, high=2**32 - 1), default=1,
                        help="seed of weights, data and attacks")
-    group.add_argument("--print_interval", type=_number(int, low=1), default=10, help="iterations between loss lines")
-    group.add_argument("--val_interval", type=_number(int, low=1), default=100, help="iterations between validations")
+    group.add_argument("--print_interval", type=number(int, low=1), default=10, help="iterations between loss lines")
+    group.add_argument("--val_interval", type=number(int, low=1), default=100, help="iterations between validations")
 
 
 def _attack_flags(parser):
@@ -88,19 +87,51 @@ def _attack_flags(parser):
                        help="evaluate, without training; model, data and seed are the checkpoint's unless given")
     group.add_argument("--attack", nargs="+", default=["none"], choices=["none", *ATTACKS], metavar="NAME",
                        help="attacks to evaluate under, of none, " + ", ".join(ATTACKS) + "; clean comes always first")
-    group.add_argument("--eps", nargs="+", type=_number(float, low=0),
+    group.add_argument("--eps", nargs="+", type=number(float, low=0),
                        help="radii: 4/255 or a number in [0, 1]; for l2 any (default: 2/255 4/255 8/255; l2 0.5 1 2)")
     group.add_argument("--attack_norm", default="linf", choices=list(NORMS), help="norm of the radius")
-    group.add_argument("--steps", type=_number(int, low=1), default=10, help="gradient steps of pgd")
-    group.add_argument("--alpha", type=_alpha, default="eps/4", help="step size of pgd: a share of eps, or a number")
+    group.add_argument("--attack_loss", nargs="+", choices=list(LOSSES), metavar="NAME",
+                       help="losses that fgsm, pgd and apgd ascend, of " + ", ".join(LOSSES) + " (default: ce); the "
+                            "other attacks have their own")
+    group.add_argument("--steps", type=number(int, low=1),
+                       help="gradient steps (default: pgd, segpgd, cospgd 10, apgd 100, sea and ensemble 300 for each "
+                            "loss), queries of square (1000)")
+    group.add_argument("--alpha", type=share_of_eps, default="eps/4",
+                       help="step size of pgd, segpgd, cospgd: a share of eps, or a number")
+    group.add_argument("--best_iterate", action="store_true",
+                       help="pgd, segpgd, cospgd: each image's best iterate instead of the last, as apgd does anyway")
+    group.add_argument("--red_eps", action="store_true",
+                       help="apgd: steps shared out over radii of 2, 1.5 and 1 eps, as sea and ensemble do anyway")
+    group.add_argument("--restarts", type=number(int, low=1), default=1,
+                       help="attempts from new random points; each image keeps its worst")
+    group.add_argument("--target_class", type=target, metavar="K|FILE",
+                       help="drive predictions to class K, or to a label map (an image of class numbers)")
+    group.add_argument("--warm_start", action="store_true",
+                       help="begin at the result for the next smaller --eps: no image then gets better with eps")
+    group.add_argument("--val_images", type=number(int, low=1), metavar="N",
+                       help="evaluate on N validation images, evenly spaced, instead of all")
     group.add_argument("--save_val_results", action="store_true",
-                       help="write image, target, pred and overlay PNGs of every result into the run folder")
+                       help="write image, target, pred, overlay and perturbation PNGs of every result and image")
+    group.add_argument("--sheet_images", type=number(int, low=0), default=3,
+                       help="images whose PNGs are written in any case, for the sheets of --report")
+
+
+def _report_flags(parser):
+    group = parser.add_argument_group("reports and checks")
+    group.add_argument("--report", nargs="+", metavar="RUN",
+                       help="compare recorded runs (folders, or names in output_dir): tables, curves, sheets; nothing "
+                            "is attacked again. --attack, --attack_loss, --attack_norm, --eps choose records")
+    group.add_argument("--report_dir", metavar="FOLDER",
+                       help="where the report goes (default: RUN/report; of several runs output_dir/report)")
+    group.add_argument("--verify", action="store_true",
+                       help="check on a few images that attacks and their gradients can be trusted on this checkpoint; "
+                            "exit code 1 if not")
 
 
 def _run_flags(parser):
     group = parser.add_argument_group("run")
     group.add_argument("--output_dir", default="checkpoints", help="folder of all runs")
-    group.add_argument("--exp_name", type=_run_name, default="exp", help="name of this run, its folder in output_dir")
+    group.add_argument("--exp_name", type=run_name, default="exp", help="name of this run, its folder in output_dir")
     group.add_argument("--overwrite", action="store_true", help="delete the run of that name and start again")
     group.add_argument("--continue_training", action="store_true",
                        help="go on with the run of that name, or in a new folder with the training state in --ckpt; "
@@ -112,50 +143,9 @@ def _run_flags(parser):
 def _dashboard_flags(parser):
     group = parser.add_argument_group("visdom dashboard")
     group.add_argument("--enable_vis", action="store_true", help="show the run on a visdom server")
-    group.add_argument("--vis_port", type=_number(int, low=1, high=65535), default=13570, help="port of the server")
+    group.add_argument("--vis_port", type=number(int, low=1, high=65535), default=13570, help="port of the server")
     group.add_argument("--vis_env", default="main", help="visdom environment")
-    group.add_argument("--vis_num_samples", type=_number(int, low=0), default=8, help="validation images to show")
-
-
-def step_size(alpha: str, eps: float) -> float:
-    """--alpha as a number for this eps: `eps/4` is relative, `1/255` or `0.01` absolute."""
-    if alpha.startswith("eps"):
-        return eps / float(Fraction(alpha[4:] or 1))
-    return float(Fraction(alpha))
-
-
-def _number(kind, *, low=-math.inf, high=math.inf, above=-math.inf):
-    """A flag's type: a number (4/255, 30e3 and 30000 are numbers) within bounds that the error names."""
-    def parse(text: str):
-        try:
-            value = Fraction(text)
-            float(value)  # 1e400 is none
-        except (ValueError, ZeroDivisionError, OverflowError):
-            raise argparse.ArgumentTypeError(f"{text!r} is no number (write 0.01, 1e-4, 30e3 or 4/255)") from None
-        if kind is int and value.denominator != 1:
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number")
-        if not (low <= value <= high and value > above):
-            bounds = f"above {above}" if above > -math.inf else f"{low} or more"
-            bounds += f", at most {high}" if high < math.inf else ""
-            raise argparse.ArgumentTypeError(f"{text} is out of bounds: {bounds}")
-        return kind(value)
-    return parse
-
-
-def _alpha(text: str) -> str:
-    if re.fullmatch(r"eps(/[\d.]+)?|[\d./e-]+", text):
-        try:
-            if step_size(text, 1.0) > 0:
-                return text
-        except (ValueError, ZeroDivisionError):
-            pass  # said below
-    raise argparse.ArgumentTypeError(f"{text!r}: write a share of eps such as eps/4, or a number above 0 such as 1/255")
-
-
-def _run_name(text: str) -> str:
-    if not text or Path(text).is_absolute() or ".." in Path(text).parts:
-        raise argparse.ArgumentTypeError(f"{text!r}: a name for a folder in --output_dir")
-    return text
+    group.add_argument("--vis_num_samples", type=number(int, low=0), default=8, help="validation images to show")
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):

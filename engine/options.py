@@ -1,14 +1,19 @@
 """What a call asks for: flags, what they leave to the checkpoint, what hangs on one another, contradictions."""
 import argparse
+from pathlib import Path
 
-from engine.flags import build_parser, step_size
+from engine.flags import build_parser
+from engine.plan import plan_attacks
+from engine.values import step_size
 from utils.errors import UserError
 
 DEFAULT_EPS = {"linf": [2 / 255, 4 / 255, 8 / 255], "l2": [0.5, 1.0, 2.0]}
 # What belongs to one call; everything else a test or a continued run takes from the checkpoint unless told otherwise.
 OF_ONE_CALL = ("ckpt", "continue_training", "overwrite", "test_only", "output_dir", "exp_name", "gpu_id", "download",
-               "attack", "eps", "attack_norm", "steps", "alpha", "save_val_results", "check_data", "num_workers",
-               "enable_vis", "vis_port", "vis_env", "vis_num_samples", "num_classes")
+               "attack", "eps", "attack_norm", "attack_loss", "steps", "alpha", "best_iterate", "red_eps", "restarts",
+               "target_class", "warm_start", "val_images", "save_val_results", "sheet_images", "report", "report_dir",
+               "verify", "check_data", "num_workers", "enable_vis", "vis_port", "vis_env", "vis_num_samples",
+               "num_classes")
 
 
 def parse_options(argv=None) -> argparse.Namespace:
@@ -21,6 +26,7 @@ def parse_options(argv=None) -> argparse.Namespace:
     untouched = argparse.Namespace(**dict.fromkeys(vars(opts), None))  # argparse gives a default only where none is
     untouched = vars(parser.parse_args(argv, untouched))
     opts.given = frozenset(name for name, value in untouched.items() if value is not None)
+    opts.test_only |= opts.verify
     return opts
 
 
@@ -50,6 +56,7 @@ def complete(opts: argparse.Namespace) -> argparse.Namespace:
         if opts.attack_norm == "linf" and size > 1:
             raise UserError(f"--{flag} {size:g}: for linf at most 1, pixels are in [0, 1]; "
                             f"write {size:g}/255 for {size:g} grey levels")
+    plan_attacks(opts)
     if opts.test_only and (opts.continue_training or opts.overwrite):
         raise UserError("--test_only trains nothing: leave out --continue_training and --overwrite")
     if opts.continue_training and opts.overwrite:
@@ -58,6 +65,17 @@ def complete(opts: argparse.Namespace) -> argparse.Namespace:
         raise UserError(f"--sam_start_itr {opts.sam_start_itr} is not before --total_itrs {opts.total_itrs}: "
                         "SAM would never run")
     return opts
+
+
+def report_arguments(opts: argparse.Namespace) -> dict:
+    """What engine.compare.compare() takes: the runs of --report, where the report goes, and which records it is of."""
+    runs = [Path(run) if Path(run).is_dir() else Path(opts.output_dir) / run for run in opts.report]
+    if missing := [str(run) for run in runs if not run.is_dir()]:
+        raise UserError(f"--report: no folder {', '.join(missing)}: give runs' folders, or their names in --output_dir")
+    folder = opts.report_dir or (runs[0] if len(runs) == 1 else Path(opts.output_dir)) / "report"
+    filters = {"attacks": "attack", "losses": "attack_loss", "norm": "attack_norm", "eps": "eps"}
+    return {"runs": runs, "folder": Path(folder),
+            **{name: getattr(opts, flag) for name, flag in filters.items() if flag in opts.given}}
 
 
 def to_dict(opts: argparse.Namespace) -> dict:

@@ -11,18 +11,14 @@ from torch import Tensor
 
 from utils.logging import logger
 
-SCORES = ("Overall Acc", "Mean Acc", "FreqW Acc", "Mean IoU")
 
-
-def attack_settings(name: str, attack) -> dict:
-    """What attacked, as the first part of a row; `none` is clean."""
-    return {"attack": name, **(attack.settings() if attack is not None else {"norm": None, "eps": 0.0, "steps": 0})}
-
-
-def row(settings: dict, results: dict, *, class_names: list[str]) -> dict:
-    """One result: what attacked, and how the model scored; Class IoU by class name."""
-    class_iou = dict(zip(class_names, results["Class IoU"].values(), strict=True))
-    return {**settings, **{score: results[score] for score in SCORES}, "Class IoU": class_iou}
+def attack_name(settings: dict) -> str:
+    """An attack as people call it: none, pgd, apgd-mce, red-eps apgd as red-apgd-mce, with a target pgd-to-3."""
+    name, loss = settings["attack"], settings.get("attack_loss")
+    name = f"red-{name}" if settings.get("red_eps") else name
+    parts = [loss] if loss not in (None, name, "ce", "margin") else []
+    target = settings.get("target")
+    return "-".join([name, *parts, *([] if target is None else ["to", str(target).replace(" ", "-")])])
 
 
 def radius(settings: dict) -> str:
@@ -35,33 +31,45 @@ def radius(settings: dict) -> str:
 
 
 def label(settings: dict) -> str:
-    """A row's name in file names: clean, or pgd_linf_4-255_10steps."""
+    """A result's name in file names: clean, or pgd_linf_4-255_10steps."""
     if settings["attack"] == "none":
         return "clean"
-    eps = radius(settings).replace("/", "-")
-    return f"{settings['attack']}_{settings['norm']}_{eps}_{settings['steps']}steps"
+    parts = [attack_name(settings), settings["norm"], radius(settings).replace("/", "-")]
+    parts += [f"{settings['steps']}steps"] if settings.get("steps") else []
+    parts += [f"{settings['restarts']}restarts"] if settings.get("restarts", 1) > 1 else []
+    return "_".join(parts)
 
 
-def table(rows: list[dict], *, first: dict[str, list] | None = None) -> str:
-    """Rows as a Markdown table, one line each; `first` adds columns in front, {title: a value per row}."""
-    columns = {
-        **(first or {}),
-        "Attack": [result["attack"] for result in rows],
+def table(rows: list[dict]) -> str:
+    """Rows as a Markdown table, one line each."""
+    return markdown({
+        "Attack": [attack_name(result["settings"] or result) for result in rows],
         "Norm": [result["norm"] or "-" for result in rows],
         "eps": [radius(result) for result in rows],
-        "Steps": [str(result["steps"]) for result in rows],
-        **{score: [f"{result[score]:.4f}" for result in rows] for score in ("Mean IoU", "Overall Acc", "Mean Acc")},
-    }
-    widths = [max(map(len, [title, *map(str, values)])) for title, values in columns.items()]
+        "Steps": ["-" if result["steps"] is None else str(result["steps"]) for result in rows],
+        "Mean IoU": [bracket(result) for result in rows],
+        **{score: [f"{result[score]:.4f}" for result in rows] for score in ("Overall Acc", "Image IoU")},
+    })
+
+
+def markdown(columns: dict[str, list[str]]) -> str:
+    """Columns as a Markdown table that is legible as text too."""
+    widths = [max(map(len, [title, *values])) for title, values in columns.items()]
     lines = [list(columns), ["-" * width for width in widths], *zip(*columns.values(), strict=True)]
-    return "\n".join("| " + " | ".join(str(cell).ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+    return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
                      for line in lines)
+
+
+def bracket(row: dict) -> str:
+    """Mean IoU, for a worst case with the lower bound that no choice of attacks is below."""
+    lower = row["Mean IoU lower"]
+    return f"{row['Mean IoU']:.4f}" + ("" if lower is None else f" (>= {lower:.4f})")
 
 
 def write_results(path: Path, results: dict):
     """Write results.json, nan as null; results of an earlier evaluation are kept as results.1.json, .2 and so on."""
     keep_earlier(path)
-    path.write_text(json.dumps(_without_nan(results), indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(without_nan(results), indent=1) + "\n", encoding="utf-8")
     logger.info("Results written to %s", path)
 
 
@@ -72,12 +80,12 @@ def keep_earlier(path: Path):
         path.rename(next(name for name in names if not name.exists()))
 
 
-def _without_nan(value):
+def without_nan(value):
     """JSON knows no nan."""
     if isinstance(value, dict):
-        return {str(key): _without_nan(item) for key, item in value.items()}
+        return {str(key): without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
@@ -91,34 +99,58 @@ def overlay(image: np.ndarray, colours: np.ndarray) -> np.ndarray:
     return np.rint(0.3 * image + 0.7 * colours).astype(np.uint8)
 
 
-class PngWriter:
-    """on_batch callback: <folder>/<name>_{image,target,pred,overlay}.png for every image."""
+class Pictures:
+    """Pictures of results: <folder>/<result>/<name>_{image,target,pred,overlay,perturbation}.png.
 
-    def __init__(self, folder: Path, dataset):
+    Of `count` images, evenly spaced over `names`. image is what was scored; perturbation shows its difference to the
+    clean image, scaled so that the largest one of the image is black or white.
+    """
+
+    def __init__(self, folder: Path, dataset, names: list[str], *, count: int):
         self.folder, self.dataset = Path(folder), dataset
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.names = {names[k] for k in evenly(len(names), count)}
 
-    def __call__(self, indices, images, labels, preds):
-        """Write the pictures of a batch."""
-        for index, image, target, pred in zip(indices, images, labels, preds, strict=True):
-            image, pred = to_uint8(image), self.dataset.decode_target(pred.cpu().numpy())
-            pictures = {"image": image, "target": self.dataset.decode_target(target.cpu().numpy()),
-                        "pred": pred, "overlay": overlay(image, pred)}
+    def lacks(self, result: str, name: str) -> bool:
+        """Whether this image's pictures are wanted and not there."""
+        return name in self.names and not (self.folder / result / f"{name}_image.png").is_file()
+
+    def write(self, result: str, scored):
+        """Write those pictures of a batch (engine.evaluate.Scored) that are wanted."""
+        for k, index in enumerate(scored.indices):
+            name = self.dataset.name(index)
+            if name not in self.names:
+                continue
+            image, pred = to_uint8(scored.images[k]), self.dataset.decode_target(scored.preds[k].cpu().numpy())
+            delta = scored.images[k] - scored.clean[k]
+            pictures = {"target": self.dataset.decode_target(scored.labels[k].cpu().numpy()), "pred": pred,
+                        "overlay": overlay(image, pred), "perturbation": to_uint8(scaled(delta)),
+                        "image": image}  # the last: where it is, all are
+            (self.folder / result).mkdir(parents=True, exist_ok=True)
             for kind, picture in pictures.items():
-                Image.fromarray(picture).save(self.folder / f"{self.dataset.name(index)}_{kind}.png")
+                Image.fromarray(picture).save(self.folder / result / f"{name}_{kind}.png")
+
+
+def scaled(delta: Tensor) -> Tensor:
+    """A perturbation [3, H, W] as a picture: grey where it is 0, black and white at its largest size."""
+    return 0.5 + 0.5 * delta / delta.abs().amax().clamp_min(1e-12)
+
+
+def evenly(length: int, count: int) -> list[int]:
+    """`count` places, evenly spaced over `length` ones from the first to the last; all where there are no more."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).astype(int)).tolist()
 
 
 class Samples:
     """on_batch callback: shows `count` images, evenly spaced over the data set, as image | target | prediction."""
 
     def __init__(self, dashboard, dataset, count: int):
-        chosen = np.unique(np.linspace(0, len(dataset) - 1, count).astype(int)) if dashboard.enabled else []
-        self.windows = {int(index): f"Sample {k}" for k, index in enumerate(chosen)}
+        chosen = evenly(len(dataset), count) if dashboard.enabled else []
+        self.windows = {index: f"Sample {k}" for k, index in enumerate(chosen)}
         self.dashboard, self.dataset = dashboard, dataset
 
-    def __call__(self, indices, images, labels, preds):
-        """Show those of a batch that were chosen."""
-        for index, image, target, pred in zip(indices, images, labels, preds, strict=True):
+    def __call__(self, scored):
+        """Show those of a batch (engine.evaluate.Scored) that were chosen."""
+        for index, image, target, pred in zip(scored.indices, scored.images, scored.labels, scored.preds, strict=True):
             if index in self.windows:
                 masks = [self.dataset.decode_target(mask.cpu().numpy()) for mask in (target, pred)]
                 pictures = [to_uint8(image), *masks]  # side by side
@@ -136,10 +168,10 @@ def show_validation(dashboard, results: dict, *, itr: int, class_names: list[str
 def show_robustness(dashboard, rows: list[dict]):
     """The window Robust Mean IoU: a line per attack and norm over eps (linf in grey levels), starting at clean."""
     clean = next(result["Mean IoU"] for result in rows if result["attack"] == "none")
-    attacked = [result for result in rows if result["attack"] != "none"]
-    for line in dict.fromkeys((result["attack"], result["norm"]) for result in attacked):
-        unit = 255 if line[1] == "linf" else 1
-        points = [(result["eps"] * unit, result["Mean IoU"]) for result in attacked
-                  if (result["attack"], result["norm"]) == line]
+    attacked = [(f"{attack_name(result['settings'] or result)} {result['norm']}", result) for result in rows
+                if result["attack"] != "none"]
+    for line in dict.fromkeys(title for title, _ in attacked):
+        points = [(result["eps"] * (255 if result["norm"] == "linf" else 1), result["Mean IoU"])
+                  for title, result in attacked if title == line]
         for x, y in sorted([(0.0, clean), *points]):
-            dashboard.vis_scalar("Robust Mean IoU", x, y, line=f"{line[0]} {line[1]}")
+            dashboard.vis_scalar("Robust Mean IoU", x, y, line=line)

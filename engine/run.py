@@ -9,7 +9,7 @@ from utils.errors import UserError
 from utils.logging import logger
 
 TRAINED = ("latest_*.pth", "best_*.pth", "opts.txt")  # what training leaves
-OWN_FILES = (*TRAINED, "log.txt", "results*.json", "val_results*")
+OWN_FILES = (*TRAINED, "log.txt", "results*.json", "val_results*", "records", "report", "verify*.json")
 KEPT = ("model", "dataset", "output_stride", "separable_conv")  # a continued run has the options it began with
 
 

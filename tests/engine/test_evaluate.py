@@ -60,7 +60,7 @@ def test_a_loader_without_indices_is_counted(toy, pictures):
     seen = []
     plain = TensorDataset(*pictures.tensors[:2])
     attack = PGD(eps=0.03, steps=2)
-    results = score(toy, plain, attack, batch_size=3, on_batch=lambda indices, *_: seen.append(list(indices)))
+    results = score(toy, plain, attack, batch_size=3, on_batch=lambda scored: seen.append(scored.indices))
     assert seen == [[0, 1, 2], [3, 4, 5], [6]] and results == score(toy, pictures, attack)
 
 

@@ -20,14 +20,16 @@ def test_defaults_are_vainfs_where_it_has_them():
     assert (opts.loss_type, opts.weight_decay, opts.random_seed) == ("cross_entropy", 1e-4, 1)
     assert (opts.print_interval, opts.val_interval, opts.vis_num_samples, opts.vis_port) == (10, 100, 8, 13570)
     assert (opts.optimizer, opts.rho, opts.sam_start_itr, opts.backbone_lr_mult) == ("sgd", 0.02, 0, 0.1)
-    assert (opts.attack, opts.attack_norm, opts.steps, opts.alpha) == (["none"], "linf", 10, "eps/4")
+    assert (opts.attack, opts.attack_norm, opts.steps, opts.alpha) == (["none"], "linf", None, "eps/4")
     assert opts.pretrained_backbone and type(opts.total_itrs) is int and opts.gpu_id is None
 
 
 def test_numbers_are_read_as_people_write_them():
-    opts = parsed("--total_itrs", "30e3", "--rho", "0.05", "--eps", "4/255", "0.5", "0", "--lr", "1e-3", "--adaptive")
+    opts = parsed("--total_itrs", "30e3", "--rho", "0.05", "--eps", "4/255", "0.5", "0", "0.5/255", "--lr", "1e-3",
+                  "--adaptive")
     assert opts.total_itrs == 30000 and type(opts.total_itrs) is int
-    assert opts.rho == 0.05 and opts.eps == [4 / 255, 0.5, 0.0] and opts.lr == 0.001 and opts.adaptive is True
+    assert opts.eps == [4 / 255, 0.5, 0.0, 0.5 / 255]
+    assert opts.rho == 0.05 and opts.lr == 0.001 and opts.adaptive is True
 
 
 @pytest.mark.parametrize(("alpha", "size"), [("eps/4", 0.02), ("eps", 0.08), ("eps/2.5", 0.032), ("1/255", 1 / 255),

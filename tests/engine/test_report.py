@@ -7,25 +7,40 @@ import pytest
 import torch
 from PIL import Image
 
-from attacks import FGSM, PGD
+from attacks import APGD, FGSM, PGD, SegPGD, SignNoise, Square
 from engine import report
+from engine.evaluate import Scored
 
-RESULTS = {"Overall Acc": 0.75, "Mean Acc": 0.5, "FreqW Acc": 0.25, "Mean IoU": 0.125,
-           "Class IoU": {0: 0.1, 1: math.nan}}
+SCORES = {"Overall Acc": 0.75, "Image IoU": 0.5, "Mean IoU": 0.125, "Mean IoU lower": None,
+          "Class IoU": {"road": 0.1, "sky": math.nan}}
 
 
 def rows():
-    attacks = [("none", None), ("fgsm", FGSM(eps=2 / 255)), ("pgd", PGD(eps=0.7, norm="l2", steps=20))]
-    return [report.row(report.attack_settings(name, attack), RESULTS, class_names=["road", "sky"])
-            for name, attack in attacks]
+    """Clean, two attacks, and a worst case, which has no settings of its own."""
+    clean = {"attack": "none", "norm": None, "eps": 0.0, "steps": 0}
+    attacks = [FGSM(eps=2 / 255).settings(), PGD(eps=0.7, norm="l2", steps=20, attack_loss="js").settings()]
+    members = [{**settings, "settings": settings, **SCORES} for settings in [clean, *attacks]]
+    union = {"attack": "worst case", "norm": "linf", "eps": 2 / 255, "steps": None, "settings": None, **SCORES}
+    return [*members, {**union, "Mean IoU lower": 0.0625}]
 
 
-def test_a_row_says_what_attacked_and_scores_by_class_name():
-    clean, fgsm, pgd = rows()
-    assert (clean["attack"], clean["norm"], clean["eps"], clean["steps"]) == ("none", None, 0.0, 0)
-    assert (fgsm["attack"], fgsm["norm"], fgsm["eps"], fgsm["steps"]) == ("fgsm", "linf", 2 / 255, 1)
-    assert (pgd["steps"], pgd["step_size"], pgd["random_start"], pgd["seed"]) == (20, 0.175, True, 1)
-    assert clean["Mean IoU"] == 0.125 and clean["Class IoU"]["road"] == 0.1 and math.isnan(clean["Class IoU"]["sky"])
+@pytest.mark.parametrize(("attack", "name", "label"), [
+    (FGSM(eps=1 / 255), "fgsm", "fgsm_linf_1-255_1steps"),
+    (PGD(eps=0.5, norm="l2", restarts=3), "pgd", "pgd_l2_0.5_10steps_3restarts"),
+    (PGD(eps=4 / 255, attack_loss="js"), "pgd-js", "pgd-js_linf_4-255_10steps"),
+    (SegPGD(eps=4 / 255), "segpgd", "segpgd_linf_4-255_10steps"),
+    (APGD(eps=4 / 255, attack_loss="mce", red_eps=True), "red-apgd-mce", "red-apgd-mce_linf_4-255_100steps"),
+    (PGD(eps=4 / 255, target=3), "pgd-to-3", "pgd-to-3_linf_4-255_10steps"),
+    (Square(eps=4 / 255, steps=50), "square", "square_linf_4-255_50steps"),
+    (SignNoise(eps=4 / 255), "sign_noise", "sign_noise_linf_4-255"),
+])
+def test_an_attacks_name_and_its_file_name_say_what_it_is(attack, name, label):
+    assert (report.attack_name(attack.settings()), report.label(attack.settings())) == (name, label)
+
+
+def test_a_target_map_is_named_by_its_content():
+    first, second = (report.label(PGD(eps=0.1, target=torch.full((2, 2), k)).settings()) for k in (0, 1))
+    assert first != second and first.startswith("pgd-to-map-") and "/" not in first and " " not in first
 
 
 @pytest.mark.parametrize(("norm", "eps", "text"), [
@@ -36,12 +51,13 @@ def test_radius_is_written_in_grey_levels_where_it_is_one(norm, eps, text):
 
 
 def test_table_has_one_line_a_row():
-    lines = report.table(rows(), first={"Run": ["a", "b", "c"]}).splitlines()
-    assert len(lines) == 5 and len({len(line) for line in lines}) == 1
+    lines = report.table(rows()).splitlines()
+    assert len(lines) == 6 and len({len(line) for line in lines}) == 1
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0][:5] == ["Run", "Attack", "Norm", "eps", "Steps"] and cells[0][5] == "Mean IoU"
-    assert cells[3] == ["b", "fgsm", "linf", "2/255", "1", "0.1250", "0.7500", "0.5000"]
-    assert cells[4][:5] == ["c", "pgd", "l2", "0.7", "20"]
+    assert cells[0][:5] == ["Attack", "Norm", "eps", "Steps", "Mean IoU"]
+    assert cells[3] == ["fgsm", "linf", "2/255", "1", "0.1250", "0.7500", "0.5000"]
+    assert cells[4][:4] == ["pgd-js", "l2", "0.7", "20"]
+    assert cells[5][:5] == ["worst case", "linf", "2/255", "-", "0.1250 (>= 0.0625)"]
 
 
 def test_results_are_strict_json_and_old_ones_are_kept(tmp_path):
@@ -78,12 +94,42 @@ class Pair:
         return np.repeat((np.asarray(mask) * 100 % 256).astype(np.uint8)[..., None], 3, axis=-1)
 
 
-def test_png_writer_writes_what_was_scored_under_the_images_names(tmp_path):
+def scored(images, clean=None, preds=None):
+    """Two 2x2 (or other) images as evaluated, labels all 0, predictions all 1; the second image comes first."""
+    shape = (2, *images.shape[2:])
+    return Scored([1, 0], images if clean is None else clean, images, torch.zeros(shape).long(), torch.zeros(0),
+                  torch.ones(shape).long())
+
+
+def test_pictures_are_what_was_scored_under_the_images_names(tmp_path):
     images = torch.stack([torch.full((3, 2, 2), 0.2), torch.full((3, 2, 2), 1.0)])
-    report.PngWriter(tmp_path / "out", Pair())([1, 0], images, torch.zeros(2, 2, 2).long(), torch.ones(2, 2, 2).long())
-    pixel = {path.stem: np.array(Image.open(path))[0, 0, 0] for path in (tmp_path / "out").iterdir()}
-    assert pixel == {"right_image": 51, "right_target": 0, "right_pred": 100, "right_overlay": 85,
-                     "left_image": 255, "left_target": 0, "left_pred": 100, "left_overlay": 146}
+    clean = images.clone()
+    clean[0, :, 0, 0] -= 0.02
+    clean[0, :, 1, 1] += 0.01
+    pictures = report.Pictures(tmp_path / "out", Pair(), ["left", "right"], count=2)
+    assert pictures.lacks("pgd", "left") and pictures.lacks("pgd", "right")
+    pictures.write("pgd", scored(images, clean))
+    assert not pictures.lacks("pgd", "left") and not pictures.lacks("pgd", "right")
+    drawn = {path.stem: np.array(Image.open(path)) for path in (tmp_path / "out" / "pgd").iterdir()}
+    assert {name: picture[0, 1, 0] for name, picture in drawn.items()} == {
+        "right_image": 51, "right_target": 0, "right_pred": 100, "right_overlay": 85, "right_perturbation": 128,
+        "left_image": 255, "left_target": 0, "left_pred": 100, "left_overlay": 146, "left_perturbation": 128}
+    assert drawn["right_perturbation"][..., 0].tolist() == [[255, 128], [128, 64]]  # +0.02 white, -0.01 half-way down
+
+
+def test_pictures_are_of_as_many_images_as_asked_for(tmp_path):
+    images = torch.rand(2, 3, 2, 2)
+    for count, expected in ((0, set()), (1, {"left"}), (5, {"left", "right"})):
+        pictures = report.Pictures(tmp_path / str(count), Pair(), ["left", "right"], count=count)
+        pictures.write("clean", scored(images))
+        assert {path.name.split("_")[0] for path in (tmp_path / str(count)).rglob("*.png")} == expected
+        assert not pictures.lacks("clean", "left") and not pictures.lacks("clean", "right")
+
+
+@pytest.mark.parametrize(("length", "count", "places"), [
+    (10, 3, [0, 4, 9]), (3, 3, [0, 1, 2]), (2, 5, [0, 1]), (7, 1, [0]), (7, 0, []), (101, 4, [0, 33, 66, 100])])
+def test_evenly_spaced(length, count, places):
+    assert report.evenly(length, count) == places
 
 
 class Recorder:
@@ -98,9 +144,8 @@ class Recorder:
 
 def test_samples_are_image_target_prediction_side_by_side():
     dashboard = Recorder()
-    images = torch.ones(2, 3, 4, 5)
-    report.Samples(dashboard, Pair(), 8)([0, 1], images, torch.zeros(2, 4, 5).long(), torch.ones(2, 4, 5).long())
-    assert [args[0] for _, args, _ in dashboard.calls] == ["Sample 0", "Sample 1"]
+    report.Samples(dashboard, Pair(), 8)(scored(torch.ones(2, 3, 4, 5)))
+    assert [args[0] for _, args, _ in dashboard.calls] == ["Sample 1", "Sample 0"]
     picture = dashboard.calls[0][1][1]
     assert picture.shape == (3, 4, 15)
     assert (picture[:, :, :5] == 255).all() and (picture[:, :, 5:10] == 0).all() and (picture[:, :, 10:] == 100).all()
@@ -111,4 +156,5 @@ def test_robustness_lines_start_at_clean():
     report.show_robustness(dashboard, rows())
     points = [(args[1], args[2], kwargs["line"]) for _, args, kwargs in dashboard.calls]
     assert points == [(0.0, 0.125, "fgsm linf"), (pytest.approx(2), 0.125, "fgsm linf"),
-                      (0.0, 0.125, "pgd l2"), (0.7, 0.125, "pgd l2")]
+                      (0.0, 0.125, "pgd-js l2"), (0.7, 0.125, "pgd-js l2"),
+                      (0.0, 0.125, "worst case linf"), (pytest.approx(2), 0.125, "worst case linf")]

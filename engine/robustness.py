@@ -1,0 +1,142 @@
+"""The evaluations that a call asks for: clean and under every attack, recorded image by image, scored from records."""
+import hashlib
+from contextlib import ExitStack
+
+import torch
+
+from attacks import Attack
+from attacks.losses import Pixels
+from datasets import batches_of, restricted
+from engine import options, report
+from engine.evaluate import Scored, progress, scored_batches, title_of
+from engine.records import Records, canonical
+from engine.rows import rows_of, without
+from metrics import counts_per_image
+from utils.errors import UserError
+from utils.logging import logger
+
+CLEAN = {"attack": "none", "norm": None, "eps": 0.0, "steps": 0}
+
+
+def evaluate_all(opts, model, loader, dataset, attacks: list[Attack], *, folder, dashboard) -> dict:
+    """Evaluate clean, then under each of `attacks` or its members; returns what results.json holds.
+
+    What <folder>/records already holds is not attacked again. Shows and writes what was found, also where an error or
+    a Ctrl-C ends it half-way; called again, it goes on there.
+    """
+    names = [dataset.name(index) for batch in batches_of(loader) for index in batch]
+    subject = subject_of(opts, model, dataset)
+    pictures = report.Pictures(folder / "val_results", dataset, names,
+                               count=len(names) if opts.save_val_results else opts.sheet_images)
+    records = []
+    try:
+        for chain in chains(attacks, warm_start=opts.warm_start):
+            with ExitStack() as stack:
+                files = [stack.enter_context(_open(attack, chain, subject, dataset, folder)) for attack in chain]
+                records += files
+                _record(chain, files, model, loader, dataset, pictures)
+    except ValueError as error:
+        if not isinstance(opts.target_class, str):  # a map of another size; all else engine.plan refuses before
+            raise
+        raise UserError(f"--target_class {opts.target_class}: {error}") from None
+    finally:
+        results = _results(opts, records, names, dataset)
+        if results["results"]:
+            logger.info("\n%s\n", report.table(results["results"]))
+            report.write_results(folder / "results.json", results)
+            report.show_robustness(dashboard, results["results"])
+    return results
+
+
+def chains(attacks: list[Attack], *, warm_start: bool) -> list[list[Attack | None]]:
+    """Clean, then all attacks, ensembles as their members, each once: each alone, or the radii of one together.
+
+    Together, which is for warm_start, radii grow.
+    """
+    single = {canonical(member.settings()): member for attack in attacks for member in attack.members or [attack]}
+    if not warm_start:
+        return [[None], *([attack] for attack in single.values())]
+    by_kind = {}
+    for attack in single.values():
+        by_kind.setdefault(canonical(without(attack.settings(), "eps", "step_size")), []).append(attack)
+    return [[None], *(sorted(chain, key=lambda attack: attack.eps) for chain in by_kind.values())]
+
+
+def subject_of(opts, model, dataset) -> dict:
+    """What is attacked, for the header of records: records of another network or of other images never mix with it."""
+    weights = hashlib.sha256()
+    for key, value in model.model.state_dict().items():
+        weights.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
+    device = next(model.parameters()).device
+    return {
+        "model": opts.model, "output_stride": opts.output_stride, "separable_conv": opts.separable_conv,
+        "weights": weights.hexdigest()[:16], "normalization": model.normalization,
+        "dataset": opts.dataset, "year": opts.year, "data": dataset.source, "crop_size": dataset.crop_size,
+        "torch": torch.__version__, "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+    }
+
+
+def _open(attack, chain: list, subject: dict, dataset, folder) -> Records:
+    settings = CLEAN
+    if attack is not None:
+        smaller = [other.eps for other in chain[:chain.index(attack)]]
+        settings = {**attack.settings(), "warm_start": smaller}
+    header = {"attack": settings, "subject": subject, "class_names": dataset.class_names}
+    return Records(folder / "records", header, label=report.label(settings))
+
+
+def _record(chain: list, files: list[Records], model, loader, dataset, pictures):
+    """Append what `files`, one for each attack of `chain`, and the pictures still lack.
+
+    A batch is attacked again as a whole where one of its images is missing: what is written then has the same bytes as
+    if nothing had been interrupted.
+    """
+    def lacks(index: int) -> bool:
+        name = dataset.name(index)
+        return any(name not in file or pictures.lacks(file.stem, name) for file in files)
+
+    missing = [batch for batch in batches_of(loader) if any(map(lacks, batch))]
+    if not missing:
+        logger.info("%s: in %s", ", ".join(map(title_of, chain)), files[0].path.parent)
+        return
+    title = title_of(chain[-1]) + (f" from {report.radius(files[0].settings)}" if len(chain) > 1 else "")
+    right, labelled = 0, 0  # pixels under the last of the chain, of the images scored now
+    with progress(restricted(loader, missing), title) as bar:
+        for number, scored in enumerate(scored_batches(model, bar, chain)):
+            file = files[number % len(files)]
+            pictures.write(file.stem, scored)  # first: an image is done when its line is there
+            lines = _lines(scored, dataset, norm=file.settings["norm"])
+            file.append(lines)
+            if file is files[-1]:
+                right += sum(sum(line["intersection"]) for line in lines)
+                labelled += sum(sum(line["pixels"]) for line in lines)
+                bar.set_postfix_str(f"aAcc {right / max(labelled, 1):.4f}", refresh=False)
+
+
+def _lines(scored: Scored, dataset, *, norm: str | None) -> list[dict]:
+    """A record line for each image of a batch."""
+    intersection, union, labelled = (counts.tolist() for counts in
+                                     counts_per_image(scored.labels, scored.preds, dataset.num_classes))
+    delta = (scored.images.double() - scored.clean.double()).flatten(1)
+    radius = delta.norm(dim=1) if norm == "l2" else delta.abs().amax(1)
+    losses = Pixels(scored.logits, scored.labels).cross_entropy()
+    passes = torch.zeros(2, len(scored.indices)) if scored.outcome is None else torch.stack(
+        [scored.outcome.forwards, scored.outcome.backwards])
+    if not losses.isfinite().all():
+        raise FloatingPointError("the model's logits are not finite")
+    return [{"image": dataset.name(index), "intersection": intersection[k], "union": union[k], "pixels": labelled[k],
+             "radius": radius[k].item(), "loss": losses[k].item(), "forwards": int(passes[0, k]),
+             "backwards": int(passes[1, k])} for k, index in enumerate(scored.indices)]
+
+
+def _results(opts, records: list[Records], names: list[str], dataset) -> dict:
+    """The rows of everything that is recorded for all images; what is not yet is named."""
+    whole = [record for record in records if all(name in record for name in names)]
+    for record in records:
+        if record not in whole:
+            logger.warning("%s: %d of %d images; the same command goes on there", record.path,
+                           sum(name in record for name in names), len(names))
+    rows = rows_of(whole, names, class_names=dataset.class_names) if whole else []
+    place = {record.stem: number for number, record in enumerate(whole)}
+    rows.sort(key=lambda row: len(place) if row["members"] else place[row["records"][0]])  # as asked for, unions last
+    return {"options": options.to_dict(opts), "images": names, "results": rows}

@@ -1,0 +1,258 @@
+"""Recorded evaluation: the attack's own numbers, killed and gone on, never attacked twice, radii warm-started."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import jaccard_score
+from torch.utils.data import DataLoader
+
+from attacks import FGSM, PGD, SEA, Noise
+from datasets import build_datasets
+from engine.records import canonical, read
+from engine.robustness import chains
+from main import main
+from metrics import StreamSegMetrics, counts_per_image
+from network import build_model
+from utils import checkpoint
+
+ATTACK = ["--attack", "pgd", "--eps", "4/255", "8/255", "--steps", "3", "--num_workers", "0", "--sheet_images", "0"]
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A function (name, flags) -> results of --test_only in a fresh run folder; its folder is tmp_path / name."""
+    best, = (trained / "exp").glob("best_*.pth")
+
+    def test(name, *flags):
+        return main(["--test_only", "--ckpt", str(best), "--output_dir", str(tmp_path), "--exp_name", name, *flags])
+
+    test.ckpt = best
+    return test
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in (folder / "records").iterdir()}
+
+
+def lines_of(folder, beginning):
+    path, = (folder / "records").glob(f"{beginning}_*.jsonl")
+    return read(path)
+
+
+def test_counts_of_images_are_those_of_the_confusion_matrix():
+    generator = torch.Generator().manual_seed(0)
+    labels, preds = (torch.randint(0, 4, (3, 9, 8), generator=generator) for _ in range(2))
+    labels[0, :3], labels[1, 0], labels[2] = 255, -1, 7  # the last image is all void
+    intersection, union, pixels = counts_per_image(labels, preds, 4)
+    for k in range(3):
+        metrics = StreamSegMetrics(4)
+        metrics.update(labels[k], preds[k])
+        matrix = metrics.confusion_matrix
+        assert intersection[k].tolist() == matrix.diagonal().tolist() and pixels[k].tolist() == matrix.sum(1).tolist()
+        assert union[k].tolist() == (matrix.sum(0) + matrix.sum(1) - matrix.diagonal()).tolist()
+    assert not union[2].any()
+
+
+def test_rows_are_the_scores_of_the_attacks_images(run, tmp_path):
+    """Against the attack called by hand, one image at a time, and scikit-learn."""
+    rows = run("a", *ATTACK, "--val_images", "5", "--val_batch_size", "1")["results"]
+    saved = checkpoint.load(run.ckpt)
+    model = build_model("deeplabv3_mobilenet", num_classes=6, output_stride=16, pretrained_backbone=False)
+    model.model.load_state_dict(saved["model_state"])
+    model.eval().to(memory_format=torch.channels_last)
+    _, val_set = build_datasets("synthetic", data_root="", train=False)
+    trues, preds = [], []
+    for index in (0, 7, 15, 23, 31):
+        image, label = (tensor[None] for tensor in val_set[index])
+        image = image.contiguous(memory_format=torch.channels_last)
+        adv = PGD(eps=8 / 255, steps=3)(model, image, label, image_ids=[index])
+        pred = model(adv).argmax(1)
+        trues.append(label[label != 255])
+        preds.append(pred[label != 255])
+    trues, preds = torch.cat(trues).numpy(), torch.cat(preds).numpy()
+    row = next(row for row in rows if row["eps"] == 8 / 255 and not row["members"])
+    assert row["images"] == 5 and row["Overall Acc"] == pytest.approx((trues == preds).mean(), rel=1e-12)
+    seen = np.union1d(trues, preds)
+    assert row["Mean IoU"] == pytest.approx(jaccard_score(trues, preds, labels=seen, average="macro"), rel=1e-12)
+
+
+def test_a_record_says_what_attacked_what_and_what_it_took(run, tmp_path):
+    run("a", *ATTACK, "--val_images", "3")
+    header, lines = lines_of(tmp_path / "a", "pgd_linf_4-255_3steps")
+    settings = PGD(eps=4 / 255, steps=3).settings()
+    assert header["attack"] == {**settings, "warm_start": []} and header["class_names"][0] == "background"
+    assert header["subject"]["model"] == "deeplabv3_mobilenet" and len(header["subject"]["weights"]) == 16
+    assert list(lines) == ["val_0000", "val_0015", "val_0031"]
+    for line in lines.values():
+        assert (line["forwards"], line["backwards"]) == (3, 3) and 3.9 / 255 < line["radius"] <= 4 / 255
+        assert sum(line["pixels"]) <= 96 * 96 and line["loss"] > 0
+
+
+@pytest.mark.parametrize("flags", [[], ["--warm_start"]])
+def test_killed_and_gone_on_gives_the_same_bytes(run, tmp_path, flags):
+    """A real SIGKILL, half-way through an attack; batches of 2 images."""
+    flags = [*ATTACK, "--val_batch_size", "2", "--val_images", "12", *flags]
+    run("whole", *flags)
+    argv = [sys.executable, "main.py", "--test_only", "--ckpt", str(run.ckpt), "--output_dir", str(tmp_path),
+            "--exp_name", "killed", *flags]
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
+    attacked = tmp_path / "killed" / "records"
+    while process.poll() is None and not any(path.read_bytes().count(b"\n") > 4 for path in attacked.glob("pgd_*")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    expected, before = bytes_of(tmp_path / "whole"), bytes_of(tmp_path / "killed")
+    assert before != expected
+    run("killed", *flags)
+    assert bytes_of(tmp_path / "killed") == expected
+
+
+def test_what_is_recorded_is_not_attacked_again(run, tmp_path, monkeypatch, capsys):
+    first = run("a", *ATTACK, "--val_images", "4")
+    monkeypatch.setattr(PGD, "attempt", lambda *_: pytest.fail("attacked again"))
+    again = run("a", *ATTACK, "--val_images", "4")
+    assert canonical(again["results"]) == canonical(first["results"]) and "records" in capsys.readouterr().out
+    monkeypatch.undo()
+    whole = run("a", *ATTACK, "--val_batch_size", "1")["results"]  # all images: those four come from the record
+    assert [row["images"] for row in whole] == [32] * 3
+    header, lines = lines_of(tmp_path / "a", "pgd_linf_4-255_3steps")
+    assert list(lines)[:4] == ["val_0000", "val_0010", "val_0020", "val_0031"] and len(lines) == 32
+
+
+def test_records_of_other_weights_images_or_settings_are_others(run, trained, tmp_path):
+    run("a", *ATTACK, "--val_images", "2")
+    run("a", *ATTACK, "--val_images", "2", "--alpha", "eps/2")
+    run("a", *ATTACK, "--val_images", "2", "--crop_val")
+    saved = checkpoint.load(run.ckpt)
+    saved["model_state"]["classifier.classifier.4.bias"] += 1
+    checkpoint.save(tmp_path / "other.pth", saved)
+    run("a", *ATTACK, "--val_images", "2", "--ckpt", str(tmp_path / "other.pth"))
+    names = [path.name for path in (tmp_path / "a" / "records").iterdir()]
+    assert len(names) == len(set(names)) == 3 + 2 + 3 + 3  # clean is the same with another --alpha
+
+
+def test_an_interrupted_evaluation_reports_what_is_whole(run, tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def attempt(self, *args, original=PGD.attempt):
+        calls.append(self.eps)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    monkeypatch.setattr(PGD, "attempt", attempt)
+    with pytest.raises(SystemExit) as stop:
+        run("a", *ATTACK, "--val_images", "4", "--val_batch_size", "1")
+    assert stop.value.code == 130 and calls == [4 / 255] * 4 + [8 / 255] * 2
+    results = json.loads((tmp_path / "a" / "results.json").read_text())["results"]
+    assert [(row["attack"], row["eps"]) for row in results] == [("none", 0.0), ("pgd", 4 / 255)]
+    assert "1 of 4 images; the same command goes on there" in capsys.readouterr().out
+    monkeypatch.undo()
+    rows = run("a", *ATTACK, "--val_images", "4", "--val_batch_size", "1")["results"]
+    assert [(row["attack"], row["eps"]) for row in rows[:3]] == [
+        ("none", 0.0), ("pgd", 4 / 255), ("pgd", 8 / 255)]
+
+
+def test_radii_that_are_warm_started_never_give_a_pixel_back(run, tmp_path):
+    flags = ["--attack", "pgd", "--eps", "8/255", "1/255", "4/255", "2/255", "--steps", "2", "--num_workers", "0"]
+    run("a", *flags, "--warm_start", "--val_images", "8")
+    right = []
+    for level in (1, 2, 4, 8):
+        header, lines = lines_of(tmp_path / "a", f"pgd_linf_{level}-255_2steps")
+        assert header["attack"]["warm_start"] == [lower / 255 for lower in (1, 2, 4) if lower < level]
+        right.append([sum(line["intersection"]) for line in lines.values()])
+        assert all(line["radius"] <= level / 255 for line in lines.values())
+    assert (np.diff(right, axis=0) <= 0).all() and (np.diff(right, axis=0) < 0).any()
+
+
+def test_chains_are_members_once_each_or_growing_radii():
+    weights = [0.5, 0.5]
+    attacks = [PGD(eps=0.2), FGSM(eps=0.1), PGD(eps=0.1), SEA(eps=0.1, class_weights=weights), PGD(eps=0.2),
+               Noise(eps=0.1)]
+
+    def names(chain):
+        return [None if attack is None else (attack.name, attack.attack_loss, attack.eps) for attack in chain]
+
+    singles = [names(chain) for chain in chains(attacks, warm_start=False)]
+    assert singles == [[None], [("pgd", "ce", 0.2)], [("fgsm", "ce", 0.1)], [("pgd", "ce", 0.1)],
+                       [("apgd", "mce_bal", 0.1)], [("apgd", "mce", 0.1)], [("apgd", "js", 0.1)],
+                       [("uniform_noise", "ce", 0.1)], [("sign_noise", "ce", 0.1)]]
+    warm = [names(chain) for chain in chains(attacks, warm_start=True)]
+    assert warm[:3] == [[None], [("pgd", "ce", 0.1), ("pgd", "ce", 0.2)], [("fgsm", "ce", 0.1)]]
+    assert len(warm) == len(singles) - 1
+
+
+def test_sea_is_recorded_by_members_that_the_ensemble_shares(run, tmp_path, capsys):
+    flags = ["--eps", "4/255", "--steps", "4", "--num_workers", "0", "--val_images", "2"]
+    rows = run("a", "--attack", "sea", *flags)["results"]
+    assert [row["attack"] for row in rows] == ["none", "apgd", "apgd", "apgd", "sea", "worst case"]
+    sea = rows[4]
+    assert sea["Mean IoU lower"] <= sea["Mean IoU"] <= min(row["Mean IoU"] for row in rows[:4])
+    assert sea["Overall Acc"] <= min(row["Overall Acc"] for row in rows[:4]) and sea["backwards"] == 12
+    before = bytes_of(tmp_path / "a")
+    rows = run("a", "--attack", "ensemble", *flags)["results"]
+    after = bytes_of(tmp_path / "a")
+    assert len(after) == 1 + 6 and all(after[name] == content for name, content in before.items())
+    assert [row["attack"] for row in rows[7:]] == ["sea", "ensemble", "worst case"]
+    assert rows[8]["Overall Acc"] <= rows[7]["Overall Acc"]
+    weights = lines_of(tmp_path / "a", "red-apgd-mce_bal_linf_4-255_4steps")[0]["attack"]["class_weights"]
+    train_set, _ = build_datasets("synthetic", data_root="")
+    pixels = sum(np.bincount(train_set.raw(k)[1].flatten().numpy(), minlength=256)[:6] for k in range(len(train_set)))
+    assert weights == pytest.approx((1 / pixels / (1 / pixels).sum()).tolist(), rel=1e-12)
+
+
+def test_the_loader_gives_every_image_its_own_index(run):
+    from datasets import batches_of, build_loaders, restricted
+
+    _, val_set = build_datasets("synthetic", data_root="", train=False)
+    _, loader = build_loaders(None, val_set, batch_size=1, val_batch_size=3, num_workers=0, seed=1, val_images=7)
+    assert batches_of(loader) == [[0, 5, 10], [15, 20, 25], [31]]
+    assert [indices.tolist() for *_, indices in restricted(loader, [[0, 5, 10], [31]])] == [[0, 5, 10], [31]]
+    assert isinstance(loader, DataLoader) and restricted(loader, batches_of(loader)) is loader
+
+
+@pytest.mark.parametrize(("flags", "parts"), [
+    (["--attack", "fgsm", "--red_eps"], ["--red_eps", "apgd"]),
+    (["--attack", "segpgd", "--attack_loss", "js"], ["--attack_loss", "fgsm, pgd, apgd"]),
+    (["--attack", "apgd", "--best_iterate"], ["--best_iterate", "pgd, segpgd, cospgd"]),
+    (["--attack_loss", "js"], ["--attack_loss"]),
+    (["--attack", "pgd", "square", "--target_class", "3"], ["--target_class", "square"]),
+    (["--attack", "pgd", "--attack_loss", "mce", "--target_class", "3"], ["mce", "targeted"]),
+    (["--attack", "pgd", "--target_class", "6"], ["--target_class 6", "0 to 5"]),
+    (["--attack", "pgd", "--target_class", "nowhere.png"], ["nowhere.png"]),
+    (["--attack", "square", "--attack_norm", "l2"], ["square", "l2"]),
+    (["--attack", "psd"], ["psd", "segpgd"]),
+    (["--attack", "pgd", "--restarts", "0"], ["--restarts", "1 or more"]),
+    (["--report", "nowhere"], ["nowhere", "--report"]),
+])
+def test_attacks_that_cannot_be_are_one_line(flags, parts, small, refused, tmp_path, monkeypatch):
+    """And nothing has started."""
+    monkeypatch.chdir(tmp_path)
+    line = refused([*small, "--total_itrs", "2", *flags])
+    assert all(part in line for part in parts), line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_is_a_class_or_a_map(run, tmp_path, refused):
+    from PIL import Image
+
+    flags = ["--num_workers", "0", "--val_images", "2", "--attack", "pgd", "--steps", "5", "--eps", "16/255"]
+    run("a", *flags, "--target_class", "2")
+    header, lines = lines_of(tmp_path / "a", "pgd-to-2_linf_16-255_5steps")
+    assert header["attack"]["target"] == 2
+    Image.fromarray(np.full((96, 96), 2, np.uint8)).save(tmp_path / "map.png")
+    run("a", *flags, "--target_class", str(tmp_path / "map.png"))
+    path, = (tmp_path / "a" / "records").glob("pgd-to-map-*.jsonl")
+    assert read(path)[1] == lines  # a map of 2 everywhere is class 2
+    Image.fromarray(np.full((5, 5), 2, np.uint8)).save(tmp_path / "small.png")
+    best = str(run.ckpt)
+    line = refused(["--test_only", "--ckpt", best, "--output_dir", str(tmp_path), *flags, "--target_class",
+                    str(tmp_path / "small.png")])
+    assert "small.png" in line and "5x5" in line and "96x96" in line  # not a traceback
