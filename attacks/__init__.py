@@ -27,9 +27,12 @@ __all__ = ["APGD", "ATTACKS", "ENSEMBLE_LOSSES", "FGSM", "LOSSES", "NORMS", "PGD
 def build_attack(name: str, **settings) -> Attack:
     """The attack called `name`, given those of `settings` (eps, norm, steps, step_size, seed, ...) that it takes.
 
-    A setting that is None is left at the attack's own default.
+    A setting that is None is left at the attack's own default. Raises ValueError for an unknown name and for settings
+    out of bounds, and for a target that the attack can't have.
     """
     if name not in ATTACKS:
         raise ValueError(f"attack {name!r}: known are {', '.join(ATTACKS)}")
     taken = inspect.signature(ATTACKS[name]).parameters
+    if settings.get("target") is not None and "target" not in taken:
+        raise ValueError(f"{name} can't be driven to a target")
     return ATTACKS[name](**{key: value for key, value in settings.items() if key in taken and value is not None})

@@ -26,7 +26,7 @@ class Ensemble(Attack):
 
     def run(self, model, images, labels, *, image_ids=None, start=None):
         """As Attack.run; the passes are those of all members, and one forward each to choose."""
-        best, fewest = images, None
+        best, fewest = images.detach(), None
         problem = Problem(model, images, labels)
         all_of_them = torch.ones(len(images), dtype=torch.bool, device=images.device)
         for member in self.members:
@@ -41,10 +41,11 @@ class Ensemble(Attack):
         return Outcome(best, problem.forwards, problem.backwards)
 
     def settings(self):
-        """What the members share, and their losses."""
-        shared = self.members[0].settings()
-        return {**shared, "attack": self.name, "attack_loss": None, "class_weights": None,
-                "members": [member.attack_loss for member in self.members]}
+        """What the members share, and which they are."""
+        members = [member.settings() for member in self.members]
+        weights = next((member["class_weights"] for member in members if member["class_weights"]), None)
+        return {**members[0], "attack": self.name, "attack_loss": None, "class_weights": weights,
+                "members": ["-".join(filter(None, (member["attack"], member["attack_loss"]))) for member in members]}
 
 
 class _RedEpsAPGD(Ensemble):

@@ -66,17 +66,21 @@ def _share(progress: float) -> float:
 def _stripes(ball, draw) -> torch.Tensor:
     """Vertical stripes, one pixel wide, a random sign for each and every channel."""
     channels, width = ball.images.shape[1], ball.images.shape[3]
-    signs = torch.where(draw(torch.rand, channels, 1, width) < 0.5, -1, 1)
-    return ball.project(ball.images + 2 * ball.eps * signs)
+    return _corner(ball, draw(torch.rand, channels, 1, width))
 
 
 def _squares(ball, points, draw, *, share: float) -> torch.Tensor:
     """`points` with a square at a random place set to +eps or -eps, a random sign for every channel."""
     height, width = points.shape[2:]
     side = min(max(round((share * height * width) ** 0.5), 1), height, width)
-    corner = (draw(torch.rand, 2) * points.new_tensor([height - side + 1, width - side + 1])).long()  # [B, 2]
-    row = torch.arange(height, device=points.device) - corner[:, :1]  # [B, H]
-    column = torch.arange(width, device=points.device) - corner[:, 1:]
+    places = torch.tensor([height - side + 1, width - side + 1], device=points.device)
+    first = torch.minimum((draw(torch.rand, 2).double() * places).long(), places - 1)  # [B, 2]
+    row = torch.arange(height, device=points.device) - first[:, :1]  # [B, H]
+    column = torch.arange(width, device=points.device) - first[:, 1:]
     inside = ((row >= 0) & (row < side))[:, :, None] & ((column >= 0) & (column < side))[:, None]  # [B, H, W]
-    signs = torch.where(draw(torch.rand, points.shape[1], 1, 1) < 0.5, -1, 1)
-    return torch.where(inside[:, None], ball.project(ball.images + 2 * ball.eps * signs), points)
+    return torch.where(inside[:, None], _corner(ball, draw(torch.rand, points.shape[1], 1, 1)), points)
+
+
+def _corner(ball, numbers) -> torch.Tensor:
+    """The corner of the ball on the side that uniform numbers, broadcast over the images, say."""
+    return ball.project(ball.images + torch.where(numbers < 0.5, -2 * ball.eps, 2 * ball.eps).to(ball.images))

@@ -1,5 +1,7 @@
 """What every attack in ATTACKS promises, whatever its method."""
 import copy
+import inspect
+import json
 
 import pytest
 import torch
@@ -7,13 +9,19 @@ from torch import nn
 
 from attacks import ATTACKS, NORMS, build_attack
 
-EVERY_ATTACK = pytest.mark.parametrize("name", list(ATTACKS))
-EVERY_NORM = pytest.mark.parametrize("norm", list(NORMS))
 EPS = {"linf": 4 / 255, "l2": 0.5}
+WEIGHTS = [0.1, 0.2, 0.3, 0.4]
+BLIND = ("square", "noise")  # follow no gradient
+EVERY_ATTACK = pytest.mark.parametrize("name", list(ATTACKS))
+# square has no l2; ensemble is sea with three losses more, so once is enough
+CASES = [(name, norm) for name in ATTACKS for norm in NORMS if norm == "linf" or name not in ("square", "ensemble")]
+EVERY_CASE = pytest.mark.parametrize(("name", "norm"), CASES)
+WHITE_BOX = pytest.mark.parametrize(("name", "norm"), [case for case in CASES if case[0] not in BLIND])
 
 
-def attack_of(name, norm, **settings):
-    return build_attack(name, **{"eps": EPS.get(norm, 0.1), "norm": norm, "steps": 4, **settings})
+def attack_of(name, norm="linf", **settings):
+    return build_attack(name, **{"eps": EPS.get(norm, 0.1), "norm": norm, "steps": 4, "class_weights": WEIGHTS,
+                                 **settings})
 
 
 def lengths(delta, norm):
@@ -21,13 +29,13 @@ def lengths(delta, norm):
     return delta.abs().amax(1) if norm == "linf" else delta.norm(dim=1)
 
 
-@EVERY_ATTACK
-@EVERY_NORM
+@EVERY_CASE
 def test_images_stay_images_within_eps(name, norm, toy, batch):
     images, labels = batch
+    given = images.clone(), labels.clone()
     adv_images = attack_of(name, norm)(toy, images, labels)
     assert adv_images.shape == images.shape and adv_images.dtype == images.dtype
-    assert not adv_images.requires_grad and adv_images is not images
+    assert adv_images is not images and torch.equal(images, given[0]) and torch.equal(labels, given[1])
     assert adv_images.min() >= 0 and adv_images.max() <= 1
     assert (lengths(adv_images.double() - images.double(), norm) <= EPS[norm] * (1 + 1e-6)).all()
 
@@ -37,22 +45,44 @@ def test_images_stay_images_within_eps(name, norm, toy, batch):
 def test_linf_never_passes_eps_by_a_float(name, quarter, toy, batch):
     """x + eps rounds; without care a pixel ends up to 6e-5 eps outside."""
     images, labels = batch
-    adv_images = build_attack(name, eps=quarter / 255, steps=4)(toy, images, labels)
+    adv_images = attack_of(name, eps=quarter / 255)(toy, images, labels)
     assert (adv_images.double() - images.double()).abs().max() <= quarter / 255
 
 
-@EVERY_ATTACK
-@EVERY_NORM
-def test_loss_rises_by_using_the_radius(name, norm, toy, batch):
+@EVERY_CASE
+def test_results_carry_no_graph(name, norm, toy, batch):
     images, labels = batch
-    adv_images = attack_of(name, norm)(toy, images, labels)
-    criterion = nn.CrossEntropyLoss(ignore_index=255)
-    assert criterion(toy(adv_images), labels) > criterion(toy(images), labels)
+    images.requires_grad_(True)
+    outcome = attack_of(name, norm).run(toy, images, labels, start=images * 1.0)
+    assert not outcome.images.requires_grad and images.grad is None
+    assert not attack_of(name, norm)(toy, images, labels).requires_grad
+
+
+@EVERY_ATTACK
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_images_keep_their_precision(name, dtype, toy, batch):
+    images = batch[0].to(dtype)
+    adv_images = attack_of(name)(toy.to(dtype), images, batch[1], image_ids=range(3))
+    assert adv_images.dtype == dtype and (adv_images.double() - images.double()).abs().max() <= EPS["linf"]
+    assert (adv_images != images).any()
+
+
+@EVERY_CASE
+def test_all_of_the_radius_is_used(name, norm, toy, batch):
+    images, labels = batch
+    adv_images = attack_of(name, norm)(toy, images, labels, image_ids=range(3))
     assert (lengths(adv_images.double() - images.double(), norm) > 0.5 * EPS[norm]).all()
 
 
-@EVERY_ATTACK
-@EVERY_NORM
+@WHITE_BOX
+def test_loss_rises(name, norm, toy, batch):
+    images, labels = batch
+    adv_images = attack_of(name, norm)(toy, images, labels, image_ids=range(3))
+    criterion = nn.CrossEntropyLoss(ignore_index=255)
+    assert criterion(toy(adv_images), labels) > criterion(toy(images), labels)
+
+
+@EVERY_CASE
 def test_model_is_left_as_it_was(name, norm, toy, batch):
     toy.train()
     toy.body[1].eval()  # mixed flags, as of a frozen BatchNorm
@@ -72,107 +102,229 @@ def test_model_is_left_as_it_was_after_an_error(name, toy, batch):
     toy.train()
     toy.body[4].register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("broken")))
     with pytest.raises(RuntimeError, match="broken"):
-        attack_of(name, "linf")(toy, *batch)
+        attack_of(name)(toy, *batch)
     assert all(module.training for module in toy.modules()) and all(p.requires_grad for p in toy.parameters())
 
 
-@EVERY_ATTACK
-def test_no_parameter_gradient_is_ever_computed(name, toy, batch):
+@EVERY_CASE
+def test_the_model_is_asked_in_eval_mode_without_parameter_gradients(name, norm, toy, batch):
+    toy.train()
     asked = []
-    toy.body[0].register_forward_hook(lambda module, *_: asked.append(module.weight.requires_grad))
-    attack_of(name, "linf")(toy, *batch)
-    assert asked and not any(asked)
+    toy.body[0].register_forward_hook(lambda module, *_: asked.append(
+        (module.training, module.weight.requires_grad and torch.is_grad_enabled())))
+    attack_of(name, norm)(toy, *batch)
+    assert asked and set(asked) == {(False, False)}
+
+
+@EVERY_CASE
+def test_passes_are_what_the_model_saw(name, norm, toy, batch, queries):
+    asked, graphs = queries(toy), []
+    toy.register_forward_hook(lambda module, args, logits: graphs.append(logits.requires_grad))
+    for settings in ({}, {"restarts": 2}):
+        outcome = attack_of(name, norm, **settings).run(toy, *batch, start=batch[0] if settings else None)
+        sizes = torch.tensor([len(points) for points in asked])
+        assert outcome.forwards.dtype == outcome.backwards.dtype == torch.int64
+        assert outcome.forwards.sum() == sizes.sum() and outcome.backwards.sum() == sizes[torch.tensor(graphs)].sum()
+        assert (outcome.backwards.sum() == 0) == (name in BLIND)
+        asked.clear(), graphs.clear()
 
 
 @EVERY_ATTACK
 def test_works_under_no_grad(name, toy, batch):
     with torch.no_grad():
-        adv_images = attack_of(name, "linf")(toy, *batch)
-    assert (adv_images != batch[0]).any()
+        adv_images = attack_of(name)(toy, *batch, image_ids=range(3))
+    assert torch.equal(adv_images, attack_of(name)(toy, *batch, image_ids=range(3)))
 
 
-@EVERY_ATTACK
-@EVERY_NORM
+@EVERY_CASE
 def test_eps_zero_gives_the_images_back_bit_for_bit(name, norm, toy, batch):
     assert torch.equal(attack_of(name, norm, eps=0.0)(toy, *batch), batch[0])
+    assert torch.equal(attack_of(name, norm, eps=0.0, restarts=2)(toy, *batch, start=batch[0] / 2), batch[0])
 
 
-@EVERY_ATTACK
-def test_void_pixels_are_never_read(name, batch):
+@WHITE_BOX
+def test_void_pixels_are_never_read(name, norm, batch):
     """With a 1x1 network a pixel's gradient is its own: where the label is void, nothing may push."""
     torch.manual_seed(0)
     model, (images, labels) = nn.Conv2d(3, 4, 1), batch
-    settings = {"random_start": False} if name != "fgsm" else {}
-    adv_images = attack_of(name, "linf", **settings)(model, images, labels)
+    with torch.no_grad():
+        labels = torch.where(labels == 255, 255, model(images).argmax(1))  # all right, or some have nothing to lose
+    adv_images = attack_of(name, norm)(model, images, labels, start=images)
     moved = (adv_images != images).any(dim=1)
     inside = ((images > 0) & (images < 1)).all(dim=1)  # a black or white pixel may have nowhere to go
     assert not moved[labels == 255].any() and moved[(labels != 255) & inside].all()
 
 
-@EVERY_ATTACK
-def test_any_label_that_is_no_class_counts_as_void(name, toy, batch):
+@EVERY_CASE
+def test_any_label_that_is_no_class_counts_as_void(name, norm, toy, batch):
     images, labels = batch
     odd = labels.clone()
     odd[labels == 255] = torch.tensor([-1, 4, 254, 255]).repeat(12)
-    attack = attack_of(name, "linf")
+    attack = attack_of(name, norm)
     ids = range(3)
     assert torch.equal(attack(toy, images, odd, image_ids=ids), attack(toy, images, labels, image_ids=ids))
 
 
-@EVERY_ATTACK
-@EVERY_NORM
-def test_all_void_image_is_finite_and_unpushed(name, norm, toy, batch):
+@EVERY_CASE
+def test_all_void_image_is_finite_and_unpushed(name, norm, toy, batch, queries):
+    """One look tells that there is nothing to attack; it stays where it begins."""
     images, labels = batch
-    settings = {"random_start": False} if name != "fgsm" else {}
-    adv_images = attack_of(name, norm, **settings)(toy, images, torch.full_like(labels, 255))
-    assert torch.equal(adv_images, images)
-
-
-@EVERY_ATTACK
-@EVERY_NORM
-def test_an_image_is_attacked_alike_alone_and_in_any_batch(name, norm, toy, batch):
-    toy, images, labels = toy.double(), batch[0].double(), batch[1]
+    nothing, asked = torch.full_like(labels, 255), queries(toy)
     attack = attack_of(name, norm)
+    assert torch.equal(attack(toy, images, nothing, start=images), images)
+    assert len(asked) == (2 * len(attack.members) or 1)  # an ensemble looks once more at what each member found
+    assert torch.isfinite(attack(toy, images, nothing)).all()
+    labels = torch.stack([nothing[0], labels[1], labels[2]])
+    mixed = attack(toy, images, labels, image_ids=range(3), start=images)
+    assert torch.equal(mixed[0], images[0])
+    assert name == "noise" or (mixed[1:] != images[1:]).flatten(1).any(1).all()
+
+
+@EVERY_CASE
+def test_an_image_is_attacked_alike_alone_and_in_any_batch(name, norm, toy, batch):
+    restarts = 1 if name in ("sea", "ensemble") else 2
+    toy, images, labels = toy.double(), batch[0].double(), batch[1]
+    attack = attack_of(name, norm, restarts=restarts)
     together = attack(toy, images, labels, image_ids=[7, 8, 9])
     order = [2, 0, 1]
+    torch.manual_seed(9)  # ids' numbers are their own
     shuffled = attack(toy, images[order], labels[order], image_ids=[9, 7, 8])
     alone = torch.cat([attack(toy, images[k:k + 1], labels[k:k + 1], image_ids=[7 + k]) for k in range(3)])
     torch.testing.assert_close(shuffled, together[order], rtol=0, atol=1e-12)
     torch.testing.assert_close(alone, together, rtol=0, atol=1e-12)
 
 
-@EVERY_ATTACK
-def test_extreme_logits_stay_finite(name, toy, batch):
+@EVERY_CASE
+def test_another_seed_or_id_draws_other_numbers(name, norm, toy, batch):
+    def found(seed, ids):
+        return attack_of(name, norm, seed=seed)(toy, *batch, image_ids=ids)
+
+    one = found(1, range(3))
+    assert torch.equal(found(1, range(3)), one)
+    if name != "fgsm":  # begins at the image
+        assert not torch.equal(found(2, range(3)), one) and not torch.equal(found(1, range(3, 6)), one)
+
+
+@EVERY_CASE
+def test_memory_format_does_not_matter(name, norm, toy, batch):
+    toy, images = toy.double(), batch[0].double()
+    attack = attack_of(name, norm)
+    other = attack(toy, images.contiguous(memory_format=torch.channels_last), batch[1], image_ids=range(3))
+    torch.testing.assert_close(other, attack(toy, images, batch[1], image_ids=range(3)), rtol=0, atol=1e-12)
+
+
+@EVERY_CASE
+@pytest.mark.parametrize("factor", [1e4, 1e30])
+def test_extreme_logits_stay_finite(factor, name, norm, toy, batch):
     with torch.no_grad():
-        toy.body[4].weight.mul_(1e4)
-    assert torch.isfinite(attack_of(name, "linf")(toy, *batch)).all()
+        toy.body[4].weight.mul_(factor)
+    adv_images = attack_of(name, norm)(toy, *batch)
+    assert torch.isfinite(adv_images).all() and (adv_images != batch[0]).any()
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name not in BLIND])
+def test_a_confident_network_is_no_more_robust(name, batch):
+    """Logits times 1000 predict the same; a softmax of them in fp32 has no gradient at most of the pixels."""
+    torch.manual_seed(0)
+    model, images = nn.Conv2d(3, 4, 1), batch[0]
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    wrong = []
+    for factor in (1, 100, 10):
+        with torch.no_grad():
+            model.weight.mul_(factor), model.bias.mul_(factor)
+        adv_images = attack_of(name)(model, images, labels, start=images)
+        wrong.append((model(adv_images).argmax(1) != labels).sum().item())
+    assert wrong[0] > 0 and min(wrong) >= 0.9 * wrong[0]
+    leads = model(images).topk(2, dim=1).values
+    assert ((leads[:, 0] - leads[:, 1]) > 104).float().mean() > 0.6
 
 
 @EVERY_ATTACK
 def test_a_model_that_gives_nan_is_an_error(name, toy, batch):
+    """Noise too has to ask which of its kinds is worse."""
     with torch.no_grad():
         toy.body[4].bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not finite"):
-        attack_of(name, "linf")(toy, *batch)
+        attack_of(name)(toy, *batch)
+    assert not any(module.training for module in toy.modules()) and all(p.requires_grad for p in toy.parameters())
+
+
+@WHITE_BOX
+def test_a_gradient_that_is_not_finite_is_an_error_that_names_the_attack(name, norm, toy, batch):
+    """Of finite logits: the square root's slope at 0."""
+    class Kinked(nn.Module):
+        def forward(self, images):
+            return toy(images) + (images * 0).sum(1, keepdim=True).sqrt()
+
+    kind = "APGD" if attack_of(name).members else type(attack_of(name)).__name__
+    with pytest.raises(FloatingPointError, match=rf"{kind}\(attack=.*norm={norm}.*: the gradient is not finite"):
+        attack_of(name, norm)(Kinked(), *batch)
 
 
 @EVERY_ATTACK
 def test_wrong_inputs_are_named(name, toy, batch):
     images, labels = batch
-    attack = attack_of(name, "linf")
+    attack = attack_of(name)
     with pytest.raises(ValueError, match="not normalised"):
         attack(toy, (images - 0.45) / 0.22, labels)
+    with pytest.raises(ValueError, match="not normalised"):
+        attack(toy, images * float("nan"), labels)
     with pytest.raises(ValueError, match=r"labels must be \[B, H, W\]"):
         attack(toy, images, labels[:, None])
     with pytest.raises(ValueError, match="float"):
         attack(toy, images.mul(255).byte(), labels)
-    with pytest.raises(ValueError, match="known are linf, l2"):
+    with pytest.raises(ValueError, match="known are linf, l2|no l1 form"):
         attack_of(name, "l1")
-    for eps in (-0.1, 1.5, float("nan")):
+    for eps in (-0.1, 1.5, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="eps"):
-            attack_of(name, "linf", eps=eps)
+            attack_of(name, eps=eps)
+    with pytest.raises(ValueError, match="restarts 0"):
+        attack_of(name, restarts=0)
+
+
+SETTINGS = [{"restarts": 2, "seed": 9}, {"steps": 3}, {"attack_loss": "mce_bal"}, {"target": 2},
+            {"random_start": False}, {"best_iterate": True, "step_size": 0.007}, {"red_eps": True, "steps": 7}]
+
+
+@pytest.mark.parametrize(("name", "settings"), [
+    (name, settings) for name in ATTACKS for settings in [{}, *SETTINGS]
+    if set(settings) <= set(inspect.signature(ATTACKS[name]).parameters)])
+def test_settings_are_all_that_decides_the_result(name, settings, toy, batch):
+    """Read back from JSON they build the same attack again."""
+    for norm in ("linf",) if name == "square" else NORMS:
+        attack = attack_of(name, norm, **settings)
+        read = json.loads(json.dumps(attack.settings()))
+        assert read["attack"] == name and read["norm"] == norm and read["eps"] == EPS[norm]
+        again = build_attack(**{{"attack": "name"}.get(key, key): value for key, value in read.items()})
+        assert json.loads(json.dumps(again.settings())) == read
+        assert torch.equal(again(toy, *batch, image_ids=range(3)), attack(toy, *batch, image_ids=range(3)))
+
+
+@EVERY_ATTACK
+def test_settings_differ_where_attacks_do(name):
+    default = attack_of(name).settings()
+    for change in ({"eps": 0.02}, {"restarts": 3}, {"seed": 2, "restarts": 2}, {"norm": "l2"}, {"steps": 9}):
+        if (name, change) in [("square", {"norm": "l2"}), ("fgsm", {"steps": 9}), ("noise", {"steps": 9})]:
+            continue
+        assert attack_of(name, **change).settings() != default
+    others = [attack_of(other).settings() for other in ATTACKS if other != name]
+    assert default not in others
+
+
+def test_members_are_told_apart():
+    """Records are kept member by member, by their settings."""
+    for name in ATTACKS:
+        settings = [json.dumps(member.settings()) for member in attack_of(name).members]
+        assert len(set(settings)) == len(settings)
+        assert len(set(attack_of(name).settings().get("members", []))) == len(settings)
 
 
 def test_unknown_attack_lists_the_known():
     with pytest.raises(ValueError, match="fgsm, pgd"):
         build_attack("psd", eps=0.1)
+
+
+def test_a_setting_that_is_none_is_left_at_the_default():
+    settings = build_attack("pgd", eps=0.1, steps=None, step_size=None, norm=None, attack_loss=None).settings()
+    assert settings == ATTACKS["pgd"](eps=0.1).settings()

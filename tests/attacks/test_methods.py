@@ -3,9 +3,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from attacks import FGSM, NORMS, PGD
-from attacks.losses import cross_entropy
+from attacks import FGSM, NORMS, PGD, CosPGD, SegPGD
+from attacks.search import Problem
+
+
+def cross_entropy(logits, labels):
+    return F.cross_entropy(logits, labels, ignore_index=255, reduction="none").flatten(1).sum(1)
 
 
 @pytest.fixture
@@ -20,21 +25,33 @@ def doubles(batch):
     return batch[0].double(), batch[1]
 
 
-def gradient_in_numpy(linear, x, labels):
-    """[3, H, W], [H, W] -> the gradient of the summed cross-entropy of valid pixels, [3, H, W]."""
+def gradient_in_numpy(linear, x, labels, weigh):
+    """[3, H, W], [H, W] -> the gradient of the weighted sum over valid pixels of the cross-entropy, [3, H, W]."""
     weight, bias = linear.weight.detach().numpy()[:, :, 0, 0], linear.bias.detach().numpy()
     logits = np.einsum("kc,chw->khw", weight, x) + bias[:, None, None]
     p = np.exp(logits - logits.max(0))
     p /= p.sum(0)
     valid = labels != 255
     onehot = np.where(valid, labels, 0)[None] == np.arange(4)[:, None, None]
-    return np.einsum("kc,khw->chw", weight, (p - onehot) * valid)
+    return np.einsum("kc,khw->chw", weight, (p - onehot) * valid * weigh(p, onehot))
 
 
-def pgd_in_numpy(linear, x, labels, *, start, eps, step, steps, norm):
+def segpgd_in_numpy(t, steps):
+    share = (t - 1) / (2 * steps)
+    return lambda p, onehot: np.where((p * onehot).sum(0) == p.max(0), 1 - share, share)
+
+
+WEIGHTS = {  # (t, steps) -> what a pixel weighs
+    PGD: lambda t, steps: lambda p, onehot: 1.0,
+    SegPGD: segpgd_in_numpy,
+    CosPGD: lambda t, steps: lambda p, onehot: (p * onehot).sum(0) / np.sqrt((p**2).sum(0)),
+}
+
+
+def pgd_in_numpy(linear, x, labels, *, start, eps, step, steps, norm, kind=PGD):
     current = start
-    for _ in range(steps):
-        g = gradient_in_numpy(linear, current, labels)
+    for t in range(1, steps + 1):
+        g = gradient_in_numpy(linear, current, labels, WEIGHTS[kind](t, steps))
         current = current + step * (np.sign(g) if norm == "linf" else g / np.sqrt((g**2).sum()))
         delta = current - x
         if norm == "linf":
@@ -47,13 +64,15 @@ def pgd_in_numpy(linear, x, labels, *, start, eps, step, steps, norm):
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("l2", 0.7)])
 @pytest.mark.parametrize("steps", [1, 5])
-def test_pgd_is_its_formula(linear, doubles, norm, eps, steps):
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_pgd_is_its_formula(kind, linear, doubles, norm, eps, steps):
     images, labels = doubles
-    attack = PGD(eps=eps, step_size=eps / 3, steps=steps, norm=norm, random_start=False)
+    attack = kind(eps=eps, step_size=eps / 3, steps=steps, norm=norm, random_start=False)
     adv_images = attack(linear, images, labels)
     for k in range(3):
         x, y = images[k].numpy(), labels[k].numpy()
-        expected = pgd_in_numpy(linear, x, y, start=x, eps=eps, step=eps / 3, steps=steps, norm=norm)
+        expected = pgd_in_numpy(linear, x, y, start=x, eps=eps, step=eps / 3, steps=steps, norm=norm,
+                                kind=kind)
         np.testing.assert_allclose(adv_images[k].numpy(), expected, atol=1e-12)
 
 
@@ -75,32 +94,21 @@ def test_fgsm_uses_all_of_eps(linear, doubles):
 
 
 def test_gradient_agrees_with_finite_differences(toy, doubles):
+    """Through the normalisation, up to the one factor by which an image's gradient is scaled."""
     toy, (images, labels), h = toy.double(), doubles, 1e-6
-    gradient = PGD(eps=0.1).gradient(toy, images, labels)
-    for index in [(0, 0, 5, 5), (1, 2, 0, 3), (2, 1, 11, 9), (0, 1, 4, 4)]:
-        up, down = images.clone(), images.clone()
-        up[index] += h
-        down[index] -= h
-        with torch.no_grad():
-            expected = (cross_entropy(toy(up), labels) - cross_entropy(toy(down), labels)) / (2 * h)
-        assert gradient[index].item() == pytest.approx(expected.item(), rel=1e-5, abs=1e-8)
-
-
-def test_loss_is_the_sum_over_valid_pixels(doubles):
-    _, labels = doubles
-    logits = torch.randn(3, 4, 12, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    expected = 0.0
-    for b, h, w in np.argwhere(labels.numpy() != 255):
-        u = logits[b, :, h, w].numpy()
-        expected += np.log(np.exp(u).sum()) - u[labels[b, h, w]]
-    assert cross_entropy(logits, labels).item() == pytest.approx(expected, rel=1e-12)
-
-
-def test_loss_is_in_fp32_for_half_logits(doubles):
-    logits = torch.full((3, 4, 12, 10), 60000.0, dtype=torch.float16)
-    logits[:, 1] = -60000
-    loss = cross_entropy(logits, doubles[1])
-    assert torch.isfinite(loss) and loss.dtype == torch.float32
+    _, gradient = Problem(toy, images, labels).differentiate(images, torch.arange(3), 1, 1)
+    for image, places in [(0, [(0, 5, 5), (1, 4, 4), (2, 9, 9)]), (2, [(1, 11, 9), (0, 3, 7), (2, 5, 0)])]:
+        slopes = []
+        for place in places:
+            up, down = images.clone(), images.clone()
+            up[image][place] += h
+            down[image][place] -= h
+            with torch.no_grad():
+                rise = (cross_entropy(toy(up), labels) - cross_entropy(toy(down), labels))[image]
+            slopes.append(rise.item() / (2 * h))
+        found = [gradient[image][place].item() for place in places]
+        factor = found[0] / slopes[0]
+        assert factor > 0 and found == pytest.approx([factor * slope for slope in slopes], rel=1e-5)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -155,12 +163,30 @@ def test_pgd_is_at_least_as_strong_as_fgsm(toy, batch):
     images, labels = batch
     fgsm = cross_entropy(toy(FGSM(eps=0.1)(toy, images, labels)), labels)
     pgd = cross_entropy(toy(PGD(eps=0.1, steps=20, random_start=False)(toy, images, labels)), labels)
-    assert pgd > fgsm
+    assert (pgd > fgsm).all()
 
 
-def test_settings_say_what_ran():
-    assert PGD(eps=0.04, steps=7).settings() == {
-        "norm": "linf", "eps": 0.04, "steps": 7, "step_size": 0.01, "random_start": True, "seed": 1}
+@pytest.mark.parametrize(("kind", "loss"), [(PGD, "ce"), (SegPGD, "segpgd"), (CosPGD, "cospgd")])
+def test_settings_say_what_ran(kind, loss):
+    assert kind(eps=0.04, steps=7).settings() == {
+        "attack": kind.name, "attack_loss": loss, "norm": "linf", "eps": 0.04, "restarts": 1, "target": None,
+        "class_weights": None, "seed": 1, "steps": 7, "step_size": 0.01, "random_start": True, "best_iterate": False}
+
+
+def test_settings_have_a_seed_where_something_is_drawn():
     assert FGSM(eps=0.04).settings() == {
-        "norm": "linf", "eps": 0.04, "steps": 1, "step_size": 0.04, "random_start": False, "seed": None}
-    assert repr(FGSM(eps=0.04)).startswith("FGSM(norm=linf, eps=0.04")
+        "attack": "fgsm", "attack_loss": "ce", "norm": "linf", "eps": 0.04, "restarts": 1, "target": None,
+        "class_weights": None, "seed": None, "steps": 1, "step_size": 0.04, "random_start": False,
+        "best_iterate": False}
+    assert FGSM(eps=0.04, restarts=2, seed=5).settings()["seed"] == 5
+    assert PGD(eps=0.04, random_start=False, seed=5).settings()["seed"] is None
+    assert repr(FGSM(eps=0.04)).startswith("FGSM(attack=fgsm, attack_loss=ce, norm=linf, eps=0.04")
+    weighted = PGD(eps=0.04, attack_loss="mce_bal", class_weights=torch.tensor([0.25, 0.75]))
+    assert weighted.settings()["class_weights"] == [0.25, 0.75]
+
+
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"step_size": -0.1}, {"step_size": float("nan")},
+                                      {"restarts": 0}, {"attack_loss": "dice"}, {"attack_loss": "mce_bal"}])
+def test_settings_without_meaning_are_errors(settings):
+    with pytest.raises(ValueError, match=next(iter(settings)) + "|class_weights"):
+        PGD(eps=0.1, **settings)

@@ -1,0 +1,336 @@
+"""The kernel of all losses, against autograd through each loss as its paper writes it, and at extreme logits."""
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from attacks import LOSSES, class_weights
+from attacks.losses import Pixels
+from attacks.search import Problem
+
+WEIGHTS = (0.1, 0.4, 0.2, 0.05, 0.25)  # 1/N of 5 classes, exact in no float
+SCHEDULE = [(1, 1), (1, 5), (2, 5), (5, 5), (60, 90), (90, 90)]  # t, steps
+UNTARGETED, TARGETED = list(LOSSES), [name for name, loss in LOSSES.items() if loss.targeted]
+
+
+def cross_entropy(logits, labels):
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def cosine(logits, labels):
+    onehot = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(logits)
+    return F.cosine_similarity(logits.softmax(1), onehot, dim=1).detach()
+
+
+def right(logits, labels):
+    return (logits.argmax(1) == labels).to(logits)
+
+
+def segpgd(logits, labels, t, steps):
+    share, hit = (t - 1) / (2 * steps), right(logits, labels)
+    return ((1 - share) * hit + share * (1 - hit)) * cross_entropy(logits, labels)
+
+
+def jensen_shannon(logits, labels):
+    p = logits.softmax(1)
+    onehot = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(p)
+    middle = (p + onehot) / 2
+    of_label = middle.gather(1, labels[:, None])
+    return 0.5 * ((p * (p / middle).log()).sum(1) - of_label.log().squeeze(1))  # KL(p, m), and KL(e_y, m) = -log m_y
+
+
+def tsallis(logits, labels, t, steps):
+    q = -2 + 3 * t / steps
+    if t == steps:
+        return cross_entropy(logits, labels)
+    return (1 - logits.softmax(1).gather(1, labels[:, None]).squeeze(1) ** (1 - q)) / (1 - q)
+
+
+PAPERS = {  # (logits, labels, t, steps) -> loss of every pixel
+    "ce": lambda u, y, t, n: cross_entropy(u, y),
+    "segpgd": segpgd,
+    "mce": lambda u, y, t, n: right(u, y) * cross_entropy(u, y),
+    "mce_bal": lambda u, y, t, n: torch.tensor(WEIGHTS, dtype=u.dtype)[y] * right(u, y) * cross_entropy(u, y),
+    "cospgd": lambda u, y, t, n: cosine(u, y) * cross_entropy(u, y),
+    "js": lambda u, y, t, n: jensen_shannon(u, y),
+    "tsallis": tsallis,
+}
+TO_TARGET = {  # what is descended
+    "ce": PAPERS["ce"],
+    "segpgd": lambda u, y, t, n: cross_entropy(u, y) - segpgd(u, y, t, n),  # 1 - lambda on what isn't there yet
+    "cospgd": lambda u, y, t, n: (1 - cosine(u, y)) * cross_entropy(u, y),
+    "js": PAPERS["js"],
+    "tsallis": tsallis,
+}
+
+
+@pytest.fixture
+def case():
+    """Logits [3, 5, 6, 7] in float64, a third of them right; labels with void pixels; a target map."""
+    generator = torch.Generator().manual_seed(2)
+    logits = 2 * torch.randn(3, 5, 6, 7, dtype=torch.float64, generator=generator)
+    labels = torch.randint(0, 5, (3, 6, 7), generator=generator)
+    labels = torch.where(torch.rand(3, 6, 7, generator=generator) < 0.3, logits.argmax(1), labels)
+    labels[:, 2:4, 1:3] = 255
+    return logits, labels, torch.randint(0, 5, (6, 7), generator=generator)
+
+
+def problem_of(name, logits, labels, target=None, weights=WEIGHTS):
+    """Attacked are the logits themselves: their gradient is what the kernel hands to a network."""
+    weights = torch.tensor(weights, dtype=torch.float64) if LOSSES[name].balanced else None
+    return Problem(nn.Identity(), logits, labels, loss=name, target=target, class_weights=weights)
+
+
+def kernel(name, logits, labels, *, t=1, steps=1, target=None, **kwargs):
+    """The direction of ascent [B, C, H, W]."""
+    problem = problem_of(name, logits, labels, target, **kwargs)
+    return problem.differentiate(logits, torch.arange(len(logits)), t, steps)[1]
+
+
+def autograd(loss, logits, labels, t, steps):
+    """Gradient of the sum over valid pixels."""
+    logits, valid = logits.clone().requires_grad_(True), labels != 255
+    losses = loss(logits, torch.where(valid, labels, 0), t, steps)
+    return torch.autograd.grad((losses * valid).sum(), logits)[0]
+
+
+def assert_proportional(found, expected):
+    """By one positive factor for each image."""
+    for one, other in zip(found, expected, strict=True):
+        factor = (one * other).sum() / (other * other).sum()
+        assert factor > 0
+        torch.testing.assert_close(one, factor * other, rtol=1e-9, atol=1e-11 * one.abs().max().item())
+
+
+@pytest.mark.parametrize(("t", "steps"), SCHEDULE)
+@pytest.mark.parametrize("name", UNTARGETED)
+def test_the_kernel_is_the_papers_gradient(name, t, steps, case):
+    logits, labels, _ = case
+    expected = autograd(PAPERS[name], logits, labels, t, steps)
+    assert (expected.flatten(1).abs().amax(1) > 0.01 * min(WEIGHTS)).all()
+    found = kernel(name, logits, labels, t=t, steps=steps)
+    assert_proportional(found, expected)
+    others = found.scatter(1, torch.where(labels == 255, 0, labels)[:, None], 0)
+    assert (others.flatten(1).amax(1) == 1).all()  # the scale that keeps it in range
+
+
+@pytest.mark.parametrize(("t", "steps"), SCHEDULE)
+@pytest.mark.parametrize("name", TARGETED)
+def test_towards_a_target_it_descends_the_papers_loss(name, t, steps, case):
+    logits, labels, target = case
+    goal = torch.where(labels == 255, 255, target)
+    expected = -autograd(TO_TARGET[name], logits, goal, t, steps)
+    assert_proportional(kernel(name, logits, labels, t=t, steps=steps, target=target), expected)
+    goal = torch.where(labels == 255, 255, 3)
+    expected = -autograd(TO_TARGET[name], logits, goal, t, steps)
+    assert_proportional(kernel(name, logits, labels, t=t, steps=steps, target=3), expected)
+
+
+@pytest.mark.parametrize(("t", "steps"), SCHEDULE)
+@pytest.mark.parametrize("name", UNTARGETED)
+def test_the_weight_itself_is_the_papers(name, t, steps, case):
+    """Without any factor left open: w (p - onehot) is the gradient."""
+    logits, labels, _ = case
+    pixels = Pixels(logits, labels, t=t, steps=steps)
+    valid = (labels != 255)[:, None]
+    onehot = F.one_hot(torch.where(labels == 255, 0, labels), 5).movedim(-1, 1)
+    weight = LOSSES[name].log_weight(pixels).exp()[:, None]
+    if LOSSES[name].balanced:
+        weight = weight * torch.tensor(WEIGHTS, dtype=torch.float64)[torch.where(labels == 255, 0, labels)][:, None]
+    expected = autograd(PAPERS[name], logits, labels, t, steps)
+    torch.testing.assert_close(weight * (logits.softmax(1) - onehot) * valid, expected, rtol=1e-8, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", TARGETED)
+@pytest.mark.parametrize(("t", "steps"), SCHEDULE)
+def test_the_targeted_weight_itself_is_the_papers(name, t, steps, case):
+    logits, labels, target = case
+    target = target.expand_as(labels)
+    weight = LOSSES[name].targeted(Pixels(logits, target, t=t, steps=steps)).exp()[:, None]
+    onehot = F.one_hot(target, 5).movedim(-1, 1)
+    expected = autograd(TO_TARGET[name], logits, target, t, steps)
+    torch.testing.assert_close(weight * (logits.softmax(1) - onehot), expected, rtol=1e-8, atol=1e-14)
+
+
+@pytest.mark.parametrize(("name", "t", "steps"), [("js", 1, 1), ("tsallis", 1, 5), ("tsallis", 4, 5),
+                                                  ("tsallis", 5, 5)])
+def test_finite_differences_in_plain_python(name, t, steps, case):
+    logits, labels, _ = case
+    pixels = Pixels(logits, labels, t=t, steps=steps)
+    log_weight, h = LOSSES[name].log_weight(pixels), 1e-5
+
+    def loss(u, y):
+        total = sum(map(math.exp, u))
+        p = [math.exp(value) / total for value in u]
+        if name == "js":
+            m = [(value + (k == y)) / 2 for k, value in enumerate(p)]
+            return 0.5 * (sum(a * math.log(a / b) for a, b in zip(p, m, strict=True)) - math.log(m[y]))
+        q = -2 + 3 * t / steps
+        return -math.log(p[y]) if q == 1 else (1 - p[y] ** (1 - q)) / (1 - q)
+
+    for b, row, column in [(0, 0, 0), (1, 5, 6), (2, 1, 3), (0, 4, 2), (2, 5, 0)]:
+        u, y = logits[b, :, row, column].tolist(), labels[b, row, column].item()
+        p = logits[b, :, row, column].softmax(0)
+        for k in range(5):
+            up, down = ([value + sign * h * (j == k) for j, value in enumerate(u)] for sign in (1, -1))
+            expected = (loss(up, y) - loss(down, y)) / (2 * h)
+            found = log_weight[b, row, column].exp() * (p[k] - float(k == y))
+            assert found.item() == pytest.approx(expected, rel=1e-6, abs=1e-10)
+
+
+@pytest.mark.parametrize("name", UNTARGETED)
+def test_images_of_a_batch_do_not_see_each_other(name, case):
+    logits, labels, target = case
+    logits = logits.clone()
+    logits[1] *= 1e5
+    found = kernel(name, logits, labels, t=2, steps=5)
+    for k in range(3):
+        assert torch.equal(kernel(name, logits[k:k + 1], labels[k:k + 1], t=2, steps=5)[0], found[k])
+    if name in TARGETED:
+        found = kernel(name, logits, labels, t=2, steps=5, target=target)
+        for k in range(3):
+            alone = kernel(name, logits[k:k + 1], labels[k:k + 1], t=2, steps=5, target=target)
+            assert torch.equal(alone[0], found[k])
+
+
+GAPS = [1e-3, 1.0, 17.0, 30.0, 104.0, 200.0, 6e4, 1e10, 1e30, 3e38]
+
+
+@pytest.mark.parametrize("gap", GAPS)
+@pytest.mark.parametrize("name", UNTARGETED)
+def test_no_logit_gap_gives_nan(name, gap):
+    """One class far above, far below the others, or both; labels right, wrong and void; float32, and float16 to 6e4."""
+    for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        if gap > torch.finfo(dtype).max:
+            continue
+        logits = torch.zeros(3, 4, 2, 3, dtype=dtype)
+        logits[:2, 0] = gap
+        logits[1:, 1] = -gap
+        labels = torch.tensor([[0, 1, 2], [3, 255, 0]]).expand(3, 2, 3)
+        for t in (1, 3, 4):
+            for target in (None, *([0, 1] if name in TARGETED else [])):
+                weights = (0.1, 0.2, 0.3, 0.4)
+                gradient = kernel(name, logits, labels, t=t, steps=4, target=target, weights=weights)
+                assert gradient.isfinite().all() and gradient.dtype == dtype
+                assert (gradient[:, :, 1, 1] == 0).all()
+        assert Pixels(logits, labels).cross_entropy().isfinite().all()
+
+
+@pytest.mark.parametrize("gap", GAPS)
+@pytest.mark.parametrize("name", UNTARGETED)
+def test_a_confident_right_pixel_keeps_its_gradient(name, gap):
+    """Every loss pushes it straight away from the label; after scaling that is all there is to know of two classes."""
+    logits = torch.zeros(1, 2, 1, 1)
+    logits[:, 1] = gap
+    gradient = kernel(name, logits, torch.ones(1, 1, 1, dtype=torch.int64), t=1, steps=4, weights=(0.3, 0.7))
+    assert gradient.flatten().tolist() == [1.0, -1.0]
+
+
+@pytest.mark.parametrize("gap", [20.0, 105.0, 200.0, 1e5])
+def test_autograd_through_cross_entropy_loses_it(gap):
+    """Why there is a kernel: p_y - 1 rounds to 0, from a gap of 104 on so does every p_k, and sign(0) is 0."""
+    logits = torch.zeros(1, 3, 1, 1, requires_grad=True)
+    lifted = logits + torch.tensor([0, 0.5, gap]).view(1, 3, 1, 1)
+    labels = torch.full((1, 1, 1), 2)
+    lost, = torch.autograd.grad(F.cross_entropy(lifted, labels), logits)
+    assert lost[0, 2] == 0 and (gap < 104 or (lost == 0).all())
+    kept = kernel("ce", lifted.detach(), labels).flatten()
+    assert kept.tolist() == pytest.approx([math.exp(-0.5), 1, -1 - math.exp(-0.5)], rel=2e-2 if gap == 1e5 else 1e-5)
+
+
+@pytest.mark.parametrize("name", UNTARGETED)
+def test_other_labels_than_classes_are_never_read(name, case):
+    logits, labels, target = case
+    void = labels == 255
+    targets = [None] + ([target, 3] if name in TARGETED else [])
+    odd, wild = labels.clone(), logits.clone()
+    odd[void] = torch.tensor([-1, 5, 254, 10**12]).repeat(3)
+    wild.movedim(1, -1)[void] = torch.tensor([1e9, -1e9, 0, 1e300, 3], dtype=torch.float64)
+    for goal in targets:
+        expected = kernel(name, logits, labels, t=2, steps=5, target=goal)
+        assert (expected.movedim(1, -1)[void] == 0).all() and (expected != 0).flatten(1).any(1).all()
+        assert torch.equal(kernel(name, logits, odd, t=2, steps=5, target=goal), expected)
+        assert torch.equal(kernel(name, wild, odd, t=2, steps=5, target=goal), expected)
+        for one, other in ((logits, odd), (wild, odd)):
+            found, reference = problem_of(name, one, other, goal), problem_of(name, logits, labels, goal)
+            rows = torch.arange(3)
+            mine, theirs = found.predict(one, rows), reference.predict(logits, rows)
+            assert torch.equal(found.score(mine), reference.score(theirs))
+            assert torch.equal(found.loss(mine), reference.loss(theirs))
+
+
+@pytest.mark.parametrize("name", UNTARGETED)
+def test_an_image_without_labels_has_no_gradient_no_loss_and_no_score(name, case):
+    logits, labels, target = case
+    labels[1] = torch.tensor([255, 5]).repeat(21).view(6, 7)
+    for goal in [None] + ([target] if name in TARGETED else []):
+        gradient = kernel(name, logits, labels, t=2, steps=5, target=goal)
+        assert [bool(image.any()) for image in gradient] == [True, False, True]
+        problem = problem_of(name, logits, labels, goal)
+        pixels = problem.predict(logits, torch.arange(3))
+        assert problem.loss(pixels)[1] == 0 and problem.score(pixels)[1] == 0
+        assert (problem.score(pixels)[[0, 2]] > 0).all()
+
+
+@pytest.mark.parametrize("name", UNTARGETED)
+def test_nan_logits_are_an_error_wherever_they_are(name, case):
+    logits, labels, _ = case
+    for place in [(0, 0, 0, 0), (2, 3, 2, 1)]:  # the second is void
+        broken = logits.clone()
+        broken[place] = float("nan")
+        with pytest.raises(FloatingPointError, match="logits are not finite"):
+            kernel(name, broken, labels)
+        with pytest.raises(FloatingPointError, match="logits are not finite"):
+            problem_of(name, broken, labels).predict(broken, torch.arange(3))
+
+
+@pytest.mark.parametrize("name", UNTARGETED)
+def test_scores_are_counts_by_hand(name):
+    """Predictions 0 0 1 1 2; labels 0 1 1 255 0: pixels 0 and 2 are right; at target 1 is pixel 2, and 3 is void."""
+    logits = F.one_hot(torch.tensor([0, 0, 1, 1, 2]), 3).double().T.reshape(1, 3, 1, 5)
+    labels = torch.tensor([0, 1, 1, 255, 0]).view(1, 1, 5)
+
+    def score(target=None):
+        problem = problem_of(name, logits, labels, target, weights=(0.125, 0.75, 0.125))
+        return problem.score(problem.predict(logits, torch.arange(1))).item()
+
+    assert score() == (0.125 + 0.75 if name == "mce_bal" else 2)
+    if name in TARGETED:
+        assert score(1) == 3
+        assert score(torch.tensor([[0, 2, 1, 2, 1]])) == 2
+
+
+def test_cross_entropy_is_the_mean_over_valid_pixels(case):
+    logits, labels, _ = case
+    found = Pixels(logits, labels).cross_entropy()
+    expected = [F.cross_entropy(u[None], y[None], ignore_index=255) for u, y in zip(logits, labels, strict=True)]
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-12, atol=0)
+    assert torch.equal(Pixels(logits.half(), labels).cross_entropy(),
+                       Pixels(logits.half().float(), labels).cross_entropy())
+    far = torch.zeros(1, 2, 1, 1, dtype=torch.float16)
+    far[:, 0], far[:, 1] = 6e4, -6e4
+    assert Pixels(far, torch.ones(1, 1, 1, dtype=torch.int64)).cross_entropy().item() == pytest.approx(1.2e5, rel=1e-3)
+
+
+def test_the_problem_ascends_the_loss_away_from_labels_and_the_negative_loss_towards_a_target(case):
+    logits, labels, target = case
+    rows, goal = torch.arange(3), torch.where(labels == 255, 255, target)
+    for name in UNTARGETED:  # plain cross-entropy, whatever the loss
+        problem = problem_of(name, logits, labels)
+        expected = [F.cross_entropy(u[None], y[None], ignore_index=255) for u, y in zip(logits, labels, strict=True)]
+        torch.testing.assert_close(problem.loss(problem.predict(logits, rows)), torch.stack(expected))
+    for name in TARGETED:
+        problem = problem_of(name, logits, labels, target)
+        expected = [-F.cross_entropy(u[None], y[None], ignore_index=255) for u, y in zip(logits, goal, strict=True)]
+        torch.testing.assert_close(problem.loss(problem.predict(logits, rows)), torch.stack(expected))
+
+
+def test_class_weights_by_hand():
+    assert class_weights([10, 30, 0, 60]) == pytest.approx([0.4, 0.4 / 3, 0.4, 0.4 / 6])  # 1/10, 1/30, 1/10, 1/60
+    assert class_weights(torch.tensor([5])) == [1.0]
+    huge = class_weights([10**12, 1])
+    assert sum(huge) == pytest.approx(1) and huge[0] == pytest.approx(1e-12)
+    with pytest.raises(ValueError, match="no labelled pixel"):
+        class_weights([0, 0])
