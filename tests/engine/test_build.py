@@ -6,7 +6,8 @@ import pytest
 import torch
 import torchvision
 
-from engine import build, options
+from engine import build, options, plan
+from engine.plan import plan_attacks
 from engine.run import Run, load_checkpoint
 from utils.errors import UserError
 
@@ -15,16 +16,31 @@ def parsed(*argv):
     return options.complete(options.parse_options(list(argv)))
 
 
-def test_attacks_are_every_attack_at_every_eps_once():
-    opts = parsed("--attack", "pgd", "none", "fgsm", "pgd", "--eps", "2/255", "4/255", "2/255", "--steps", "7",
-                  "--alpha", "1/255", "--random_seed", "5")
-    attacks = build.build_attacks(opts)
-    assert [(name, attack.eps, attack.steps, attack.step_size) for name, attack in attacks] == [
-        ("pgd", 2 / 255, 7, 1 / 255), ("pgd", 4 / 255, 7, 1 / 255), ("fgsm", 2 / 255, 1, 2 / 255),
-        ("fgsm", 4 / 255, 1, 4 / 255)]
-    assert attacks[0][1].seed == 5
-    (_, attack), *_ = build.build_attacks(parsed("--attack", "pgd", "--attack_norm", "l2"))
+def test_attacks_are_every_attack_with_every_loss_at_every_eps_once():
+    opts = parsed("--attack", "pgd", "none", "segpgd", "pgd", "--eps", "2/255", "4/255", "2/255", "--steps", "7",
+                  "--alpha", "1/255", "--random_seed", "5", "--attack_loss", "js", "ce", "js")
+    attacks = plan_attacks(opts)
+    assert [(attack.name, attack.attack_loss, attack.eps, attack.steps, attack.step_size) for attack in attacks] == [
+        ("pgd", "js", 2 / 255, 7, 1 / 255), ("pgd", "js", 4 / 255, 7, 1 / 255),
+        ("pgd", "ce", 2 / 255, 7, 1 / 255), ("pgd", "ce", 4 / 255, 7, 1 / 255),
+        ("segpgd", "segpgd", 2 / 255, 7, 1 / 255), ("segpgd", "segpgd", 4 / 255, 7, 1 / 255)]  # its own loss
+    assert attacks[0].seed == 5
+    attack, *_ = plan_attacks(parsed("--attack", "pgd", "--attack_norm", "l2"))
     assert attack.norm == "l2" and attack.step_size == attack.eps / 4
+
+
+def test_every_attack_has_its_own_number_of_steps_unless_told():
+    names = ["pgd", "segpgd", "cospgd", "apgd", "sea", "ensemble", "square"]
+    steps = [attack.settings()["steps"] for attack in plan_attacks(parsed("--attack", *names, "--eps", "0.01"))]
+    assert steps == [10, 10, 10, 100, 300, 300, 1000]
+    asked = plan_attacks(parsed("--attack", *names, "--eps", "0.01", "--steps", "20", "--restarts", "2"))
+    assert all(attack.settings()["steps"] == 20 and attack.settings()["restarts"] == 2 for attack in asked)
+
+
+def test_weights_are_read_for_balanced_losses_alone(monkeypatch):
+    monkeypatch.setattr(plan, "build_datasets", lambda *_, **__: pytest.fail("the training set was read"))
+    opts = parsed("--attack", "apgd", "--attack_loss", "mce", "js", "--eps", "0.01")
+    assert plan.weights_for(opts, plan_attacks(opts)) is None
 
 
 @pytest.mark.parametrize(("given", "env", "expected"), [

@@ -125,13 +125,13 @@ def test_training_in_a_folder_that_only_holds_test_results_is_no_overwriting(tra
 
 
 def test_results_found_before_an_error_are_written(trained, refused, monkeypatch):
-    from attacks import PGD
+    from attacks import APGD
 
     def not_finite(*_, **__):
-        raise FloatingPointError("PGD: the gradient is not finite")
+        raise FloatingPointError("the gradient is not finite")
 
-    monkeypatch.setattr(PGD, "perturb", not_finite)
-    line = refused(["--test_only", "--attack", "fgsm", "pgd", "--eps", "2/255", "--num_workers", "0",
+    monkeypatch.setattr(APGD, "attempt", not_finite)
+    line = refused(["--test_only", "--attack", "fgsm", "apgd", "--eps", "2/255", "--num_workers", "0",
                     "--output_dir", str(trained)])
     assert "not finite" in line
     rows = json.loads((trained / "exp" / "results.json").read_text())["results"]
