@@ -52,8 +52,8 @@ def batches_of(loader: DataLoader) -> list[list[int]]:
 
 
 def restricted(loader: DataLoader, batches: list[list[int]]) -> DataLoader:
-    """A validation loader of these batches alone, which `loader` gives too."""
-    if len(batches) == len(loader):
+    """A validation loader of these batches; `loader` itself where it gives the same ones."""
+    if batches == batches_of(loader):
         return loader
     return DataLoader(loader.dataset, batch_sampler=batches, num_workers=loader.num_workers,
                       pin_memory=loader.pin_memory)

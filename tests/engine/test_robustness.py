@@ -215,6 +215,7 @@ def test_the_loader_gives_every_image_its_own_index(run):
     _, loader = build_loaders(None, val_set, batch_size=1, val_batch_size=3, num_workers=0, seed=1, val_images=7)
     assert batches_of(loader) == [[0, 5, 10], [15, 20, 25], [31]]
     assert [indices.tolist() for *_, indices in restricted(loader, [[0, 5, 10], [31]])] == [[0, 5, 10], [31]]
+    assert [indices.tolist() for *_, indices in restricted(loader, [[1], [2], [3]])] == [[1], [2], [3]]
     assert isinstance(loader, DataLoader) and restricted(loader, batches_of(loader)) is loader
 
 

@@ -1,0 +1,136 @@
+"""--verify: can the figures of attacks on this network be trusted? Checks on a few images, each passed or failed."""
+import time
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from datasets import batches_of
+from engine import checks_contract, checks_gradient, checks_strength, options, report
+from engine.checks import FEW, Bench, Finding
+from utils.errors import UserError
+from utils.logging import logger
+
+IMAGES = 4
+EPS = 4 / 255
+CHECKS = {
+    "eps 0": checks_contract.eps_zero,
+    "constraint": checks_contract.constraint,
+    "void invariance": checks_contract.void_invariance,
+    "batch invariance": checks_contract.batch_invariance,
+    "gradient": checks_gradient.gradient,
+    "extreme logits": checks_gradient.extreme_logits,
+    "logit scale": checks_gradient.logit_scale,
+    "step order": checks_strength.step_order,
+    "more steps": checks_strength.more_steps,
+    "loss order": checks_strength.loss_order,
+    "eps monotone": checks_strength.eps_monotone,
+    "unbounded": checks_strength.unbounded,
+    "black box": checks_strength.black_box,
+    "ensemble": checks_strength.ensemble,
+    "targeted": checks_strength.targeted,
+    "model untouched": checks_contract.model_untouched,  # last, as it sees what the others left
+}
+
+
+def verify(opts, model: nn.Module, loader, dataset, *, folder: Path) -> dict:
+    """Check attacks on `model` with images of the validation loader; returns what <folder>/verify.json holds.
+
+    --val_images of them, else IMAGES, evenly spaced; the radius is the first of --eps, else 4/255; linf. Raises
+    SystemExit(1), with the file written, where a check fails.
+    """
+    if opts.attack_norm != "linf":
+        raise UserError("--verify checks linf attacks (and the l2 ball): leave out --attack_norm, give --eps as 4/255")
+    eps = opts.eps[0] if "eps" in opts.given else EPS
+    indices = [index for batch in batches_of(loader) for index in batch]
+    if opts.val_images is None:
+        indices = [indices[place] for place in report.evenly(len(indices), IMAGES)]
+    names = [dataset.name(index) for index in indices]
+    logger.info("Verifying at eps %s on %s (checks that take many passes: the first %d with labels)",
+                report.radius({"eps": eps, "norm": "linf"}), ", ".join(names), FEW)
+    images, labels = zip(*(dataset[index] for index in indices), strict=True)
+    checks = run_checks(model, images, labels, eps=eps, seed=opts.random_seed)
+    results = {"options": options.to_dict(opts), "images": names, "eps": eps, "checks": checks}
+    report.write_results(folder / "verify.json", results)
+    failed = [check["name"] for check in checks if not check["passed"]]
+    logger.info("%d of %d checks passed%s", len(checks) - len(failed), len(checks),
+                f"; failed: {', '.join(failed)}" if failed else "")
+    if failed:
+        raise SystemExit(1)
+    return results
+
+
+def run_checks(model: nn.Module, images: list[Tensor], labels: list[Tensor], *, eps: float, class_weights=None,
+               seed: int = 1, only=None) -> list[dict]:
+    """Run CHECKS, or those named in `only`, and log a line for each; what a check raises is a failure, and said.
+
+    images: float [3, H, W] in [0, 1], of any sizes; labels: int64 [H, W]. eps: of linf, above 0. class_weights: [C] for
+    mce_bal, without them from `labels`. Returns {name, passed, figures, tolerance, why, seconds} for each.
+    """
+    if not 0 < eps <= 1:
+        raise UserError(f"eps {eps:g}: attacks are checked at a radius above 0, at most 1")
+    results = []
+    with _deterministic(), tqdm(CHECKS if only is None else only, unit="check", leave=False, disable=None) as bar:
+        bench, finding = _tried(Bench, model, images, labels, eps=eps, class_weights=class_weights, seed=seed)
+        if finding is not None:
+            return [_logged("clean images", finding, 0.0)]
+        bench.watch = bar.set_postfix_str
+        for name in bar:
+            bar.set_description(f"checking {name}")
+            begun = time.monotonic()
+            finding, error = _tried(CHECKS[name], bench)
+            bar.clear()
+            results.append(_logged(name, error or finding, time.monotonic() - begun))
+    return results
+
+
+def line(check: dict) -> str:
+    """A check for people."""
+    figures = ", ".join(f"{name} {_text(value)}" for name, value in check["figures"].items())
+    text = f"{'pass' if check['passed'] else 'FAIL'}  {check['name']}: {figures} ({check['tolerance']})"
+    return text if check["passed"] else f"{text}: {check['why']}"
+
+
+def _tried(call, *args, **settings) -> tuple:
+    """(what the call returns, None), or (None, a finding) where it raises what a check can be wrong with."""
+    try:
+        return call(*args, **settings), None
+    except torch.OutOfMemoryError:
+        raise
+    except (FloatingPointError, ValueError, RuntimeError) as error:
+        return None, Finding(False, {}, "runs without an error", f"{type(error).__name__}: {error}")
+
+
+def _logged(name: str, finding: Finding, seconds: float) -> dict:
+    check = {"name": name, **vars(finding), "seconds": round(seconds, 1)}
+    logger.info("%s", line(check))
+    return check
+
+
+def _text(value) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {_text(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_text, value))}]" if value else "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+@contextmanager
+def _deterministic():
+    """Checks ask for equal bits: on a GPU, sums in a fixed order (those of resized gradients are not by default)."""
+    fill, benchmark = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a quarter of the time
+        torch.backends.cudnn.benchmark = False
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*deterministic")
+            yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+        torch.backends.cudnn.benchmark = benchmark
