@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 from engine import curves, figures, report, tables
 from engine.gather import common_images, gather, named
+from engine.records import canonical
 from engine.rows import rows_of
 from utils.errors import UserError
 from utils.logging import logger
@@ -17,7 +18,7 @@ LEGEND = """\
 - aAcc: share of labelled pixels that are right. Image IoU: mean over images of each one's own mIoU. Both are exact for
   unions. ratio: mIoU as a share of the clean one.
 - sea: APGD with red-eps on mce_bal, mce and js; ensemble: on segpgd, cospgd and tsallis too; worst case: all records at
-  this norm and eps that have no target."""
+  this norm and eps that every run has, but those with a target."""
 
 
 def compare(runs: list[Path], folder: Path, *, attacks=None, losses=None, norm: str | None = None, eps=None) -> dict:
@@ -31,8 +32,10 @@ def compare(runs: list[Path], folder: Path, *, attacks=None, losses=None, norm: 
     folders = named(runs)
     kept = gather(folders, attacks=attacks, losses=losses, norm=norm, eps=eps)
     names, note = common_images(kept)
+    settings = [{canonical(record.settings) for record in records} for records in kept.values()]
+    shared = set.intersection(*settings)  # a worst case of other attacks in one run than in another is no comparison
     rows = [{"run": run, **row} for run, records in kept.items()
-            for row in rows_of(records, names, class_names=records[0].header["class_names"])]
+            for row in rows_of(records, names, class_names=records[0].header["class_names"], shared=shared)]
     content = report.without_nan({"runs": list(kept), "images": names, "rows": rows})
     with _all_or_none(Path(folder)) as part:
         pictures = _draw(part, folders, rows, names)

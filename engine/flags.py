@@ -76,7 +76,7 @@ def _training_flags(parser):
     group.add_argument("--loss_type", default="cross_entropy", choices=list(TRAINING_LOSSES),
                        help="focal_loss has gamma 2")
     group.add_argument("--random_seed", type=number(int, low=0, high=2**32 - 1), default=1,
-                       help="seed of weights, data and attacks")
+                       help="seed of weights and data")
     group.add_argument("--print_interval", type=number(int, low=1), default=10, help="iterations between loss lines")
     group.add_argument("--val_interval", type=number(int, low=1), default=100, help="iterations between validations")
 
@@ -104,6 +104,8 @@ def _attack_flags(parser):
                        help="apgd: steps shared out over radii of 2, 1.5 and 1 eps, as sea and ensemble do anyway")
     group.add_argument("--restarts", type=number(int, low=1), default=1,
                        help="attempts from new random points; each image keeps its worst")
+    group.add_argument("--attack_seed", type=number(int, low=0, high=2**32 - 1), default=1,
+                       help="seed of the attacks' random numbers")
     group.add_argument("--target_class", type=target, metavar="K|FILE",
                        help="drive predictions to class K, or to a label map (an image of class numbers)")
     group.add_argument("--warm_start", action="store_true",

@@ -64,6 +64,11 @@ def _read_all(run: Path) -> list[Record]:
     """Every record of a run that holds an image, oldest first."""
     paths = sorted((run / "records").glob("*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name))
     records = [Record(path, *read(path)) for path in paths]
+    first = {}
+    for record in records:
+        other = first.setdefault(canonical(record.header), record)
+        if other is not record:
+            raise UserError(f"{record.path} and {other.path} record the same attack: remove one of them")
     if not any(map(len, records)):
         raise UserError(f"no records in {run / 'records'}: evaluate first with --test_only --attack ...")
     empty = [path.stem for path, record in zip(paths, records, strict=True) if not len(record)]

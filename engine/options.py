@@ -11,9 +11,13 @@ DEFAULT_EPS = {"linf": [2 / 255, 4 / 255, 8 / 255], "l2": [0.5, 1.0, 2.0]}
 # What belongs to one call; everything else a test or a continued run takes from the checkpoint unless told otherwise.
 OF_ONE_CALL = ("ckpt", "continue_training", "overwrite", "test_only", "output_dir", "exp_name", "gpu_id", "download",
                "attack", "eps", "attack_norm", "attack_loss", "steps", "alpha", "best_iterate", "red_eps", "restarts",
-               "target_class", "warm_start", "val_images", "save_val_results", "sheet_images", "report", "report_dir",
-               "verify", "check_data", "num_workers", "enable_vis", "vis_port", "vis_env", "vis_num_samples",
-               "num_classes")
+               "attack_seed", "target_class", "warm_start", "val_images", "save_val_results", "sheet_images", "report",
+               "report_dir", "verify", "check_data", "num_workers", "enable_vis", "vis_port", "vis_env",
+               "vis_num_samples", "num_classes")
+# Flags that --verify has no use for, and all that --report has.
+NOT_FOR_VERIFY = ("attack", "attack_loss", "steps", "alpha", "best_iterate", "red_eps", "restarts", "target_class",
+                  "warm_start", "save_val_results", "sheet_images")
+FOR_REPORT = ("report", "report_dir", "output_dir", "attack", "attack_loss", "attack_norm", "eps")
 
 
 def parse_options(argv=None) -> argparse.Namespace:
@@ -57,6 +61,10 @@ def complete(opts: argparse.Namespace) -> argparse.Namespace:
             raise UserError(f"--{flag} {size:g}: for linf at most 1, pixels are in [0, 1]; "
                             f"write {size:g}/255 for {size:g} grey levels")
     plan_attacks(opts)
+    if opts.val_images is not None and not opts.test_only:
+        raise UserError("--val_images is for --test_only and --verify: training validates on all images")
+    if opts.verify and (given := sorted(opts.given & set(NOT_FOR_VERIFY))):
+        raise UserError(f"--verify runs attacks of its own: leave out --{', --'.join(given)}")
     if opts.test_only and (opts.continue_training or opts.overwrite):
         raise UserError("--test_only trains nothing: leave out --continue_training and --overwrite")
     if opts.continue_training and opts.overwrite:
@@ -69,7 +77,10 @@ def complete(opts: argparse.Namespace) -> argparse.Namespace:
 
 def report_arguments(opts: argparse.Namespace) -> dict:
     """What engine.compare.compare() takes: the runs of --report, where the report goes, and which records it is of."""
-    runs = [Path(run) if Path(run).is_dir() else Path(opts.output_dir) / run for run in opts.report]
+    if useless := sorted(opts.given - set(FOR_REPORT)):
+        raise UserError(f"--report only reads records: leave out --{', --'.join(useless)}")
+    named = [Path(opts.output_dir) / run for run in opts.report]
+    runs = [path if path.is_dir() else Path(run) for path, run in zip(named, opts.report, strict=True)]
     if missing := [str(run) for run in runs if not run.is_dir()]:
         raise UserError(f"--report: no folder {', '.join(missing)}: give runs' folders, or their names in --output_dir")
     folder = opts.report_dir or (runs[0] if len(runs) == 1 else Path(opts.output_dir)) / "report"

@@ -11,8 +11,8 @@ from engine.values import step_size
 from utils.errors import UserError
 
 # Flag -> the setting it is for; each needs an attack that has the setting.
-SETTING_OF = {"attack_loss": "attack_loss", "best_iterate": "best_iterate", "red_eps": "red_eps",
-              "target_class": "target"}
+SETTING_OF = {"attack_loss": "attack_loss", "steps": "steps", "alpha": "step_size", "best_iterate": "best_iterate",
+              "red_eps": "red_eps", "restarts": "restarts", "warm_start": "eps", "target_class": "target"}
 
 
 def plan_attacks(opts, *, weights=None) -> list[Attack]:
@@ -25,9 +25,11 @@ def plan_attacks(opts, *, weights=None) -> list[Attack]:
         if flag in opts.given and not any(takes(name, setting) for name in names):
             able = ", ".join(name for name in ATTACKS if takes(name, setting))
             raise UserError(f"--{flag} is for {able}: add one with --attack")
+    if opts.warm_start and len(set(opts.eps)) < 2:
+        raise UserError("--warm_start begins at the result for a smaller --eps: give several")
     if opts.target_class is not None and (deaf := [name for name in names if not takes(name, "target")]):
         raise UserError(f"--target_class: {', '.join(deaf)} can't be driven to a target, leave it out of --attack")
-    settings = {"norm": opts.attack_norm, "steps": opts.steps, "restarts": opts.restarts, "seed": opts.random_seed,
+    settings = {"norm": opts.attack_norm, "steps": opts.steps, "restarts": opts.restarts, "seed": opts.attack_seed,
                 "best_iterate": opts.best_iterate, "red_eps": opts.red_eps, "target": _target(opts),
                 "class_weights": [1.0] if weights is None else weights}
     try:
@@ -63,9 +65,16 @@ def _losses(opts, name: str) -> list[str | None]:
 
 
 def _target(opts) -> int | torch.Tensor | None:
-    if isinstance(opts.target_class, str):
-        return read_mask(opts.target_class).long()
     last = DATASETS[opts.dataset].num_classes - 1
+    if isinstance(opts.target_class, str):
+        try:
+            target = read_mask(opts.target_class).long()
+        except UserError as error:
+            raise UserError(f"--target_class: {error}") from None
+        if len(odd := target[(target > last) & (target != 255)]):
+            raise UserError(f"--target_class {opts.target_class}: holds {odd.max()}; {opts.dataset} has the classes 0 "
+                            f"to {last}, and 255 for pixels without a target")
+        return target
     if opts.target_class is not None and opts.target_class > last:
         raise UserError(f"--target_class {opts.target_class}: {opts.dataset} has the classes 0 to {last}")
     return opts.target_class

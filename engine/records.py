@@ -13,7 +13,7 @@ import numpy as np
 from engine.appending import AppendOnly
 from utils.errors import UserError
 
-FORMAT = 1
+FORMAT = 1  # to be raised when an attack or a count changes, so that old lines are not taken for new ones
 COUNTS = ("intersection", "union", "pixels")  # a list of one int per class each
 NUMBERS = ("radius", "loss", "forwards", "backwards")
 

@@ -102,17 +102,18 @@ def overlay(image: np.ndarray, colours: np.ndarray) -> np.ndarray:
 class Pictures:
     """Pictures of results: <folder>/<result>/<name>_{image,target,pred,overlay,perturbation}.png.
 
-    Of `count` images, evenly spaced over `names`. image is what was scored; perturbation shows its difference to the
-    clean image, scaled so that the largest one of the image is black or white.
+    Of `count` images, evenly spaced over `names`; where they are `needed`, also of what is recorded already. image is
+    what was scored; perturbation shows its difference to the clean image, scaled so that the largest one is black or
+    white.
     """
 
-    def __init__(self, folder: Path, dataset, names: list[str], *, count: int):
-        self.folder, self.dataset = Path(folder), dataset
+    def __init__(self, folder: Path, dataset, names: list[str], *, count: int, needed: bool = True):
+        self.folder, self.dataset, self.needed = Path(folder), dataset, needed
         self.names = {names[k] for k in evenly(len(names), count)}
 
     def lacks(self, result: str, name: str) -> bool:
-        """Whether this image's pictures are wanted and not there."""
-        return name in self.names and not (self.folder / result / f"{name}_image.png").is_file()
+        """Whether this image has to be attacked for its pictures."""
+        return self.needed and name in self.names and not (self.folder / result / f"{name}_image.png").is_file()
 
     def write(self, result: str, scored):
         """Write those pictures of a batch (engine.evaluate.Scored) that are wanted."""

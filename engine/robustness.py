@@ -26,7 +26,7 @@ def evaluate_all(opts, model, loader, dataset, attacks: list[Attack], *, folder,
     """
     names = [dataset.name(index) for batch in batches_of(loader) for index in batch]
     subject = subject_of(opts, model, dataset)
-    pictures = report.Pictures(folder / "val_results", dataset, names,
+    pictures = report.Pictures(folder / "val_results", dataset, names, needed=opts.save_val_results,
                                count=len(names) if opts.save_val_results else opts.sheet_images)
     records = []
     try:
@@ -71,16 +71,18 @@ def subject_of(opts, model, dataset) -> dict:
     return {
         "model": opts.model, "output_stride": opts.output_stride, "separable_conv": opts.separable_conv,
         "weights": weights.hexdigest()[:16], "normalization": model.normalization,
-        "dataset": opts.dataset, "year": opts.year, "data": dataset.source, "crop_size": dataset.crop_size,
+        "dataset": opts.dataset, "year": opts.year, "data": dataset.digest(), "crop_size": dataset.crop_size,
         "torch": torch.__version__, "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        "tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32,
     }
 
 
 def _open(attack, chain: list, subject: dict, dataset, folder) -> Records:
     settings = CLEAN
     if attack is not None:
-        smaller = [other.eps for other in chain[:chain.index(attack)]]
-        settings = {**attack.settings(), "warm_start": smaller}
+        smaller = [other.settings() for other in chain[:chain.index(attack)]]
+        settings = {**attack.settings(), "warm_start": [
+            {key: link[key] for key in ("eps", "step_size") if key in link} for link in smaller]}
     header = {"attack": settings, "subject": subject, "class_names": dataset.class_names}
     return Records(folder / "records", header, label=report.label(settings))
 

@@ -13,21 +13,22 @@ SHARED = ("norm", "eps", "steps", "restarts")
 SCORES = ("Overall Acc", "Mean Acc", "FreqW Acc", "Mean IoU", "Mean IoU lower", "Image IoU", "Foreground IoU")
 
 
-def rows_of(records: list[Record], names: list[str], *, class_names: list[str]) -> list[dict]:
+def rows_of(records: list[Record], names: list[str], *, class_names: list[str],
+            shared: set[str] | None = None) -> list[dict]:
     """A flat row for each record of a run and each union of records, over the images `names`; clean first.
 
     A union is of the records, not targeted ones, that attack with one norm and eps, and lets the adversary choose one
     of them or the clean image for every image: `sea` and `ensemble` (APGD with red-eps on SEA_LOSSES or
-    ENSEMBLE_LOSSES, all else equal) and `worst case` (all there are). Its Mean IoU is bracketed from below by
-    "Mean IoU lower"; "settings" and "loss" are None, "members" the labels of its records, "records" their stems;
-    a worst case has no steps and restarts. "radius" is the maximum over images; "loss", "forwards" and "backwards" are
-    means, passes summed over members; "ratio" is Mean IoU as a share of the clean one. Raises ValueError without a
-    clean record.
+    ENSEMBLE_LOSSES, all else equal) and `worst case` (all there are, with `shared` those whose canonical settings are
+    in it). Its Mean IoU is bracketed from below by "Mean IoU lower"; "settings" and "loss" are None, "members" the
+    labels of its records, "records" their stems; a worst case has no steps and restarts. "radius" is the maximum over
+    images; "loss", "forwards" and "backwards" are means, passes summed over members; "ratio" is Mean IoU as a share of
+    the clean one. Raises ValueError without a clean record.
     """
     records = sorted(records, key=lambda record: canonical(record.settings))
     (clean,) = [record for record in records if record.settings["attack"] == "none"]
     rows = [_member_row(record, names, class_names) for record in records]
-    rows += [_union_row(name, clean, members, names, class_names) for name, members in _unions(records)]
+    rows += [_union_row(name, clean, members, names, class_names) for name, members in _unions(records, shared)]
     rows.sort(key=order)
     whole = rows[0]["Mean IoU"]
     return [{**row, "ratio": row["Mean IoU"] / whole if whole else float("nan")} for row in rows]
@@ -40,7 +41,7 @@ def order(row: dict) -> tuple:
             row["attack_loss"] or "", row["steps"] or 0, row["eps"])
 
 
-def _unions(records: list[Record]) -> list[tuple[str, list[Record]]]:
+def _unions(records: list[Record], shared: set[str] | None) -> list[tuple[str, list[Record]]]:
     """(name, members) of every union that the records make up."""
     attacked = [record for record in records
                 if record.settings["attack"] != "none" and record.settings.get("target") is None]
@@ -49,6 +50,8 @@ def _unions(records: list[Record]) -> list[tuple[str, list[Record]]]:
               for group in _grouped(red_eps, lambda settings: without(settings, *OF_A_LOSS))
               for name, losses in UNIONS.items()
               if {record.settings["attack_loss"] for record in group} >= set(losses)]
+    if shared is not None:
+        attacked = [record for record in attacked if canonical(record.settings) in shared]
     by_ball = _grouped(attacked, lambda settings: [settings["norm"], settings["eps"]])
     return unions + [(WORST, group) for group in by_ball if len(group) > 1]
 

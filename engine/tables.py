@@ -24,7 +24,7 @@ def side_by_side(rows: list[dict]) -> list[dict]:
     for row in sorted(rows, key=order):
         members = [settings[stem] for stem in row["records"]]
         identity = canonical([row["attack"], sorted(map(canonical, members))])
-        line = found.setdefault(identity, {**_texts(row), "settings": _common(members), "rows": {}})
+        line = found.setdefault(identity, {**_texts(row), "settings": _relative(_common(members)), "rows": {}})
         line["rows"][row["run"]] = row
     for lines in grouped(found.values(), *CURVE):
         _tell_apart(lines)
@@ -62,6 +62,16 @@ def _common(members: list[dict]) -> dict:
     """The settings in which members agree."""
     first, *others = members
     return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+
+
+def _relative(settings: dict) -> dict:
+    """Settings in terms that stay the same along a curve over eps."""
+    changed = {}
+    if settings.get("step_size") and settings.get("eps"):
+        changed["step_size"] = f"eps x {settings['step_size'] / settings['eps']:.4g}"
+    if "warm_start" in settings:
+        changed["warm_start"] = bool(settings["warm_start"])
+    return {**settings, **changed}
 
 
 def _tell_apart(lines: list[dict]):

@@ -52,7 +52,7 @@ def verify(opts, model: nn.Module, loader, dataset, *, folder: Path) -> dict:
     logger.info("Verifying at eps %s on %s (checks that take many passes: the first %d with labels)",
                 report.radius({"eps": eps, "norm": "linf"}), ", ".join(names), FEW)
     images, labels = zip(*(dataset[index] for index in indices), strict=True)
-    checks = run_checks(model, images, labels, eps=eps, seed=opts.random_seed)
+    checks = run_checks(model, images, labels, eps=eps, seed=opts.attack_seed)
     results = {"options": options.to_dict(opts), "images": names, "eps": eps, "checks": checks}
     report.write_results(folder / "verify.json", results)
     failed = [check["name"] for check in checks if not check["passed"]]

@@ -94,7 +94,9 @@ def test_members_are_apgd_with_red_eps(kind, losses):
             "attack": "apgd", "attack_loss": member.attack_loss, "norm": "l2", "eps": 0.03, "restarts": 2,
             "target": None, "class_weights": list(WEIGHTS) if member.attack_loss == "mce_bal" else None, "seed": 4,
             "steps": 50, "random_start": True, "red_eps": True}
-    assert attack.settings()["attack"] == attack.name and attack.settings()["members"] == list(losses)
+    assert attack.settings() == {
+        **attack.members[0].settings(), "attack": attack.name, "attack_loss": None, "class_weights": list(WEIGHTS),
+        "members": [f"apgd-{loss}" for loss in losses]}
     assert [member.steps for member in kind(eps=0.03, class_weights=WEIGHTS).members] == [300] * len(losses)
 
 
@@ -112,6 +114,12 @@ def test_every_member_sees_every_image_and_starts_anew(smooth):
     Ensemble([Spy(images), Spy(images)])(model, images, labels)
     assert [active for _, active, _ in seen] == [[True] * 3] * 2
     assert all(torch.equal(points, images) and start is None for points, _, start in seen)
+
+
+def test_noise_has_two_members():
+    settings = Noise(eps=0.03).settings()
+    assert settings["attack"] == "noise" and settings["members"] == ["uniform_noise", "sign_noise"]
+    assert settings["attack_loss"] is settings["class_weights"] is None
 
 
 def test_class_weights_are_wanted():

@@ -287,6 +287,18 @@ def test_nan_logits_are_an_error_wherever_they_are(name, case):
 
 
 @pytest.mark.parametrize("name", UNTARGETED)
+def test_a_class_may_be_ruled_out_by_minus_infinity_but_not_made_certain_by_infinity(name, case):
+    logits, labels, target = case
+    logits[:, 3] = -float("inf")
+    for goal in [None] + ([target] if name in TARGETED else []):
+        gradient = kernel(name, logits, labels, t=2, steps=5, target=goal)
+        given = labels if goal is None else goal.expand_as(labels)
+        assert gradient.isfinite().all() and gradient.any() and (gradient[:, 3][given != 3] == 0).all()
+    with pytest.raises(FloatingPointError, match="logits are not finite"):
+        kernel(name, -logits, labels)
+
+
+@pytest.mark.parametrize("name", UNTARGETED)
 def test_scores_are_counts_by_hand(name):
     """Predictions 0 0 1 1 2; labels 0 1 1 255 0: pixels 0 and 2 are right; at target 1 is pixel 2, and 3 is void."""
     logits = F.one_hot(torch.tensor([0, 0, 1, 1, 2]), 3).double().T.reshape(1, 3, 1, 5)

@@ -18,7 +18,7 @@ def parsed(*argv):
 
 def test_attacks_are_every_attack_with_every_loss_at_every_eps_once():
     opts = parsed("--attack", "pgd", "none", "segpgd", "pgd", "--eps", "2/255", "4/255", "2/255", "--steps", "7",
-                  "--alpha", "1/255", "--random_seed", "5", "--attack_loss", "js", "ce", "js")
+                  "--alpha", "1/255", "--attack_seed", "5", "--attack_loss", "js", "ce", "js")
     attacks = plan_attacks(opts)
     assert [(attack.name, attack.attack_loss, attack.eps, attack.steps, attack.step_size) for attack in attacks] == [
         ("pgd", "js", 2 / 255, 7, 1 / 255), ("pgd", "js", 4 / 255, 7, 1 / 255),

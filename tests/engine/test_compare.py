@@ -335,7 +335,7 @@ def test_two_runs_side_by_side(run, tmp_path):
     assert head[:5] == ["attack", "loss", "norm", "eps", "steps"]
     titles = ("mIoU", "aAcc", "Image IoU", "ratio")
     assert head[5:] == [f"{name}: {title}" for name in ("sgd", "sam") for title in titles]
-    assert len(lines) == 9 and all(len(line) == len(head) for line in lines)
+    assert len(lines) == 8 and all(len(line) == len(head) for line in lines)
     line = next(line for line in lines if line[:5] == ["pgd", "ce", "linf", "4/255", "10"])
     for name, found in (("sgd", line[5:9]), ("sam", line[9:])):
         row = find(content["rows"], "pgd", run=name, eps=4 / 255)
@@ -343,8 +343,7 @@ def test_two_runs_side_by_side(run, tmp_path):
     sea = find(content["rows"], "sea")
     line = next(line for line in lines if line[0] == "sea")
     assert line[5] == f"{sea['Mean IoU']:.4f} (>= {sea['Mean IoU lower']:.4f})" and line[9:] == ["-"] * 4
-    assert [line[0] for line in lines] == ["none", "red-apgd", "red-apgd", "red-apgd", "pgd", "pgd", "pgd", "sea",
-                                           "worst case of 4"]
+    assert [line[0] for line in lines] == ["none", "red-apgd", "red-apgd", "red-apgd", "pgd", "pgd", "pgd", "sea"]
 
 
 def test_one_run_has_no_name_in_its_columns(run, tmp_path):
@@ -360,20 +359,21 @@ def test_what_one_run_alone_has_is_a_line_in_its_place(tmp_path):
     _, *lines = cells((tmp_path / "out" / "report.md").read_text())
     assert [(line[0], line[3], [cell != "-" for cell in line[5::4]]) for line in lines] == [
         ("none", "0", [True, True]), ("red-apgd", "4/255", [False, True]), ("pgd (seed 1)", "2/255", [True, False]),
-        ("pgd (seed 1)", "4/255", [True, True]), ("pgd (seed 2)", "4/255", [False, True]),
-        ("worst case of 3", "4/255", [False, True])]
-    assert [panel.title for panel in curves.panels(content["rows"])][-1] == "worst case of 3"
+        ("pgd (seed 1)", "4/255", [True, True]), ("pgd (seed 2)", "4/255", [False, True])]
+    assert not any("worst" in panel.title for panel in curves.panels(content["rows"]))
 
 
-def test_worst_cases_of_other_records_are_no_line_together(tmp_path):
+def test_worst_cases_are_of_the_records_that_all_runs_have(tmp_path):
     for name, more in (("sgd", ()), ("sam", [pgd()]), ("adv", ())):
         for one in (CLEAN, apgd("mce"), apgd("js"), *more):
             record(tmp_path / name, one)
     content = compare([tmp_path / name for name in ("sgd", "sam", "adv")], tmp_path / "out")
     _, *lines = cells((tmp_path / "out" / "report.md").read_text())
     assert [(line[0], [cell != "-" for cell in line[5::4]]) for line in lines[-2:]] == [
-        ("worst case of 2", [True, False, True]), ("worst case of 3", [False, True, False])]
-    assert [panel.title for panel in curves.panels(content["rows"])][-1] == "worst case of 2 to 3"
+        ("pgd", [False, True, False]), ("worst case of 2", [True, True, True])]
+    assert [panel.title for panel in curves.panels(content["rows"])][-1] == "worst case of 2"
+    alone = compare([tmp_path / "sam"], tmp_path / "alone")
+    assert len(find(alone["rows"], "worst case")["members"]) == 3
 
 
 def test_runs_of_one_name_get_their_parents(tmp_path):
@@ -405,7 +405,27 @@ def test_runs_share_a_line_only_where_settings_are_equal():
     same, = lines_of(pgd(), pgd(), runs=2)
     assert list(same["rows"]) == ["0", "1"] and same["attack"] == "pgd"
     first, second = lines_of(pgd(), pgd(step_size=0.01), runs=2)
-    assert (first["attack"], second["attack"]) == (f"pgd (step_size {1 / 255})", "pgd (step_size 0.01)")
+    assert (first["attack"], second["attack"]) == ("pgd (step_size eps x 0.25)", "pgd (step_size eps x 0.6375)")
+
+
+def test_settings_along_a_curve_are_told_in_terms_of_eps():
+    """Two shares of eps, warm and cold: four curves of two radii each, and no point on another's."""
+    def at(level, share, warm):
+        eps = level / 255
+        smaller = [{"eps": 1 / 255, "step_size": share / 255}] if warm and level > 1 else []
+        return pgd(eps, step_size=share * eps, warm_start=smaller)
+
+    warm = [at(level, share, True) for share in (0.25, 0.5) for level in (1, 2)]
+    names = [(line["curve"], line["eps"]) for line in lines_of(*warm)]
+    assert names == [("pgd (step_size eps x 0.25)", "1/255"), ("pgd (step_size eps x 0.25)", "2/255"),
+                     ("pgd (step_size eps x 0.5)", "1/255"), ("pgd (step_size eps x 0.5)", "2/255")]
+
+
+def test_a_copy_of_a_record_is_named(run, tmp_path):
+    path = next((run / "records").glob("clean_*"))
+    (run / "records" / "clean_backup.jsonl").write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match="clean_backup.*record the same attack"):
+        compare([run], tmp_path / "out")
 
 
 # Files

@@ -35,7 +35,7 @@ def test_numbers_are_read_as_people_write_them():
 @pytest.mark.parametrize(("alpha", "size"), [("eps/4", 0.02), ("eps", 0.08), ("eps/2.5", 0.032), ("1/255", 1 / 255),
                                              ("0.01", 0.01)])
 def test_alpha_is_a_share_of_eps_or_a_number(alpha, size):
-    assert options.step_size(parsed("--alpha", alpha).alpha, 0.08) == pytest.approx(size, rel=1e-12)
+    assert options.step_size(parsed("--attack", "pgd", "--alpha", alpha).alpha, 0.08) == pytest.approx(size, rel=1e-12)
 
 
 @pytest.mark.parametrize(("flags", "line"), [

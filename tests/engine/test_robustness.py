@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import jaccard_score
 from torch.utils.data import DataLoader
 
@@ -18,7 +19,7 @@ from engine.records import canonical, read
 from engine.robustness import chains
 from main import main
 from metrics import StreamSegMetrics, counts_per_image
-from network import build_model
+from network import build_model, modeling
 from utils import checkpoint
 
 ATTACK = ["--attack", "pgd", "--eps", "4/255", "8/255", "--steps", "3", "--num_workers", "0", "--sheet_images", "0"]
@@ -166,7 +167,8 @@ def test_radii_that_are_warm_started_never_give_a_pixel_back(run, tmp_path):
     right = []
     for level in (1, 2, 4, 8):
         header, lines = lines_of(tmp_path / "a", f"pgd_linf_{level}-255_2steps")
-        assert header["attack"]["warm_start"] == [lower / 255 for lower in (1, 2, 4) if lower < level]
+        smaller = [lower / 255 for lower in (1, 2, 4) if lower < level]
+        assert header["attack"]["warm_start"] == [{"eps": eps, "step_size": eps / 4} for eps in smaller]
         right.append([sum(line["intersection"]) for line in lines.values()])
         assert all(line["radius"] <= level / 255 for line in lines.values())
     assert (np.diff(right, axis=0) <= 0).all() and (np.diff(right, axis=0) < 0).any()
@@ -231,19 +233,60 @@ def test_the_loader_gives_every_image_its_own_index(run):
     (["--attack", "square", "--attack_norm", "l2"], ["square", "l2"]),
     (["--attack", "psd"], ["psd", "segpgd"]),
     (["--attack", "pgd", "--restarts", "0"], ["--restarts", "1 or more"]),
-    (["--report", "nowhere"], ["nowhere", "--report"]),
+    (["--attack", "pgd", "--target_class", "mask.png"], ["mask.png", "255 for pixels without"]),
+    (["--attack", "fgsm", "--steps", "7"], ["--steps", "pgd"]),
+    (["--attack", "apgd", "--alpha", "1/255"], ["--alpha", "pgd"]),
+    (["--attack", "pgd", "--eps", "1/255", "--warm_start"], ["--warm_start", "--eps"]),
+    (["--attack", "pgd", "--val_images", "3"], ["--val_images", "--test_only"]),
 ])
 def test_attacks_that_cannot_be_are_one_line(flags, parts, small, refused, tmp_path, monkeypatch):
     """And nothing has started."""
     monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.full((96, 96), 200, np.uint8)).save("mask.png")
     line = refused([*small, "--total_itrs", "2", *flags])
     assert all(part in line for part in parts), line
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
+
+
+@pytest.mark.parametrize(("flags", "parts"), [
+    (["--report", "nowhere"], ["nowhere", "--report"]),
+    (["--report", "a", "--steps", "10", "--attack", "pgd"], ["--steps", "only reads"]),
+    (["--verify", "--attack", "sea"], ["--verify", "--attack"]),
+])
+def test_reports_and_checks_refuse_what_they_would_not_heed(flags, parts, refused, trained):
+    line = refused([*flags, "--output_dir", str(trained)])
+    assert all(part in line for part in parts), line
+
+
+def test_labels_that_changed_are_never_scored_from_old_records(tmp_path, trained):
+    """The same paths, names and sizes, other masks."""
+    for folder in ("val", "valannot"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (70, 70, 3), np.uint8)).save(tmp_path / "data" / "val" / "0.png")
+    network = modeling.deeplabv3_mobilenet(num_classes=11, output_stride=16, pretrained_backbone=False)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    flags = ["--test_only", "--dataset", "camvid", "--data_root", str(tmp_path / "data"), "--num_workers", "0",
+             "--model", "deeplabv3_mobilenet", "--ckpt", str(tmp_path / "weights.pth"), "--output_dir", str(tmp_path)]
+    scores = []
+    for label in (3, 4):
+        Image.fromarray(np.full((70, 70), label, np.uint8)).save(tmp_path / "data" / "valannot" / "0.png")
+        row = main(flags)["results"][0]
+        scores.append([name for name, iou in row["Class IoU"].items() if iou == iou])
+    assert "Pole" not in scores[1] or scores[0] != scores[1]
+    assert len(list((tmp_path / "exp" / "records").iterdir())) == 2
+
+
+def test_pictures_alone_are_no_reason_to_attack_again(run, tmp_path, monkeypatch):
+    run("a", *ATTACK, "--val_images", "2")
+    monkeypatch.setattr(PGD, "attempt", lambda *_: pytest.fail("attacked again"))
+    run("a", *ATTACK[:-2], "--val_images", "2", "--sheet_images", "2")
+    monkeypatch.undo()
+    run("a", *ATTACK[:-2], "--val_images", "2", "--save_val_results")
+    assert len(list((tmp_path / "a" / "val_results").rglob("*_perturbation.png"))) == 2 * 3
 
 
 def test_a_target_is_a_class_or_a_map(run, tmp_path, refused):
-    from PIL import Image
-
     flags = ["--num_workers", "0", "--val_images", "2", "--attack", "pgd", "--steps", "5", "--eps", "16/255"]
     run("a", *flags, "--target_class", "2")
     header, lines = lines_of(tmp_path / "a", "pgd-to-2_linf_16-255_5steps")
