@@ -70,7 +70,8 @@ def unbounded(bench: Bench) -> Finding:
     """
     first = bench.attack(APGD, steps=20, attack_loss="mce")
     steady = {"step_size": 8 / 255, "best_iterate": True, "attack_loss": "mce"}
-    attacks = [first, bench.attack(PGD, eps=64 / 255, steps=50, **steady), bench.attack(PGD, eps=1.0, steps=20, **steady)]
+    attacks = [first, bench.attack(PGD, eps=64 / 255, steps=50, **steady),
+               bench.attack(PGD, eps=1.0, steps=20, **steady)]
     figures, demands = {}, {}
     for name, shots in zip(("64/255", "1"), bench.chain(attacks, bench.few)[1:], strict=True):
         found = {"aAcc": pooled_accuracy(shots), "mIoU": pooled_mean_iou(shots)}

@@ -107,7 +107,7 @@ def _record(chain: list, files: list[Records], model, loader, dataset, pictures)
         for number, scored in enumerate(scored_batches(model, bar, chain)):
             file = files[number % len(files)]
             pictures.write(file.stem, scored)  # first: an image is done when its line is there
-            lines = _lines(scored, dataset, norm=file.settings["norm"])
+            lines = _lines(scored, dataset, chain[number % len(files)])
             file.append(lines)
             if file is files[-1]:
                 right += sum(sum(line["intersection"]) for line in lines)
@@ -115,20 +115,25 @@ def _record(chain: list, files: list[Records], model, loader, dataset, pictures)
                 bar.set_postfix_str(f"aAcc {right / max(labelled, 1):.4f}", refresh=False)
 
 
-def _lines(scored: Scored, dataset, *, norm: str | None) -> list[dict]:
-    """A record line for each image of a batch."""
-    intersection, union, labelled = (counts.tolist() for counts in
+def _lines(scored: Scored, dataset, attack) -> list[dict]:
+    """A record line for each image of a batch; with a target "at_target", the labelled pixels that are there."""
+    intersection, union, pixels = (counts.tolist() for counts in
                                      counts_per_image(scored.labels, scored.preds, dataset.num_classes))
     delta = (scored.images.double() - scored.clean.double()).flatten(1)
-    radius = delta.norm(dim=1) if norm == "l2" else delta.abs().amax(1)
+    radius = delta.norm(dim=1) if attack is not None and attack.norm == "l2" else delta.abs().amax(1)
     losses = Pixels(scored.logits, scored.labels).cross_entropy()
     passes = torch.zeros(2, len(scored.indices)) if scored.outcome is None else torch.stack(
         [scored.outcome.forwards, scored.outcome.backwards])
     if not losses.isfinite().all():
         raise FloatingPointError("the model's logits are not finite")
-    return [{"image": dataset.name(index), "intersection": intersection[k], "union": union[k], "pixels": labelled[k],
-             "radius": radius[k].item(), "loss": losses[k].item(), "forwards": int(passes[0, k]),
-             "backwards": int(passes[1, k])} for k, index in enumerate(scored.indices)]
+    hits = [{}] * len(scored.indices)
+    if attack is not None and attack.target is not None:
+        labelled = (scored.labels >= 0) & (scored.labels < dataset.num_classes)
+        there = labelled & (scored.preds == torch.as_tensor(attack.target).to(scored.preds))
+        hits = [{"at_target": count} for count in there.flatten(1).sum(1).tolist()]
+    return [{**hits[k], "image": dataset.name(index), "intersection": intersection[k], "union": union[k],
+             "pixels": pixels[k], "radius": radius[k].item(), "loss": losses[k].item(),
+             "forwards": int(passes[0, k]), "backwards": int(passes[1, k])} for k, index in enumerate(scored.indices)]
 
 
 def _results(opts, records: list[Records], names: list[str], dataset) -> dict:

@@ -10,7 +10,8 @@ UNIONS = {"sea": SEA_LOSSES, "ensemble": ENSEMBLE_LOSSES}  # of APGD with red-ep
 WORST = "worst case"
 OF_A_LOSS = ("attack_loss", "class_weights")  # settings in which the members of a union may differ
 SHARED = ("norm", "eps", "steps", "restarts")
-SCORES = ("Overall Acc", "Mean Acc", "FreqW Acc", "Mean IoU", "Mean IoU lower", "Image IoU", "Foreground IoU")
+SCORES = ("Overall Acc", "Mean Acc", "FreqW Acc", "Mean IoU", "Mean IoU lower", "Image IoU", "Foreground IoU",
+          "Target share")
 
 
 def rows_of(records: list[Record], names: list[str], *, class_names: list[str],
@@ -75,7 +76,11 @@ def _grouped(records: list[Record], key) -> list[list[Record]]:
 
 def _member_row(record: Record, names: list[str], class_names: list[str]) -> dict:
     results = scores(*record.counts(names), background=_background(class_names))
-    loss = sum(line["loss"] for line in record.lines(names)) / len(names)
+    lines = record.lines(names)
+    loss = sum(line["loss"] for line in lines) / len(names)
+    if all("at_target" in line for line in lines):
+        labelled = sum(sum(line["pixels"]) for line in lines)
+        results["Target share"] = sum(line["at_target"] for line in lines) / labelled if labelled else float("nan")
     return _row(record.settings["attack"], [record], names, class_names=class_names, results=results,
                 attack_loss=record.settings.get("attack_loss"), settings=record.settings, members=[], loss=loss)
 

@@ -288,9 +288,12 @@ def test_pictures_alone_are_no_reason_to_attack_again(run, tmp_path, monkeypatch
 
 def test_a_target_is_a_class_or_a_map(run, tmp_path, refused):
     flags = ["--num_workers", "0", "--val_images", "2", "--attack", "pgd", "--steps", "5", "--eps", "16/255"]
-    run("a", *flags, "--target_class", "2")
+    row = run("a", *flags, "--target_class", "2")["results"][1]
     header, lines = lines_of(tmp_path / "a", "pgd-to-2_linf_16-255_5steps")
     assert header["attack"]["target"] == 2
+    reached = sum(line["at_target"] for line in lines.values())
+    pixels, right = (sum(np.array(line[key]) for line in lines.values()) for key in ("pixels", "intersection"))
+    assert row["Target share"] == reached / pixels.sum() and right[2] <= reached <= pixels.sum()
     Image.fromarray(np.full((96, 96), 2, np.uint8)).save(tmp_path / "map.png")
     run("a", *flags, "--target_class", str(tmp_path / "map.png"))
     path, = (tmp_path / "a" / "records").glob("pgd-to-map-*.jsonl")
