@@ -30,11 +30,11 @@ class Smooth(nn.Module):
 
 @pytest.fixture
 def smooth():
-    """A function seed -> (model, images [3, 3, 9, 8], labels) in float64: four pixels in five right, a void corner."""
+    """A function seed -> (model, images [3, 3, 9, 8], labels), in float64: four pixels in five right, a void corner."""
 
-    def make(seed, images=3):
+    def make(seed, images=3, height=9, width=8):
         model, generator = Smooth(seed), torch.Generator().manual_seed(seed)
-        points = torch.rand(images, 3, 9, 8, dtype=torch.float64, generator=generator)
+        points = torch.rand(images, 3, height, width, dtype=torch.float64, generator=generator)
         with torch.no_grad():
             labels = model(points).argmax(1)
         other = torch.rand(labels.shape, generator=generator) < 0.2

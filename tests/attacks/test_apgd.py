@@ -29,10 +29,11 @@ def test_checkpoints_are_the_papers():
     assert [checkpoints(steps) for steps in range(1, 1001)] == [fractions_of(steps) for steps in range(1, 1001)]
 
 
-LOSSES = {  # of an image's logits [C, N] and labels [N], all valid
-    "ce": lambda u, y: F.cross_entropy(u.T, y, reduction="sum"),
-    "mce": lambda u, y: (F.cross_entropy(u.T, y, reduction="none") * (u.argmax(0) == y)).sum(),
-    "js": lambda u, y: js(u.softmax(0), y),
+LOSSES = {  # of an image's logits [C, N] and labels [N], all valid, for gradient t of steps
+    "ce": lambda u, y, t, steps: F.cross_entropy(u.T, y, reduction="sum"),
+    "mce": lambda u, y, t, steps: (F.cross_entropy(u.T, y, reduction="none") * (u.argmax(0) == y)).sum(),
+    "js": lambda u, y, t, steps: js(u.softmax(0), y),
+    "segpgd": lambda u, y, t, steps: segpgd(u, y, (t - 1) / (2 * steps)),
 }
 
 
@@ -40,6 +41,11 @@ def js(p, labels):
     onehot = F.one_hot(labels, len(p)).T
     middle = (p + onehot) / 2
     return 0.5 * ((p * (p / middle).log()).sum() - middle.gather(0, labels[None]).log().sum())
+
+
+def segpgd(u, y, share):
+    hit = (u.argmax(0) == y).to(u)
+    return (F.cross_entropy(u.T, y, reduction="none") * (hit * (1 - share) + (1 - hit) * share)).sum()
 
 
 class Image:
@@ -50,11 +56,11 @@ class Image:
         self.valid = labels != 255
         self.labels = labels[self.valid]
 
-    def __call__(self, x):
-        """f(x), gradient of the loss at x, right pixels at x."""
+    def __call__(self, x, t, steps):
+        """f(x), gradient t of the loss at x, right pixels at x."""
         point = torch.from_numpy(x).clone().requires_grad_(True)
         logits = self.model(point[None])[0][:, self.valid]
-        gradient, = torch.autograd.grad(self.loss(logits, self.labels), point)
+        gradient, = torch.autograd.grad(self.loss(logits, self.labels, t, steps), point)
         f = F.cross_entropy(logits.T, self.labels).item()
         return f, gradient.numpy(), (logits.argmax(0) == self.labels).sum().item()
 
@@ -75,7 +81,7 @@ def direction(gradient, norm):
 def apgd(image, start, *, eps, steps, norm):
     """Of one image: (the iterate with the fewest right pixels, of equal ones the last; what happened at the marks)."""
     x, eta, alpha, rho, events = [start], 2 * eps, 0.75, 0.75, Counter()
-    f0, g, fewest = image(start)
+    f0, g, fewest = image(start, 1, steps)
     f, best = [f0], start
     x_max, f_max, g_max = start, f0, g
     w, f_max_at, reduced_at = [0, *fractions_of(steps)], {0: f0}, {0: False}
@@ -86,7 +92,7 @@ def apgd(image, start, *, eps, steps, norm):
         if k > 1:
             z = projected(x[-1] + alpha * (z - x[-1]) + (1 - alpha) * (x[-1] - x[-2]), image.x, eps, norm)
         x.append(z)
-        value, g, count = image(z)
+        value, g, count = image(z, k + 1, steps)
         f.append(value)
         if count <= fewest:
             best, fewest = z, count

@@ -254,5 +254,7 @@ def test_an_attempt_that_never_looks_is_taken_as_it_is(smooth, queries):
     outcome = PGD(eps=0.03, steps=6, restarts=3).run(model, images, labels, start=images)
     assert outcome.forwards.tolist() == [1 + 3 * 7] * 3 and outcome.backwards.tolist() == [18] * 3
     assert len(asked) == 22
+    outcome = APGD(eps=0.03, steps=6, restarts=3).run(model, images, labels)  # it looked itself
+    assert outcome.forwards.tolist() == [21] * 3 and outcome.backwards.tolist() == [18] * 3
     outcome = Square(eps=0.03, steps=5, restarts=2).run(model, images, labels)
     assert outcome.forwards.tolist() == [10] * 3 and outcome.backwards.tolist() == [0] * 3
