@@ -83,6 +83,10 @@ class Attack:
     def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, image_ids=None, start=None) -> Outcome:
         """As __call__, with the passes that each image took."""
         _check(images, labels)
+        if image_ids is not None and len(image_ids) != len(images):
+            raise ValueError(f"image_ids are {len(image_ids)}, the images {len(images)}")
+        if start is not None and start.shape != images.shape:
+            raise ValueError(f"start is {list(start.shape)}, the images are {list(images.shape)}")
         images = images.detach()
         with eval_mode(model), frozen_parameters(model):
             problem = Problem(model, images, labels, loss=self.attack_loss, target=self.target,

@@ -2,8 +2,9 @@
 
 Every loss here has the gradient w * (softmax(logits) - onehot(label)) per pixel, with a weight w that is taken as a
 constant; a loss is its weight. Weights and gradients are formed from log-softmax in log space, in fp32 at least, and an
-image's gradient is scaled by its own largest entry: sign and l2 steps don't see the scale, and a confident pixel's
-1e-60 doesn't underflow to 0, which would look like robustness. A label outside the classes (255) is never read.
+image's gradient is scaled by its own largest entry: sign and l2 steps don't see the scale, and an image whose pixels
+are all confident doesn't underflow to 0, which would look like robustness. (A pixel whose entry is 1e-45 of the image's
+largest one still does: with huge logits a few pixels steer.) A label outside the classes (255) is never read.
 """
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -19,7 +19,8 @@ class Problem:
         self.target = None if target is None else _fitting(target, labels)
         self.targeted, self.balanced = target is not None, LOSSES[loss].balanced
         self.log_weight = LOSSES[loss].targeted if self.targeted else LOSSES[loss].log_weight
-        self.class_weights = torch.as_tensor(class_weights, device=labels.device) if self.balanced else None
+        self.class_weights = torch.as_tensor(class_weights, dtype=torch.float64, device=labels.device) \
+            if self.balanced else None
         self.forwards = torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
         self.backwards = torch.zeros_like(self.forwards)
 
@@ -66,7 +67,12 @@ class Problem:
         return -pixels.cross_entropy() if self.targeted else pixels.cross_entropy()
 
     def _pixels(self, logits: Tensor, rows: Tensor, **schedule) -> Pixels:
-        labels = valid_labels(_take(self.labels, rows), logits.shape[1])
+        classes = logits.shape[1]
+        if self.balanced and len(self.class_weights) != classes:
+            raise ValueError(f"class_weights are {len(self.class_weights)}, the model's classes {classes}")
+        if self.targeted and not self.target.ndim and not 0 <= self.target < classes:
+            raise ValueError(f"target {int(self.target)}: the model's classes are 0 to {classes - 1}")
+        labels = valid_labels(_take(self.labels, rows), classes)
         if self.targeted:
             labels = torch.where(labels != IGNORE, self.target, labels)
         pixels = Pixels(logits, labels, **schedule)

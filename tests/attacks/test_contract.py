@@ -283,6 +283,25 @@ def test_wrong_inputs_are_named(name, toy, batch):
         attack_of(name, restarts=0)
 
 
+@EVERY_ATTACK
+def test_ids_and_starts_that_do_not_fit_the_batch_are_named(name, toy, batch):
+    """One id would be broadcast, and give all images the same random numbers."""
+    for ids in ([1], [1, 2], [1, 2, 3, 4]):
+        if name != "fgsm":  # draws nothing
+            with pytest.raises(ValueError, match="image_ids"):
+                attack_of(name)(toy, *batch, image_ids=ids)
+    for start in (batch[0][:1], batch[0][:2], batch[0][:, :, 1:]):
+        with pytest.raises(ValueError, match="start"):
+            attack_of(name)(toy, *batch, start=start)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_class_weights_that_are_not_the_networks_are_named(count, toy, batch):
+    for name in ("sea", "apgd"):
+        with pytest.raises(ValueError, match="class_weights"):
+            attack_of(name, attack_loss="mce_bal", class_weights=[1 / count] * count)(toy, *batch)
+
+
 SETTINGS = [{"restarts": 2, "seed": 9}, {"steps": 3}, {"attack_loss": "mce_bal"}, {"target": 2},
             {"random_start": False}, {"best_iterate": True, "step_size": 0.007}, {"red_eps": True, "steps": 7}]
 
