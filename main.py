@@ -36,7 +36,7 @@ def main(argv=None) -> dict:
             trainer = build.build_trainer(opts, run, model, train_loader, val_loader, val_set, dashboard)
             if opts.continue_training:
                 trainer.restore(checkpoint, source=opts.ckpt)
-        attacks = plan_attacks(opts, weights=weights_for(opts, plan_attacks(opts)))
+        attacks = plan_attacks(opts, weights=weights_for(opts))
         build.say_start(opts)
         run.open(opts)
         if opts.verify:

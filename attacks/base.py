@@ -97,7 +97,7 @@ class Attack:
                 raise FloatingPointError(f"{self!r}: {error}") from None
         return Outcome(best, problem.forwards, problem.backwards)
 
-    def attempt(self, problem: Problem, begin: "Beginning") -> tuple[Tensor, Tensor | None]:
+    def attempt(self, problem: Problem, begin: Beginning) -> tuple[Tensor, Tensor | None]:
         """One run over problem.images: (adversarial images, their scores [B] or None if it didn't look).
 
         What comes out for images that are not active is ignored.

@@ -46,9 +46,9 @@ def takes(name: str, setting: str) -> bool:
     return setting in inspect.signature(ATTACKS[name]).parameters
 
 
-def weights_for(opts, attacks: list[Attack]) -> list[float] | None:
-    """Class weights from the training set's labels where one of `attacks` is balanced by them, else None."""
-    members = [member for attack in attacks for member in attack.members or [attack]]
+def weights_for(opts) -> list[float] | None:
+    """Class weights from the training set's labels where a planned attack is balanced by them, else None."""
+    members = [member for attack in plan_attacks(opts) for member in attack.members or [attack]]
     if not any(LOSSES[member.attack_loss].balanced for member in members):
         return None
     train_set, _ = build_datasets(opts.dataset, data_root=opts.data_root, year=opts.year, seed=opts.random_seed)

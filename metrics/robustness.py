@@ -6,7 +6,7 @@ pixels + predicted - intersection. Scores are in [0, 1], nan where nothing defin
 """
 import numpy as np
 
-from metrics.stream_metrics import _mean_of_defined, _ratio, pooled_scores
+from metrics.stream_metrics import mean_of_defined, pooled_scores, ratio
 
 ROUNDING = 1e-14  # a swap that lowers the mean IoU by less may be rounding alone
 
@@ -20,12 +20,12 @@ def scores(intersection, union, pixels, *, background: int | None = None) -> dic
     """
     intersection, union, pixels = _counts(2, intersection, union, pixels)
     results = pooled_scores(*(count.sum(0) for count in (intersection, union, pixels)))
-    results["Image IoU"] = _mean_of_defined(_mean_iou(intersection, union))
+    results["Image IoU"] = mean_of_defined(_mean_iou(intersection, union))
     if background is not None:
         iou = list(results["Class IoU"].values())
         if not 0 <= background < len(iou):
             raise ValueError(f"background {background} is outside the {len(iou)} classes")
-        results["Foreground IoU"] = _mean_of_defined(np.delete(iou, background))
+        results["Foreground IoU"] = mean_of_defined(np.delete(iou, background))
     return results
 
 
@@ -45,8 +45,8 @@ def worst_case(intersection, union, pixels, *, background: int | None = None) ->
     lowest_iou = np.fmin.reduce(_mean_iou(intersection, union), axis=0)  # [N]
     return {
         **results,
-        "Overall Acc": float(_ratio(fewest_right.sum(), pixels.sum())),
-        "Image IoU": _mean_of_defined(lowest_iou),
+        "Overall Acc": float(ratio(fewest_right.sum(), pixels.sum())),
+        "Image IoU": mean_of_defined(lowest_iou),
         "Mean IoU lower": lower_bound(intersection, union),
         "selection": selection.tolist(),
     }
@@ -80,7 +80,7 @@ def greedy_selection(intersection, union) -> tuple[np.ndarray, float]:
                 totals[:, better] = swapped[:, better, member]
                 lowest[better] = costs[better, member]
     best = lowest.argmin()
-    return selection[:, best], _mean_of_defined(_ratio(*totals[:, best]))
+    return selection[:, best], mean_of_defined(ratio(*totals[:, best]))
 
 
 def lower_bound(intersection, union) -> float:
@@ -92,13 +92,13 @@ def lower_bound(intersection, union) -> float:
     ValueError where the arrays are no counts.
     """
     intersection, union = _counts(3, intersection, union)
-    return _mean_of_defined(_ratio(intersection.min(0).sum(0), union.max(0).sum(0)))
+    return mean_of_defined(ratio(intersection.min(0).sum(0), union.max(0).sum(0)))
 
 
 def _mean_iou(intersection: np.ndarray, union: np.ndarray) -> np.ndarray:
     """Mean over the last axis of intersection / union where there is a union; nan where there is none at all."""
     iou = intersection / np.maximum(union, 1)  # 0 without union, as the intersection is within it
-    return _ratio(iou.sum(-1), (union > 0).sum(-1))
+    return ratio(iou.sum(-1), (union > 0).sum(-1))
 
 
 def _costs(totals: np.ndarray) -> np.ndarray:

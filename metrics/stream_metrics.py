@@ -52,12 +52,12 @@ class StreamSegMetrics:
 
 def pooled_scores(right: np.ndarray, union: np.ndarray, true: np.ndarray) -> dict:
     """What get_results() returns, from each class's pixels: predicted as it rightly, in its union, labelled as it."""
-    accuracy, iou = _ratio(right, true), _ratio(right, union)
+    accuracy, iou = ratio(right, true), ratio(right, union)
     return {
-        "Overall Acc": float(_ratio(right.sum(), true.sum())),
-        "Mean Acc": _mean_of_defined(accuracy),
-        "FreqW Acc": float(_ratio((true[true > 0] * iou[true > 0]).sum(), true.sum())),
-        "Mean IoU": _mean_of_defined(iou),
+        "Overall Acc": float(ratio(right.sum(), true.sum())),
+        "Mean Acc": mean_of_defined(accuracy),
+        "FreqW Acc": float(ratio((true[true > 0] * iou[true > 0]).sum(), true.sum())),
+        "Mean IoU": mean_of_defined(iou),
         "Class IoU": dict(enumerate(iou.tolist())),
     }
 
@@ -84,13 +84,14 @@ def _as_tensor(labels) -> torch.Tensor:
     return labels if isinstance(labels, torch.Tensor) else torch.from_numpy(np.array(labels, dtype=np.int64))
 
 
-def _ratio(part, whole) -> np.ndarray:
+def ratio(part, whole) -> np.ndarray:
     """part / whole, nan where whole is 0, without NumPy's warning."""
     undefined = np.full_like(np.asarray(whole, dtype=np.float64), np.nan)
     return np.divide(part, whole, out=undefined, where=np.asarray(whole) > 0)
 
 
-def _mean_of_defined(values: np.ndarray) -> float:
+def mean_of_defined(values: np.ndarray) -> float:
+    """The mean of what is not nan; nan where nothing is left."""
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else float("nan")
 

@@ -36,6 +36,15 @@ def _present(folder: Path) -> Path:
     return folder
 
 
+@pytest.fixture
+def one_thread():
+    """Threads cost more than small tensors take, the more so on a busy machine: 3 s against 40 s."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class Toy(nn.Module):
     """A small network with everything that an attack could disturb: BatchNorm, dropout, normalisation inside."""
 

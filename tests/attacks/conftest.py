@@ -5,12 +5,8 @@ from torch import nn
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Threads cost more than such small tensors take."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _quick(one_thread):
+    """Every test here is of small tensors."""
 
 
 class Smooth(nn.Module):

@@ -40,7 +40,7 @@ def test_every_attack_has_its_own_number_of_steps_unless_told():
 def test_weights_are_read_for_balanced_losses_alone(monkeypatch):
     monkeypatch.setattr(plan, "build_datasets", lambda *_, **__: pytest.fail("the training set was read"))
     opts = parsed("--attack", "apgd", "--attack_loss", "mce", "js", "--eps", "0.01")
-    assert plan.weights_for(opts, plan_attacks(opts)) is None
+    assert plan.weights_for(opts) is None
 
 
 @pytest.mark.parametrize(("given", "env", "expected"), [

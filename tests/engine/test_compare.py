@@ -537,8 +537,10 @@ def test_at_most_twelve_panels_unions_first(tmp_path):
 @pytest.mark.filterwarnings("error")
 def test_a_clean_record_alone_has_a_panel(tmp_path):
     record(tmp_path / "sgd", CLEAN)
-    compare([tmp_path / "sgd"], tmp_path / "out")
-    Image.open(tmp_path / "out" / "curves.png").close()
+    content = compare([tmp_path / "sgd"], tmp_path / "out")
+    assert [panel.title for panel in curves.panels(content["rows"])] == ["clean"]
+    with Image.open(tmp_path / "out" / "curves.png") as picture:
+        assert min(picture.size) > 100
 
 
 def test_curves_show_every_run_and_the_bracket(tmp_path):

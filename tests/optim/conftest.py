@@ -21,12 +21,8 @@ class TinyNet(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    """Threads cost more than such small tensors take, the more so on a busy machine: 3 s against 40 s."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _quick(one_thread):
+    """Every test here is of small tensors."""
 
 
 @pytest.fixture
