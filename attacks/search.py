@@ -19,8 +19,7 @@ class Problem:
         self.target = None if target is None else _fitting(target, labels)
         self.targeted, self.balanced = target is not None, LOSSES[loss].balanced
         self.log_weight = LOSSES[loss].targeted if self.targeted else LOSSES[loss].log_weight
-        self.class_weights = torch.as_tensor(class_weights, dtype=torch.float64, device=labels.device) \
-            if self.balanced else None
+        self.class_weights = torch.as_tensor(class_weights, device=labels.device) if self.balanced else None
         self.forwards = torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
         self.backwards = torch.zeros_like(self.forwards)
 
