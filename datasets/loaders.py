@@ -1,9 +1,14 @@
 """Batches of a training and a validation set, the same ones for the same seed."""
+from collections.abc import Iterator
+from itertools import count
+
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from utils import distributed
 from utils.errors import UserError
 from utils.logging import logger
+from utils.seed import drawing_from, generator_for
 
 from .base import SegmentationDataset
 
@@ -21,29 +26,68 @@ class Indexed(Dataset):
         return *self.dataset[i], i
 
 
+class Augmented(Dataset):
+    """A training set whose item (epoch, index) draws its random numbers from the seed and these two alone."""
+
+    def __init__(self, dataset: Dataset, *, seed: int):
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, place: tuple[int, int]):
+        epoch, index = place
+        with drawing_from(self.seed, "sample", epoch, index):
+            return self.dataset[index]
+
+
+class TrainingLoader:
+    """Shuffled training batches (images [B, 3, H, W], labels [B, H, W]), epoch after epoch, the last of each dropped.
+
+    Iteration i always has the same batch, whatever came before it, whoever loads it, however many workers there are:
+    a run that is continued goes on inside its epoch, without reading again. Under torchrun every process gets its
+    share of the batch. len() is the number of iterations in an epoch.
+    """
+
+    def __init__(self, dataset: Dataset, *, batch_size: int, num_workers: int, seed: int, pin_memory: bool = False):
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.settings = {"num_workers": num_workers, "pin_memory": pin_memory}
+
+    def __len__(self) -> int:
+        return len(self.dataset) // self.batch_size
+
+    def starting_at(self, itr: int) -> Iterator:
+        """The batches of the iterations itr, itr + 1, ... (from 0), without end."""
+        batches = self._places(itr, share=slice(distributed.rank(), None, distributed.world_size()))
+        # A generator of its own: DataLoader draws its workers' seed from it, not from the network's stream.
+        return iter(DataLoader(Augmented(self.dataset, seed=self.seed), batch_sampler=batches,
+                               generator=_generator(self.seed), **self.settings))
+
+    def _places(self, first: int, *, share: slice) -> Iterator[list[tuple[int, int]]]:
+        for epoch in count(first // len(self)):
+            order = torch.randperm(len(self.dataset), generator=generator_for(self.seed, "order", epoch)).tolist()
+            for batch in range(first % len(self) if epoch == first // len(self) else 0, len(self)):
+                indices = order[batch * self.batch_size:(batch + 1) * self.batch_size][share]
+                yield [(epoch, index) for index in indices]
+
+
 def build_loaders(train_set: SegmentationDataset | None, val_set: SegmentationDataset, *, batch_size: int,
                   val_batch_size: int, num_workers: int, seed: int, pin_memory: bool = False,
                   val_images: int | None = None):
     """Build (train_loader, val_loader); the first is None if train_set is None.
 
-    Training: shuffled (images, labels), the incomplete last batch dropped. Validation: in order, all of it or
-    `val_images` evenly spaced ones, (images, labels, indices int64 [B]). With num_workers=0 augmentation draws from
-    torch's global generator, else from the workers' own, which DataLoader seeds (torch, numpy and python) from the
-    generator given here.
+    Training: see TrainingLoader. Validation: in order, all of it or `val_images` evenly spaced ones, (images, labels,
+    indices int64 [B]).
     Raises UserError if there are fewer training images than batch_size.
     """
-    shared = {"num_workers": num_workers, "persistent_workers": num_workers > 0, "pin_memory": pin_memory}
     chosen = torch.linspace(0, len(val_set) - 1, min(val_images or len(val_set), len(val_set))).long().unique().tolist()
     val_loader = DataLoader(Indexed(val_set), sampler=chosen, batch_size=_val_batch_size(val_set, val_batch_size),
-                            generator=_generator(seed), **shared)
+                            generator=_generator(seed), num_workers=num_workers, persistent_workers=num_workers > 0,
+                            pin_memory=pin_memory)
     if train_set is None:
         return None, val_loader
     if len(train_set) < batch_size:
         raise UserError(f"--batch_size {batch_size} is more than the {len(train_set)} training images: "
                         "choose a smaller one.")
-    train_loader = DataLoader(train_set, batch_size=batch_size, shuffle=True, drop_last=True,
-                              generator=_generator(seed), **shared)
-    return train_loader, val_loader
+    return TrainingLoader(train_set, batch_size=batch_size, num_workers=num_workers, seed=seed,
+                          pin_memory=pin_memory), val_loader
 
 
 def batches_of(loader: DataLoader) -> list[list[int]]:
@@ -60,7 +104,6 @@ def restricted(loader: DataLoader, batches: list[list[int]]) -> DataLoader:
 
 
 def _generator(seed):
-    # One for each loader: a validation pass must change nothing in the order and augmentation of training.
     return torch.Generator().manual_seed(seed)
 
 

@@ -1,4 +1,5 @@
 import random
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from torch.utils.data import Dataset
 
 from datasets import DATASETS, build_datasets, build_loaders
+from utils import distributed
 from utils.errors import UserError
 
 
@@ -35,14 +37,24 @@ def test_unknown_data_set_lists_the_known():
         build_datasets("nope", data_root="x")
 
 
+def take(loader, count, *, first=0):
+    return list(islice(loader.starting_at(first), count))
+
+
 def test_training_batches():
     sets = build_datasets("synthetic", data_root=None, crop_size=33)
     loader, _ = loaders(sets, batch_size=50)
-    batches = list(loader)
-    assert len(batches) == len(loader) == 5  # of 256 images, the last 6 dropped
-    images, labels = batches[0]
+    assert len(loader) == 5  # of 256 images, the last 6 dropped
+    images, labels = next(loader.starting_at(0))
     assert images.shape == (50, 3, 33, 33) and labels.shape == (50, 33, 33)
     assert images.dtype == torch.float32 and labels.dtype == torch.int64
+
+
+def test_an_epoch_has_every_image_at_most_once_and_the_next_another_order():
+    loader, _ = loaders((Dice(), Dice()))
+    epochs = torch.cat([batch[:, 2] for _, batch in take(loader, 6)]).view(3, 6).tolist()  # 2 batches of 3 of 8 images
+    assert all(len(set(epoch)) == 6 for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
 
 
 def test_validation_is_in_order_and_whole_with_indices():
@@ -55,37 +67,41 @@ def test_validation_is_in_order_and_whole_with_indices():
     assert torch.equal(batches[1][0][0], sets[1][20][0])
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_same_seed_same_batches(num_workers):
-    runs = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        loader, _ = loaders((Dice(), Dice()), seed=seed, num_workers=num_workers, batch_size=2)
-        np.random.seed(seed)
-        random.seed(seed)
-        runs.append(torch.cat([torch.cat([a[:, None], b], 1) for _ in range(2) for a, b in loader]))
-    assert torch.equal(runs[0], runs[1])
-    assert not torch.equal(runs[0][:, 3], runs[2][:, 3])
-    epochs = runs[0].view(2, 8, 4)
-    assert not torch.equal(epochs[0, :, 3], epochs[1, :, 3])  # each epoch shuffles anew
-    for column in runs[0].T[:3]:
-        assert len(column.unique()) == 16  # no two images, workers or epochs share a random number
+def drawn(*, first=0, count=8, **changes):
+    loader, _ = loaders((Dice(), Dice()), batch_size=2, **changes)
+    return torch.cat([torch.cat([a[:, None], b], 1) for a, b in take(loader, count, first=first)])  # [2 count, 4]
 
 
-def test_same_seed_same_augmentation_with_workers(voc_sets):
-    runs = [[batch for _ in range(2) for batch in loaders(voc_sets, batch_size=2, num_workers=2)[0]] for _ in range(2)]
-    for one, other in zip(*runs, strict=True):
-        assert all(map(torch.equal, one, other))
+def test_a_sample_depends_on_seed_epoch_and_index_alone():
+    whole = drawn()
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+    assert torch.equal(drawn(num_workers=2), whole)  # on neither the workers nor the global generators
+    for first in (3, 4, 6):
+        assert torch.equal(drawn(first=first, count=2), whole[2 * first:2 * first + 4])  # nor where it was begun
+    other = drawn(seed=2)
+    assert not torch.equal(other[:, 3], whole[:, 3])
+    for column in torch.cat([whole, other]).T[:3]:
+        assert len(column.unique()) == 32  # no two images, epochs or seeds share a random number
 
 
-def test_validation_leaves_the_training_order_alone():
-    orders = []
-    for validate in (False, True):
-        train_loader, val_loader = loaders((Dice(), Dice()), batch_size=2)
-        if validate:
-            list(val_loader)
-        orders.append(torch.cat([b[:, 2] for _, b in train_loader]))
-    assert torch.equal(*orders)
+def test_training_leaves_the_global_generators_alone():
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    drawn()
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == before[1:]
+
+
+def test_the_processes_of_torchrun_share_a_batch_out(monkeypatch):
+    whole = [batch[:, 2].tolist() for _, batch in take(loaders((Dice(), Dice()), batch_size=4)[0], 4)]
+    shares = []
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        shares.append([batch[:, 2].tolist() for _, batch in take(loaders((Dice(), Dice()), batch_size=4)[0], 4)])
+    assert all(len(share) == 2 for part in shares for share in part)
+    assert [sorted(one + other) for one, other in zip(*shares, strict=True)] == [sorted(batch) for batch in whole]
 
 
 def test_validation_leaves_the_global_generator_alone():
@@ -95,10 +111,9 @@ def test_validation_leaves_the_global_generator_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_workers_persist():
-    train, val = loaders((Dice(), Dice()), num_workers=1)
-    assert train.persistent_workers and val.persistent_workers
-    assert not loaders((Dice(), Dice()))[0].persistent_workers
+def test_validations_workers_persist():
+    assert loaders((Dice(), Dice()), num_workers=1)[1].persistent_workers
+    assert not loaders((Dice(), Dice()))[1].persistent_workers
 
 
 def test_images_of_several_sizes_come_one_by_one(voc_sets, log):
