@@ -2,6 +2,8 @@
 import numpy as np
 import torch
 
+from utils.distributed import total
+
 
 class StreamSegMetrics:
     """Pixel accuracy and intersection over union, pooled over all pixels seen.
@@ -32,6 +34,10 @@ class StreamSegMetrics:
             raise ValueError(f"a prediction is outside [0, {self.n_classes})")
         cells = torch.bincount(self.n_classes * trues + preds, minlength=self.n_classes**2)
         self.confusion_matrix = self.confusion_matrix.to(cells.device) + cells.view_as(self.confusion_matrix)
+
+    def sum_ranks(self):
+        """Count what all ranks have seen; all of them call it, once."""
+        self.confusion_matrix = total(self.confusion_matrix.cpu())  # a rank that saw nothing has it on the CPU anyway
 
     def get_results(self) -> dict:
         """Overall Acc, Mean Acc, FreqW Acc, Mean IoU as floats in [0, 1] and Class IoU as {class: float}.

@@ -1,7 +1,12 @@
-"""One logger for everything the user reads: bare lines on the console, and in log.txt once the run has a folder."""
+"""One logger for everything the user reads: bare lines on the console, and in log.txt once the run has a folder.
+
+Of several processes rank 0 has them; the others only say what went wrong, as "[rank 1] error: ...".
+"""
 import logging
 import sys
 from pathlib import Path
+
+from utils.distributed import is_main, rank
 
 logger = logging.getLogger("segmentation")
 
@@ -27,16 +32,22 @@ class _Earlier(logging.Handler):
 
 
 def start_log():
-    """A new run: show every line, and keep it for the log file that follows."""
+    """A new run: show every line, and keep it for the log file that follows; on other ranks than 0 errors alone."""
     stop_log()
-    logger.setLevel(logging.INFO)
     logger.propagate = False
-    logger.addHandler(_Console())
-    logger.addHandler(_Earlier())
+    logger.addHandler(console := _Console())
+    if is_main():
+        logger.setLevel(logging.INFO)
+        logger.addHandler(_Earlier())
+    else:
+        logger.setLevel(logging.ERROR)
+        console.setFormatter(logging.Formatter(f"[rank {rank()}] %(message)s"))
 
 
 def log_to_file(path):
-    """Append every line to the file `path` from now on, the lines since start_log() first."""
+    """Append every line to the file `path` from now on, the lines since start_log() first; on rank 0 alone."""
+    if not is_main():
+        return
     file = logging.FileHandler(Path(path), encoding="utf-8")
     for handler in list(logger.handlers):
         if isinstance(handler, _Earlier):

@@ -1,3 +1,4 @@
+from utils.distributed import TORCHRUN
 from utils.logging import log_to_file, logger, start_log, stop_log
 
 
@@ -22,3 +23,20 @@ def test_a_new_run_forgets_the_old_file_and_appends(tmp_path):
     logger.info("three")
     stop_log()
     assert (tmp_path / "log.txt").read_text() == "one\ntwo\n"
+
+
+def test_other_ranks_only_say_what_went_wrong(tmp_path, capsys, monkeypatch):
+    for name, value in zip(TORCHRUN, ("2", "3", "2", "127.0.0.1", "29500"), strict=True):
+        monkeypatch.setenv(name, value)
+    start_log()
+    logger.info("as rank 0 says")
+    logger.warning("as it warns")
+    log_to_file(tmp_path / "log.txt")
+    logger.error("wrong")
+    stop_log()
+    assert capsys.readouterr() == ("", "[rank 2] wrong\n") and not list(tmp_path.iterdir())
+    monkeypatch.delenv("RANK")
+    start_log()
+    logger.info("a single process again")
+    stop_log()
+    assert capsys.readouterr() == ("a single process again\n", "")
