@@ -1,41 +1,61 @@
-"""Optimizers, learning-rate schedules and losses by their command-line names."""
+"""Optimizers, learning-rate schedules and losses by their command-line names.
+
+SAM and the methods that build on it wrap one of the base optimizers; one file each, sam.py first.
+"""
 from collections.abc import Callable
 from functools import partial
 
 import torch
 
-from optim.losses import cross_entropy, focal_loss
+from optim.ascent import grad_norm
+from optim.awp import AWP
+from optim.friendly_sam import FriendlySAM
+from optim.groups import norm_parameters
+from optim.gsam import GSAM
+from optim.looksam import LookSAM
+from optim.losses import cross_entropy, focal_loss, valid_pixels
 from optim.sam import SAM
 from optim.schedulers import PolyLR, poly, step
 from optim.second_pass import RandomState, second_pass
 from utils.errors import UserError
 
-OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "SAM": partial(SAM, base_optimizer=torch.optim.SGD)}
+OPTIMIZERS = {
+    "sgd": torch.optim.SGD, "adam": torch.optim.Adam,
+    "SAM": SAM, "LookSAM": LookSAM, "GSAM": GSAM, "FriendlySAM": FriendlySAM, "AWP": AWP,
+}
+BASE_OPTIMIZERS = ("sgd", "adam")
 SCHEDULERS = {"poly": poly, "step": step}
 LOSSES = {"cross_entropy": cross_entropy, "focal_loss": focal_loss}
 
 __all__ = [
-    "LOSSES", "OPTIMIZERS", "SAM", "SCHEDULERS", "PolyLR", "RandomState",
-    "build_loss", "build_optimizer", "build_scheduler", "second_pass",
+    "AWP", "BASE_OPTIMIZERS", "GSAM", "LOSSES", "OPTIMIZERS", "SAM", "SCHEDULERS", "FriendlySAM", "LookSAM", "PolyLR",
+    "RandomState", "build_loss", "build_optimizer", "build_scheduler", "grad_norm", "norm_parameters", "second_pass",
+    "valid_pixels",
 ]
 
 
 def build_optimizer(
-    name: str, groups: list[dict], *, lr: float, weight_decay: float, momentum: float = 0.9, rho: float = 0.02,
-    adaptive: bool = False, start_step: int = 0, model: torch.nn.Module | None = None,
+    name: str, groups: list[dict], *, lr: float, weight_decay: float, momentum: float = 0.9,
+    base_optimizer: str = "sgd", **sam,
 ) -> torch.optim.Optimizer:
     """Build the optimizer `name` over parameter groups, each of which may have its own lr, weight_decay and rho.
 
-    momentum: of SGD, also inside SAM; Adam has its own. rho, adaptive, start_step and model: SAM's, see `SAM`.
-    Raises UserError for an unknown name, ValueError for a value out of range.
+    momentum: of SGD; Adam has its own. base_optimizer: 'sgd' or 'adam', what SAM and its kin wrap; `sam` are their
+    own keywords, such as model and rho, see the class.
+    Raises UserError for an unknown name, ValueError for a value out of range, TypeError for `sam` without a SAM.
     """
     optimizer = _look_up(OPTIMIZERS, "optimizer", name)
+    groups = [dict(group) for group in groups]
+    plain = name in BASE_OPTIMIZERS
+    if plain and sam:
+        raise TypeError(f"{name} takes no {', '.join(sam)}")
     options = {"lr": lr, "weight_decay": weight_decay}
-    if name != "adam":
-        options |= {"momentum": momentum}
-    if name == "SAM":
-        options |= {"rho": rho, "adaptive": adaptive, "start_step": start_step, "model": model}
-    return optimizer([dict(group) for group in groups], **options)
+    if (name if plain else base_optimizer) == "sgd":
+        options["momentum"] = momentum
+    if plain:
+        return optimizer(groups, **options)
+    base = _look_up({known: OPTIMIZERS[known] for known in BASE_OPTIMIZERS}, "base optimizer", base_optimizer)
+    return optimizer(groups, base, **options, **sam)
 
 
 def build_scheduler(name: str, optimizer: torch.optim.Optimizer, *, total_itrs: int, step_size: int = 10000):

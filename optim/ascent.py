@@ -1,49 +1,53 @@
 """SAM's arithmetic on lists of tensors, fused (`foreach`) or tensor by tensor; in a list all share device and dtype."""
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 
 import torch
 
 
-def buckets(param_groups: list[dict]) -> dict[tuple, list]:
+def buckets(param_groups: list[dict], perturbs: Callable[[torch.Tensor], bool]) -> dict[tuple, list]:
     """Return the parameters to perturb as {(device, dtype, rho, eta or None): list}, each for one fused operation."""
     lists = defaultdict(list)
     for group in param_groups:
         for p in group["params"]:
-            if group["rho"] > 0 and p.grad is not None:
+            if group["rho"] > 0 and p.grad is not None and perturbs(p):
                 eta = group["eta"] if group["adaptive"] and p.ndim > 1 else None
                 lists[p.device, p.dtype, group["rho"], eta].append(p)
     return lists
 
 
-def ascent(params: list, eta: float | None, *, foreach: bool) -> tuple[list, list]:
-    """Return the ascent directions T^2 g of `params` and the norms ||T g||, both one per parameter.
+def ascent(params: list, grads: list, eta: float | None, *, foreach: bool) -> tuple[list, list, list]:
+    """Return the ascent directions T^2 g, the norms ||T g|| and the norms ||T^2 g||, each one per parameter.
 
     eta: T = |w| + eta (ASAM); None: T = 1 (SAM), and the directions are the gradients themselves, not copies.
     """
-    grads = [p.grad for p in params]
     if eta is None:
-        return grads, _norms(grads, foreach=foreach)
+        lengths = norms(grads, foreach=foreach)
+        return grads, lengths, lengths
     if not foreach:
         scales = [p.abs().add_(eta) for p in params]
         directions = [g * t for g, t in zip(grads, scales, strict=True)]
-        norms = _norms(directions, foreach=False)
-        return [d.mul_(t) for d, t in zip(directions, scales, strict=True)], norms
+        lengths = norms(directions, foreach=False)
+        directions = [d.mul_(t) for d, t in zip(directions, scales, strict=True)]
+        return directions, lengths, norms(directions, foreach=False)
     scales = torch._foreach_abs(params)
     torch._foreach_add_(scales, eta)
     directions = torch._foreach_mul(grads, scales)
-    norms = _norms(directions, foreach=True)
+    lengths = norms(directions, foreach=True)
     torch._foreach_mul_(directions, scales)
-    return directions, norms
+    return directions, lengths, norms(directions, foreach=True)
 
 
-def _norms(tensors: list, *, foreach: bool) -> list:
-    dtype = _at_least_float32(tensors[0].dtype)  # squares of float16 gradients leave its range
+def norms(tensors: list, *, foreach: bool) -> list:
+    """Return the L2 norm of each tensor, 0-dim, in float32 at least."""
+    dtype = widened(tensors[0].dtype)  # squares of float16 gradients leave its range
     if foreach:
         return torch._foreach_norm(tensors, dtype=dtype)
     return [torch.linalg.vector_norm(tensor, dtype=dtype) for tensor in tensors]
 
 
-def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+def widened(dtype: torch.dtype) -> torch.dtype:
+    """Return `dtype`, or float32 where it is narrower."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -53,6 +57,17 @@ def total_norm(norms: list[list]) -> torch.Tensor:
     totals = [torch.linalg.vector_norm(torch.stack(list(part))).to(device) for part in norms]
     dtype = torch.float64 if any(total.dtype == torch.float64 for total in totals) else torch.float32
     return torch.linalg.vector_norm(torch.stack([total.to(dtype) for total in totals]))
+
+
+def grad_norm(parameters: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Return the L2 norm of all gradients, a scalar on their device in float32 at least; 0 where there are none."""
+    lists = defaultdict(list)
+    for p in parameters:
+        if p.grad is not None:
+            lists[p.grad.device, p.grad.dtype].append(p.grad)
+    if not lists:
+        return torch.zeros(())
+    return total_norm([norms(grads, foreach=True) for grads in lists.values()])
 
 
 def copy_of(params: list, *, foreach: bool) -> list:
@@ -74,7 +89,7 @@ def restore_(params: list, saved: list, *, foreach: bool):
 def add_(params: list, directions: list, *, scale: float, foreach: bool):
     """Add scale * directions to `params`, in place."""
     # No copy but in half precision, where torch would round the scale to the tensors' dtype.
-    directions = [direction.to(_at_least_float32(direction.dtype)) for direction in directions]
+    directions = [direction.to(widened(direction.dtype)) for direction in directions]
     if foreach:
         torch._foreach_add_(params, directions, alpha=scale)
         return

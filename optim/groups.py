@@ -2,7 +2,11 @@
 import math
 
 import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
+
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)  # the first is BatchNorm and InstanceNorm of every kind
 
 
 def build_base(params, base_optimizer, base_kwargs: dict) -> Optimizer:
@@ -49,3 +53,9 @@ def without_old_weights(state_dict: dict) -> dict:
         for key, entry in state_dict["state"].items()
     }
     return {**state_dict, "state": state}
+
+
+def norm_parameters(model: nn.Module) -> tuple[list, list]:
+    """Return the scales and shifts of the normalisation layers of `model`, and all its other parameters."""
+    norms = {p for module in model.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)}
+    return [p for p in model.parameters() if p in norms], [p for p in model.parameters() if p not in norms]

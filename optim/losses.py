@@ -9,7 +9,7 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, ignore_index: i
     A batch without valid pixels costs exactly 0 and has a zero gradient, where torch's own mean is NaN.
     """
     losses = F.cross_entropy(_widened(logits), labels, ignore_index=ignore_index, reduction="sum")
-    return losses / _valid_pixels(labels, ignore_index)
+    return losses / valid_pixels(labels, ignore_index).clamp(min=1)
 
 
 def focal_loss(
@@ -22,12 +22,13 @@ def focal_loss(
     """
     losses = F.cross_entropy(_widened(logits), labels, ignore_index=ignore_index, reduction="none")  # [B, H, W]
     missed = -torch.expm1(-losses)  # 1 - p, exact also where p is close to 1; 0 at ignored pixels
-    return alpha * (missed**gamma * losses).sum() / _valid_pixels(labels, ignore_index)
+    return alpha * (missed**gamma * losses).sum() / valid_pixels(labels, ignore_index).clamp(min=1)
+
+
+def valid_pixels(labels: torch.Tensor, ignore_index: int = 255) -> torch.Tensor:
+    """Return the number of `labels` that are not `ignore_index`, an int64 scalar on their device."""
+    return (labels != ignore_index).sum()
 
 
 def _widened(logits: torch.Tensor) -> torch.Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _valid_pixels(labels: torch.Tensor, ignore_index: int) -> torch.Tensor:
-    return (labels != ignore_index).sum().clamp(min=1)

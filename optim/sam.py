@@ -1,17 +1,19 @@
 """Sharpness-Aware Minimization (SAM) and its scale-invariant form (ASAM) around any torch optimizer."""
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 
 import torch
-from torch.optim import Optimizer
 
-from optim.ascent import add_, ascent, buckets, copy_of, restore_, total_norm
-from optim.groups import build_base, check, complete, without_old_weights
+from optim.ascent import add_, ascent, buckets, copy_of, grad_norm, total_norm
+from optim.closures import gradient, summed
+from optim.groups import build_base, check
 from optim.second_pass import RandomState, second_pass
+from optim.wrapper import Wrapper
 from utils.logging import logger
 
 
-class SAM(Optimizer):
+class SAM(Wrapper):
     """Steps along the gradient that the loss has at the worst point within `rho` of the weights.
 
     With g the gradient at the weights w, the perturbation is e = rho g / ||g||, one norm over all perturbed
@@ -26,81 +28,76 @@ class SAM(Optimizer):
     can have an eps or a foreach of its own). `state`, `param_groups` and `defaults` are the base optimizer's own.
     rho, adaptive, eta: defaults of the parameter groups; rho = 0 leaves a group unperturbed and out of the norm.
     eps: the norm counts as at least this much. foreach: False loops over tensors, else fused operations run.
-    start_step: this many plain base steps come first. model: its BatchNorm statistics are frozen in the second pass.
-    Raises ValueError for a rho or eta that is negative or not finite.
+    start_step: this many plain base steps come first; from then on every `interval`-th step perturbs, the others are
+    plain. model: its BatchNorm statistics are frozen in the second pass. unperturbed: parameters that stay out of e
+    and of the norm (SAM-ON: all but those of the normalisation layers, see `norm_parameters`).
+    Attributes: `first_pass`, a callable whose context surrounds a first pass that a second one follows: the `no_sync`
+    of DistributedDataParallel gives each rank its own e. `radius`, ||e|| of the last climb, or None.
+    Raises ValueError for a rho or eta that is negative or not finite and for an interval below 1.
     Sources: Foret et al., ICLR 2021, algorithm 1; Kwon et al., ICML 2021, section 3 (ASAM); Zhou et al., ICLR 2025
-    (SAM in the late phase of training only).
+    (SAM in the late phase of training only); Mueller et al., NeurIPS 2023 (SAM-ON).
     """
+
+    kept = (*Wrapper.kept, "model", "start_step", "interval", "eps", "unperturbed")
+    first_pass: Callable = nullcontext          # on the class, so that a copy starts without one
+    radius: torch.Tensor | None = None
+    takes_micro_batches = True                  # whether step takes several closures
+    takes_first_pass = True                     # whether ranks may have first gradients of their own
 
     def __init__(
         self, params, base_optimizer, rho: float = 0.05, adaptive: bool = False, eta: float = 0.0, eps: float = 1e-12,
-        foreach: bool | None = None, start_step: int = 0, model: torch.nn.Module | None = None, **base_kwargs,
+        foreach: bool | None = None, start_step: int = 0, model: torch.nn.Module | None = None, interval: int = 1,
+        unperturbed: Iterable[torch.Tensor] = (), **base_kwargs,
     ):
         own = {"rho": rho, "adaptive": adaptive, "eta": eta, "sam_step": 0}
         check(own)
-        base = build_base(params, base_optimizer, base_kwargs)
-        base.defaults.update(own)
-        for group in base.param_groups:
-            complete(group, own)
-        # Not Optimizer.__init__: it would make a second `state` and `param_groups`, and one truth is the point.
-        super().__setstate__({
-            "base_optimizer": base, "model": model, "start_step": start_step,
-            "eps": eps, "foreach": foreach is not False, "_backup": [],
-        })
+        if interval < 1:
+            raise ValueError(f"interval must be at least 1, got {interval}")
+        super().__init__(build_base(params, base_optimizer, base_kwargs), own, foreach=foreach is not False)
+        self.model, self.start_step, self.interval, self.eps = model, start_step, interval, eps
+        self.unperturbed = set(unperturbed)
 
     @property
-    def param_groups(self) -> list[dict]:
-        """The base optimizer's parameter groups."""
-        return self.base_optimizer.param_groups
-
-    @property
-    def state(self) -> dict:
-        """The base optimizer's state."""
-        return self.base_optimizer.state
-
-    @property
-    def defaults(self) -> dict:
-        """The base optimizer's defaults, with SAM's beside them."""
-        return self.base_optimizer.defaults
-
-    @property
-    def perturbed(self) -> bool:
-        """Whether the weights are at w + e."""
-        return bool(self._backup)
+    def started(self) -> bool:
+        """Whether `start_step` steps are taken and some group has rho > 0."""
+        return self.sam_step >= self.start_step and any(group["rho"] > 0 for group in self.param_groups)
 
     @property
     def active(self) -> bool:
-        """Whether the next step perturbs: `start_step` steps are taken, and some group has rho > 0."""
-        started = self.param_groups[0]["sam_step"] >= self.start_step
-        return started and any(group["rho"] > 0 for group in self.param_groups)
+        """Whether the next step perturbs: SAM has started, and it is the turn of an `interval`-th step."""
+        return self.started and (self.sam_step - self.start_step) % self.interval == 0
 
     @torch.no_grad()
-    def step(self, closure: Callable | None = None, model: torch.nn.Module | None = None):
+    def step(self, closure: Callable | Sequence[Callable] | None = None, model: torch.nn.Module | None = None):
         """Take one step and return the closure's loss at w, detached.
 
         The closure runs forward and backward and returns the loss; gradients are zeroed before each call. It runs
         twice, the second time at w + e with BatchNorm frozen and the first pass's random numbers; once while SAM is
         not active or where the first gradient is zero. A first gradient with NaN or infinity takes no step at all.
-        Without a closure: the base step from the present gradients, at w.
+        Several closures are micro-batches, each with an e of its own (m-sharpness, Foret et al., section 4): one step
+        from the sum of their gradients, and the sum of their losses. Without a closure: the base step from the
+        present gradients, at w.
         """
-        if closure is None:
-            self.restore()
-            return self._base_step()
-        self._refuse_if_perturbed("step(closure)")
-        random_state = RandomState(p.device for group in self.param_groups for p in group["params"])
-        loss = self._gradient(closure)                      # g at w
+        closures = [] if closure is None else self._checked(closure)
+        if not self.perturbed:
+            self.radius = None
         try:
-            norm = self.first_step()                        # w -> w + e
-            if self.perturbed:
-                with second_pass(self.model if model is None else model, random_state):
-                    self._gradient(closure)                 # g' at w + e
+            if not closures:
+                self._return()
+                return self._base_step()
+            if len(closures) == 1:
+                loss, finite = self._passes(closures[0], model)
+            else:
+                loss, finite = summed(self.params, closures, lambda micro: self._passes(micro, model))
+            if finite:
+                self._base_step()                           # w from g'
+            else:
+                logger.warning("%s: the gradient is not finite, no step taken", type(self).__name__)
+            return loss
         finally:
-            self.restore()                                  # back to w, bit for bit
-        if norm is None or norm.isfinite():
-            self._base_step()                               # w from g'
-        else:
-            logger.warning("SAM: the gradient is not finite, no step taken")
-        return loss
+            called = self.sam_step + 1                      # whatever came of it: this is the caller's iteration
+            for group in self.param_groups:
+                group["sam_step"] = called
 
     @torch.no_grad()
     def first_step(self, zero_grad: bool = False) -> torch.Tensor | None:
@@ -110,7 +107,8 @@ class SAM(Optimizer):
         perturb has a gradient it returns None as well. Raises RuntimeError when called twice without a step between.
         """
         self._refuse_if_perturbed("first_step()")
-        norm = self._climb(buckets(self.param_groups)) if self.active else None
+        self.radius = None
+        norm = self._climb(buckets(self.param_groups, self._perturbs)) if self.active else None
         if zero_grad:
             self.zero_grad()
         return norm
@@ -121,64 +119,69 @@ class SAM(Optimizer):
         if zero_grad:
             self.zero_grad()
 
-    @torch.no_grad()
-    def restore(self):
-        """Return from w + e to w, bit for bit; does nothing at w. With a GradScaler, call it before unscale_."""
-        for params, saved in self._backup:
-            restore_(params, saved, foreach=self.foreach)
-        self._backup = []
+    def _passes(self, closure: Callable, model: torch.nn.Module | None) -> tuple:
+        """Leave the gradients of the base step behind, the weights at w; return the loss and whether to step."""
+        if not self.active:
+            return gradient(self, closure), True
+        local = self.first_pass is not nullcontext          # then the other ranks wait for this one's second pass
+        random_state = RandomState(p.device for p in self.params)
+        with self.first_pass():
+            loss = gradient(self, closure)                  # g at w
+        try:
+            norm = self.first_step()                        # w -> w + e
+            if self.perturbed or local:
+                with second_pass(self.model if model is None else model, random_state):
+                    gradient(self, closure)                 # g' at w + e
+            self._return()                                  # back to w, bit for bit
+        finally:
+            self.restore()
+        if local:
+            norm = grad_norm(self.params)                   # of g', on which the ranks agree
+        return loss, norm is None or bool(norm.isfinite())
+
+    def _checked(self, closure) -> list:
+        self._refuse_if_perturbed("step(closure)")
+        closures = list(closure) if isinstance(closure, Sequence) else [closure]
+        name = type(self).__name__
+        if len(closures) != 1 and not (closures and self.takes_micro_batches):
+            raise ValueError(f"{name} can't step from {len(closures)} closures")
+        if self.first_pass is not nullcontext and not self.takes_first_pass:
+            raise ValueError(f"{name}'s update holds the first gradient, in which all ranks must agree: no first_pass")
+        return closures
+
+    # What the methods that build on SAM change.
+
+    def _perturbs(self, p: torch.Tensor) -> bool:
+        """Whether `p` belongs to the perturbed parameters."""
+        return p not in self.unperturbed
+
+    def _uphill(self, params: list) -> list:
+        """Return what the climb takes for the gradients of `params`."""
+        return [p.grad for p in params]
 
     def _climb(self, lists: dict[tuple, list]) -> torch.Tensor | None:
         """Add rho T^2 g / ||T g|| to the parameters and return ||T g||."""
         if not lists:
             return None
-        parts = [ascent(params, eta, foreach=self.foreach) for (*_, eta), params in lists.items()]
-        norm = total_norm([norms for _, norms in parts]).cpu()  # the one point where the host waits for the device
+        parts = [ascent(params, self._uphill(params), eta, foreach=self.foreach) for (*_, eta), params in lists.items()]
+        norm = total_norm([lengths for _, lengths, _ in parts]).cpu()  # the one point where the host waits
         if 0 < norm < math.inf:
-            for ((_, _, rho, _), params), (directions, _) in zip(lists.items(), parts, strict=True):
+            moved = []
+            for ((_, _, rho, _), params), (directions, _, lengths) in zip(lists.items(), parts, strict=True):
                 self._backup.append((params, copy_of(params, foreach=self.foreach)))
-                add_(params, directions, scale=rho / max(norm.item(), self.eps), foreach=self.foreach)
+                moved.append(self._move(params, directions, lengths, rho=rho, norm=norm))
+            self.radius = total_norm(moved)
         return norm
 
-    def _gradient(self, closure: Callable):
-        self.zero_grad()
-        with torch.enable_grad():
-            loss = closure()
-        # Detached, so that the first pass's graph is gone before the weights change under it.
-        return loss.detach() if isinstance(loss, torch.Tensor) else loss
+    def _move(self, params: list, directions: list, lengths: list, *, rho: float, norm: torch.Tensor) -> list:
+        """Add e to `params`, one list of the climb; return norms whose own norm is ||e||. lengths: ||directions||."""
+        scale = rho / max(norm.item(), self.eps)
+        add_(params, directions, scale=scale, foreach=self.foreach)
+        return [torch.linalg.vector_norm(torch.stack(list(lengths))) * scale]
+
+    def _return(self):
+        """Go back to w; where the weights were away, make the base step's gradient of g', which is SAM's itself."""
+        self.restore()
 
     def _base_step(self):
         self.base_optimizer.step()
-        taken = self.param_groups[0]["sam_step"] + 1
-        for group in self.param_groups:
-            group["sam_step"] = taken
-
-    def _refuse_if_perturbed(self, what: str):
-        if self.perturbed:
-            raise RuntimeError(f"SAM: {what} while the weights are perturbed: call second_step() or restore() first")
-
-    def add_param_group(self, param_group: dict):
-        """Add a parameter group; it may have its own rho, adaptive and eta."""
-        check({**self.defaults, **param_group})
-        self.base_optimizer.add_param_group(param_group)
-
-    def state_dict(self) -> dict:
-        """Return the base optimizer's state dict, its groups with rho, adaptive, eta and sam_step (steps taken).
-
-        Raises RuntimeError while the weights are perturbed: what is saved beside it would be wrong.
-        """
-        self._refuse_if_perturbed("state_dict()")
-        return self.base_optimizer.state_dict()
-
-    def load_state_dict(self, state_dict: dict):
-        """Load the state of a SAM or of a plain base optimizer, whose groups keep the rho, adaptive, eta of now."""
-        self._refuse_if_perturbed("load_state_dict()")
-        own = [{key: group[key] for key in ("rho", "adaptive", "eta")} for group in self.param_groups]
-        self.base_optimizer.load_state_dict(without_old_weights(state_dict))
-        for group, before in zip(self.param_groups, own, strict=True):
-            complete(group, before | {"sam_step": 0})
-
-    def __getstate__(self) -> dict:
-        self._refuse_if_perturbed("a copy")
-        kept = ("base_optimizer", "model", "start_step", "eps", "foreach", "_backup")
-        return {key: self.__dict__[key] for key in kept}

@@ -1,4 +1,7 @@
 """A network with everything that a SAM step can get wrong, small enough for a test to take hundreds of steps."""
+import io
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,6 +21,47 @@ class TinyNet(nn.Module):
 
     def forward(self, images):
         return self.head(self.drop(torch.relu(self.norm(self.conv(images)))))
+
+
+class Bowl:
+    """L_t(w) = w.A.w / 2 - b_t.w in float64 over two matrices and a vector: another slope b_t at each step t."""
+
+    shapes = ((2, 2), (3, 2), (4,))
+    parts = (slice(0, 4), slice(4, 10), slice(10, 14))
+
+    def __init__(self):
+        rng = np.random.default_rng(3)
+        factor = rng.standard_normal((14, 14))
+        self.hessian, self.slopes = factor @ factor.T / 14 + np.eye(14), 3 * rng.standard_normal((12, 14))
+        self.start = rng.standard_normal(14)
+        self.params = [nn.Parameter(torch.tensor(self.start[part].reshape(shape)))
+                       for part, shape in zip(self.parts, self.shapes, strict=True)]
+
+    def loss(self, w, t):
+        return 0.5 * w @ self.hessian @ w - self.slopes[t] @ w
+
+    def grad(self, w, t):
+        return self.hessian @ w - self.slopes[t]
+
+    def closure(self, t):
+        def run():
+            w = torch.cat([p.flatten() for p in self.params])
+            loss = 0.5 * w @ torch.tensor(self.hessian) @ w - torch.tensor(self.slopes[t]) @ w
+            loss.backward()
+            return loss
+
+        return run
+
+    def weights(self):
+        return torch.cat([p.detach().flatten() for p in self.params]).numpy()
+
+    def descend(self, gradient, steps):
+        """Weights after `steps` of SGD(lr=0.05, momentum=0.9, weight_decay=0.01) along gradient(w, t), in NumPy."""
+        w, velocity = self.start, 0.0
+        for t in range(steps):
+            velocity = 0.9 * velocity + gradient(w, t) + 0.01 * w
+            w = w - 0.05 * velocity
+        return w
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +136,22 @@ def assert_same():
             assert torch.equal(value, second[name]), name
 
     return check
+
+
+@pytest.fixture
+def bowl():
+    """Parameters in float64 whose loss has a known gradient."""
+    return Bowl()
+
+
+@pytest.fixture
+def through_a_file():
+    """A function that saves a value and loads it as a checkpoint is loaded."""
+
+    def run(value):
+        file = io.BytesIO()
+        torch.save(value, file)
+        file.seek(0)
+        return torch.load(file, weights_only=True)
+
+    return run

@@ -1,9 +1,10 @@
 """Fused and single-tensor arithmetic, mixed dtypes, CUDA: property 28 of notes/sam.md."""
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from optim import SAM, RandomState, cross_entropy
+from optim import SAM, RandomState, cross_entropy, grad_norm
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
@@ -35,6 +36,24 @@ def test_the_norm_of_half_precision_gradients_is_summed_in_float32():
     norm = SAM([p], torch.optim.SGD, rho=0.5, lr=0.1).first_step()
     assert norm.item() == pytest.approx(200 * 70000**0.5, rel=1e-5)
     assert p[0].item() == pytest.approx(0.5 / 70000**0.5, rel=1e-3)
+
+
+def test_grad_norm_is_the_norm_of_all_gradients_joined():
+    generator = torch.Generator().manual_seed(0)
+    params = [nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape, dtype in
+              (((3, 4), torch.float32), ((5,), torch.float64), ((2, 2), torch.float32), ((6,), torch.bfloat16))]
+    params.insert(1, nn.Parameter(torch.zeros(3)))  # it has no gradient
+    for p in params[:1] + params[2:]:
+        p.grad = torch.randn(p.shape, generator=generator).to(p.dtype)
+    expected = np.linalg.norm(np.concatenate([p.grad.double().numpy().ravel() for p in params if p.grad is not None]))
+    assert grad_norm(iter(params)).item() == pytest.approx(expected, rel=1e-6)
+    assert grad_norm(params).ndim == 0
+    assert grad_norm(params[2:3]).dtype == torch.float64
+    assert grad_norm(params[-1:]).dtype == torch.float32
+    assert grad_norm(params[1:2]).item() == 0
+    assert grad_norm([]).item() == 0
+    params[0].grad[0, 0] = torch.nan
+    assert not grad_norm(params).isfinite()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -3,10 +3,24 @@ import pytest
 import torch
 from torch import nn
 
-from optim import LOSSES, OPTIMIZERS, SAM, SCHEDULERS, build_loss, build_optimizer, build_scheduler
+from optim import (
+    AWP,
+    BASE_OPTIMIZERS,
+    GSAM,
+    LOSSES,
+    OPTIMIZERS,
+    SAM,
+    SCHEDULERS,
+    FriendlySAM,
+    LookSAM,
+    build_loss,
+    build_optimizer,
+    build_scheduler,
+)
 from utils.errors import UserError
 
-CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "SAM": SAM}
+CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "SAM": SAM, "LookSAM": LookSAM, "GSAM": GSAM,
+           "FriendlySAM": FriendlySAM, "AWP": AWP}
 
 
 def make_groups():
@@ -14,7 +28,8 @@ def make_groups():
 
 
 def test_the_names_are_those_of_the_command_line():
-    assert OPTIMIZERS.keys() == CLASSES.keys()
+    assert OPTIMIZERS == CLASSES
+    assert BASE_OPTIMIZERS == ("sgd", "adam")
     assert SCHEDULERS.keys() == {"poly", "step"}
     assert LOSSES.keys() == {"cross_entropy", "focal_loss"}
 
@@ -28,18 +43,51 @@ def test_build_optimizer(name):
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.5]
     assert [group["params"] for group in optimizer.param_groups] == [group["params"] for group in groups]
     assert groups[1].keys() == {"params"}
+    if name in BASE_OPTIMIZERS:
+        assert optimizer.defaults.keys().isdisjoint({"rho", "sam_step"})
     if name != "adam":
         assert optimizer.defaults["momentum"] == 0.9
 
 
-def test_build_sam():
+@pytest.mark.parametrize(("name", "own"), [
+    ("SAM", {"rho": 0.3, "adaptive": True, "eta": 0.01, "start_step": 4, "interval": 3}),
+    ("LookSAM", {"rho": 0.3, "alpha": 0.5, "start_step": 4}),
+    ("GSAM", {"rho": 0.3, "alpha": 0.5, "interval": 2}),
+    ("FriendlySAM", {"rho": 0.3, "sigma": 0.5, "decay": 0.6}),
+    ("AWP", {"gamma": 0.3, "start_step": 4}),
+])
+def test_a_sam_gets_its_own_keywords(name, own):
     model = nn.BatchNorm2d(2)
-    optimizer = build_optimizer("SAM", make_groups(), lr=1.0, weight_decay=0.0, momentum=0.5, rho=0.3, adaptive=True,
-                                start_step=4, model=model)
+    groups = make_groups()
+    optimizer = build_optimizer(name, groups, lr=1.0, weight_decay=0.0, momentum=0.5, model=model,
+                                unperturbed=groups[0]["params"], **own)
     assert type(optimizer.base_optimizer) is torch.optim.SGD
-    assert [optimizer.defaults[key] for key in ("momentum", "rho", "adaptive")] == [0.5, 0.3, True]
-    assert (optimizer.start_step, optimizer.model) == (4, model)
-    assert build_optimizer("SAM", make_groups(), lr=1.0, weight_decay=0.0).defaults["rho"] == 0.02
+    assert optimizer.model is model
+    assert optimizer.unperturbed == set(groups[0]["params"])
+    in_groups = {"rho": 0.3, "momentum": 0.5} | {key: own[key] for key in ("adaptive", "eta") if key in own}
+    for key, value in in_groups.items():
+        assert optimizer.param_groups[1][key] == value
+    for key in own.keys() - in_groups.keys() - {"gamma"}:
+        assert getattr(optimizer, key) == own[key]
+
+
+def test_a_sam_may_wrap_adam_which_has_no_momentum():
+    optimizer = build_optimizer("GSAM", make_groups(), lr=1.0, weight_decay=0.5, base_optimizer="adam")
+    assert type(optimizer.base_optimizer) is torch.optim.Adam
+    assert optimizer.param_groups[1]["weight_decay"] == 0.5
+
+
+@pytest.mark.parametrize("name", BASE_OPTIMIZERS)
+def test_a_plain_optimizer_takes_no_keywords_of_sam(name):
+    for keywords in ({"rho": 0.1}, {"foreach": False}):  # torch's own would take the second
+        with pytest.raises(TypeError, match=f"{name} takes no {next(iter(keywords))}"):
+            build_optimizer(name, make_groups(), lr=1.0, weight_decay=0.0, **keywords)
+
+
+@pytest.mark.parametrize("name", ["SGD", "SAM"])
+def test_an_unknown_base_is_told_the_known_ones(name):
+    with pytest.raises(UserError, match="sgd, adam$"):
+        build_optimizer("SAM", make_groups(), lr=1.0, weight_decay=0.0, base_optimizer=name)
 
 
 @pytest.mark.parametrize(("build", "known"), [

@@ -1,6 +1,5 @@
 """State, resume and late start: properties 17-20 of notes/sam.md."""
 import copy
-import io
 import pickle
 
 import pytest
@@ -15,13 +14,6 @@ BASES = {
 }
 
 
-def through_a_file(value):
-    file = io.BytesIO()
-    torch.save(value, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
-
-
 def assert_aliases(optimizer):
     assert optimizer.param_groups is optimizer.base_optimizer.param_groups
     assert optimizer.state is optimizer.base_optimizer.state
@@ -30,7 +22,8 @@ def assert_aliases(optimizer):
 
 @pytest.mark.parametrize("start_step", [0, 7])
 @pytest.mark.parametrize("base", BASES.values(), ids=BASES)
-def test_17_resume_is_bit_for_bit_the_run_without_a_break(base, start_step, make_net, batches, train, assert_same):
+def test_17_resume_is_bit_for_bit_the_run_without_a_break(base, start_step, make_net, batches, train, assert_same,
+                                                          through_a_file):
     def build(net):
         optimizer = SAM(net.parameters(), rho=0.1, model=net, start_step=start_step, **base)
         return optimizer, PolyLR(optimizer, 20)
