@@ -11,6 +11,7 @@ from engine.errors import reported_errors
 from engine.plan import plan_attacks, weights_for
 from engine.robustness import evaluate_all
 from engine.run import Run, load_checkpoint
+from engine.training import build_trainer
 from engine.verify import verify
 from utils.seed import seed_everything
 
@@ -33,7 +34,7 @@ def main(argv=None) -> dict:
         dashboard = build.build_dashboard(opts)
         dashboard.vis_table("Options", options.to_dict(opts))
         if not opts.test_only:
-            trainer = build.build_trainer(opts, run, model, train_loader, val_loader, val_set, dashboard)
+            trainer = build_trainer(opts, run, model, train_loader, val_loader, val_set, dashboard)
             if opts.continue_training:
                 trainer.restore(checkpoint, source=opts.ckpt)
         attacks = plan_attacks(opts, weights=weights_for(opts))

@@ -1,6 +1,6 @@
 """How much faster is our PGD-10 than the loop that is usually written? One 375x500 image, deeplabv3_mobilenet.
 
-    python -m benchmarks.attack_step [--pairs 9]
+    python -m benchmarks.attack_step [--rounds 9]
 
 The plain loop: NCHW, loss.backward() through all parameters, normalisation outside the model. Both take the same steps
 from the same image; the script says how many pixel values agree after the first one (later ones drift apart, because
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from attacks import PGD
-from benchmarks.timing import pairs, report
+from benchmarks.timing import report, rounds
 from network import build_model
 
 EPS, STEPS = 4 / 255, 10
@@ -33,8 +33,8 @@ def plain_pgd(network, images, labels, *, mean, std, steps=STEPS):
 def main():
     """Time and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=9)
-    count = parser.parse_args().pairs
+    parser.add_argument("--rounds", type=int, default=9)
+    count = parser.parse_args().rounds
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     images = torch.rand(1, 3, 375, 500, device=device)
@@ -55,7 +55,7 @@ def main():
     one_step = PGD(eps=EPS, steps=1, random_start=False)
     same = (run_plain(steps=1) - run_ours(one_step)).abs().lt(1e-6).float().mean().item()
     print(f"after one step {same:.2%} of the pixel values agree")
-    report(("plain loop", "ours"), pairs(run_plain, run_ours, count=count))
+    report(rounds({"ours": run_ours, "plain loop": run_plain}, count=count), baseline="ours")
 
 
 if __name__ == "__main__":

@@ -1,25 +1,28 @@
-"""Two functions timed in turn, A B A B ..., so that a machine whose speed drifts treats both alike."""
+"""Functions timed in turn, A B C A B C ..., so that a machine whose speed drifts treats all alike."""
 import statistics
 import time
+from collections.abc import Callable
 
 import torch
 
 
-def pairs(first, second, *, count: int, warm_up: int = 1) -> list[tuple[float, float]]:
-    """Seconds of (first, second), `count` times after `warm_up` uncounted ones."""
-    times = [(_seconds(first), _seconds(second)) for _ in range(warm_up + count)]
-    return times[warm_up:]
+def rounds(functions: dict[str, Callable], *, count: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """Seconds of each function, `count` times after `warm_up` uncounted rounds."""
+    times = {name: [] for name in functions}
+    for _ in range(warm_up + count):
+        for name, function in functions.items():
+            times[name].append(_seconds(function))
+    return {name: seconds[warm_up:] for name, seconds in times.items()}
 
 
-def report(names: tuple[str, str], times: list[tuple[float, float]]):
-    """Print each one's median, and the median, smallest and largest ratio of a pair."""
+def report(times: dict[str, list[float]], *, baseline: str, per: int = 1):
+    """Print each one's median of seconds / per, and the median, smallest and largest of its ratios to `baseline`."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
-    print(f"{len(times)} pairs on {device}, torch {torch.__version__}")
-    for name, seconds in zip(names, zip(*times, strict=True), strict=True):
-        print(f"  {name:<12} median {statistics.median(seconds):.3f} s")
-    ratios = [first / second for first, second in times]
-    print(f"  {names[0]} / {names[1]}: median {statistics.median(ratios):.2f} "
-          f"(smallest {min(ratios):.2f}, largest {max(ratios):.2f})")
+    print(f"{len(times[baseline])} rounds on {device}, torch {torch.__version__}")
+    for name, seconds in times.items():
+        ratios = [one / other for one, other in zip(seconds, times[baseline], strict=True)]
+        print(f"  {name:<14} median {statistics.median(seconds) / per:.3f} s, "
+              f"{statistics.median(ratios):.2f} times {baseline} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 def _seconds(function) -> float:

@@ -1,42 +1,55 @@
-"""What does a SAM step cost in SGD steps? deeplabv3_mobilenet, 8 crops of 240x240, one update each in turn.
+"""What do sharpness and adversarial training cost in SGD steps? deeplabv3_mobilenet, 8 crops of 240x240.
 
-    python -m benchmarks.train_step [--pairs 15]
+    python -m benchmarks.train_step [--rounds 9] [--amp]
+
+Five iterations of each in turn, so that the interval comes to its one SAM step; each has a model of its own.
 """
 import argparse
+from functools import partial
 
 import torch
 
-from benchmarks.timing import pairs, report
+from attacks import PGD
+from benchmarks.timing import report, rounds
+from engine.update import Update
 from network import build_model
 from optim import build_loss, build_optimizer
 
+ITRS = 5
+KINDS = {
+    "sgd": {},
+    "SAM": {"sam": {}},
+    "SAM, interval 5": {"sam": {"interval": 5}},
+    "AT, 3 steps": {"attack": PGD(eps=4 / 255, step_size=2 / 255, steps=3)},
+}
 
-def stepper(name: str, device: str):
-    """A function that takes one update of a model of its own."""
+
+def stepper(device: str, *, sam: dict | None = None, attack=None, amp: bool = False, size=(8, 240)):
+    """A function that takes ITRS iterations of a model of its own."""
     torch.manual_seed(0)
     model = build_model("deeplabv3_mobilenet", num_classes=21, output_stride=16).train()
     model.to(device, memory_format=torch.channels_last)
-    images = torch.rand(8, 3, 240, 240, device=device).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(0, 21, (8, 240, 240), device=device)
-    criterion = build_loss("cross_entropy")
-    optimizer = build_optimizer(name, [{"params": model.parameters()}], lr=1e-3, weight_decay=1e-4, model=model)
+    images = torch.rand(size[0], 3, size[1], size[1], device=device)
+    labels = torch.randint(0, 21, (size[0], size[1], size[1]), device=device)
+    name, settings = ("sgd", {}) if sam is None else ("SAM", {"model": model, "rho": 0.02, **sam})
+    optimizer = build_optimizer(name, [{"params": model.parameters()}], lr=1e-3, weight_decay=1e-4, **settings)
+    update = Update(model, model, optimizer=optimizer, criterion=build_loss("cross_entropy"), attack=attack, amp=amp)
 
-    def closure():
-        optimizer.zero_grad()
-        loss = criterion(model(images), labels)
-        loss.backward()
-        return loss
+    def run():
+        for _ in range(ITRS):
+            update(images, labels)
 
-    return lambda: optimizer.step(closure)
+    return run
 
 
 def main():
     """Time and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=15)
-    count = parser.parse_args().pairs
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    report(("SAM step", "SGD step"), pairs(stepper("SAM", device), stepper("sgd", device), count=count))
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--amp", action="store_true", help="bfloat16 forward passes")
+    opts = parser.parse_args()
+    make = partial(stepper, "cuda" if torch.cuda.is_available() else "cpu", amp=opts.amp)
+    report(rounds({name: make(**kind) for name, kind in KINDS.items()}, count=opts.rounds), baseline="sgd", per=ITRS)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from engine import curves, figures, report, tables
+from engine.errors import refuse_ranks
 from engine.gather import common_images, gather, named
 from engine.records import canonical
 from engine.rows import rows_of
@@ -29,6 +30,7 @@ def compare(runs: list[Path], folder: Path, *, attacks=None, losses=None, norm: 
     gives for each run with "run" in front}, nan as null, over the images that all records have.
     Raises UserError where there is nothing to compare or runs can't be compared, and leaves `folder` as it was.
     """
+    refuse_ranks("--report")
     folders = named(runs)
     kept = gather(folders, attacks=attacks, losses=losses, norm=norm, eps=eps)
     names, note = common_images(kept)

@@ -9,6 +9,8 @@ from tqdm import tqdm
 
 from attacks import Outcome
 from engine import report
+from engine.sharing import share_of
+from utils.distributed import is_main, together, world_size
 from utils.modes import eval_mode
 
 
@@ -34,27 +36,33 @@ def evaluate(model, loader, metrics, attack=None, *, on_batch=None, title: str |
 
     model: [0, 1] images -> logits [B, C, H, W], not a parallel wrapper; it gets its train/eval flags back. loader:
     batches (images [B, 3, H, W] in [0, 1], labels [B, H, W], and the images' indices [B], else they are counted).
-    An image's random numbers depend on the attack's seed and its index alone. on_batch(scored) sees every batch.
+    An image's random numbers depend on the attack's seed and its index alone. on_batch(scored) sees every batch. Under
+    torchrun each rank scores, and on_batch there sees, every world_size-th batch; the results are of all.
     """
     metrics.reset()
-    with progress(loader, title or title_of(attack)) as bar:
+    with together(), progress(share_of(loader), title or title_of(attack)) as bar:
         for scored in scored_batches(model, bar, [attack]):
             metrics.update(scored.labels, scored.preds)
             bar.set_postfix_str(f"mIoU {metrics.get_results()['Mean IoU']:.4f}", refresh=False)
             if on_batch is not None:
                 on_batch(scored)
+    metrics.sum_ranks()
     return metrics.get_results()
 
 
-def scored_batches(model, loader, attacks: list) -> Iterator[Scored]:
+def scored_batches(model, loader, attacks: list, *, attacked=None) -> Iterator[Scored]:
     """Every batch of `loader`, scored under each of `attacks` in turn; None among them is clean.
 
-    Each attack begins where the one before it ended: several are one attack with radii that grow (--warm_start).
+    attacked: the form of `model` that attacks are given, itself where there is none. Each attack begins where the one
+    before it ended: several are one attack with radii that grow (--warm_start).
     """
     device = next(model.parameters()).device
+    attacked = model if attacked is None else attacked
     seen = 0
     with eval_mode(model):
         for images, labels, *indices in loader:
+            if not indices and world_size() > 1:
+                raise ValueError("a loader for several ranks gives the images' indices: none sees all of them")
             indices = indices[0].tolist() if indices else list(range(seen, seen + len(images)))
             seen += len(images)
             images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
@@ -63,11 +71,11 @@ def scored_batches(model, loader, attacks: list) -> Iterator[Scored]:
             for attack in attacks:
                 start = None if outcome is None else outcome.images
                 if attack is not None:
-                    outcome = attack.run(model, images, labels, image_ids=indices, start=start)
-                attacked = images if outcome is None else outcome.images
+                    outcome = attack.run(attacked, images, labels, image_ids=indices, start=start)
+                points = images if outcome is None else outcome.images
                 with torch.no_grad():
-                    logits = model(attacked)
-                yield Scored(indices, images, attacked, labels, logits, logits.argmax(dim=1), outcome)
+                    logits = model(points)
+                yield Scored(indices, images, points, labels, logits, logits.argmax(dim=1), outcome)
 
 
 def title_of(attack) -> str:
@@ -79,5 +87,6 @@ def title_of(attack) -> str:
 
 
 def progress(loader, title: str) -> tqdm:
-    """A bar on stderr; where that is a file, a line every half minute instead of ten a second."""
-    return tqdm(loader, desc=title, unit="batch", mininterval=0.2 if sys.stderr.isatty() else 30)
+    """A bar on rank 0's stderr; where that is a file, a line every half minute instead of ten a second."""
+    return tqdm(loader, desc=title, unit="batch", mininterval=0.2 if sys.stderr.isatty() else 30,
+                disable=not is_main())

@@ -4,10 +4,9 @@ import argparse
 from attacks import ATTACKS, LOSSES, NORMS
 from datasets import DATASETS
 from datasets.voc import YEARS
+from engine.training_flags import add_adversarial, add_scale, add_sharpness, add_training
 from engine.values import number, run_name, share_of_eps, target
 from network import MODELS
-from optim import LOSSES as TRAINING_LOSSES
-from optim import OPTIMIZERS, SCHEDULERS
 
 DESCRIPTION = """Train DeepLabV3 / DeepLabV3+ with SGD, Adam or SAM, and measure how robust the segmentation is.
 
@@ -18,7 +17,8 @@ DESCRIPTION = """Train DeepLabV3 / DeepLabV3+ with SGD, Adam or SAM, and measure
 def build_parser() -> argparse.ArgumentParser:
     """The parser of main.py."""
     parser = argparse.ArgumentParser("main.py", description=DESCRIPTION, formatter_class=_Help, allow_abbrev=False)
-    for add in (_data_flags, _model_flags, _training_flags, _attack_flags, _report_flags, _run_flags, _dashboard_flags):
+    for add in (_data_flags, _model_flags, add_training, add_sharpness, add_adversarial, add_scale, _attack_flags,
+                _report_flags, _run_flags, _dashboard_flags):
         add(parser)
     return parser
 
@@ -34,7 +34,8 @@ def _data_flags(parser):
     group.add_argument("--crop_val", action=argparse.BooleanOptionalAction, default=False,
                        help="validate on images resized and centre-cropped to crop_size, as VainF's published figures "
                             "were; without it at native size")
-    group.add_argument("--batch_size", type=number(int, low=1), default=16, help="training images per iteration")
+    group.add_argument("--batch_size", type=number(int, low=1), default=16,
+                       help="training images per iteration, all GPUs, processes and parts together")
     group.add_argument("--val_batch_size", type=number(int, low=1), default=4,
                        help="validation images per batch; 1 where their sizes differ")
     group.add_argument("--num_workers", type=number(int, low=0), default=2, help="processes that load images")
@@ -54,31 +55,6 @@ def _model_flags(parser):
                        help="start from ImageNet weights where there are published ones (not with --ckpt)")
     group.add_argument("--ckpt", metavar="FILE",
                        help="weights to start from: of this program, VainF, SAM_AT, or torchvision's deeplabv3_resnet")
-
-
-def _training_flags(parser):
-    group = parser.add_argument_group("training")
-    group.add_argument("--total_itrs", type=number(int, low=1), default=30000, help="iterations to train")
-    group.add_argument("--optimizer", default="sgd", choices=list(OPTIMIZERS), help="SAM is on top of sgd")
-    group.add_argument("--rho", type=number(float, low=0), default=0.02, help="SAM: radius of the perturbation, L2")
-    group.add_argument("--adaptive", action=argparse.BooleanOptionalAction, default=False,
-                       help="ASAM: perturbation relative to each weight's size; wants a rho of 0.5 or so")
-    group.add_argument("--sam_start_itr", type=number(int, low=0), default=0,
-                       help="SAM: plain steps before this iteration")
-    group.add_argument("--lr", type=number(float, above=0),
-                       help="learning rate of the head (default: 0.01; adam 5e-4)")
-    group.add_argument("--backbone_lr_mult", type=number(float, low=0), default=0.1,
-                       help="the backbone's learning rate is this times lr (VainF 0.1, SAM_AT 1)")
-    group.add_argument("--lr_policy", default="poly", choices=list(SCHEDULERS),
-                       help="poly: power 0.9 down to 1e-6 at total_itrs; step: x 0.1 every step_size")
-    group.add_argument("--step_size", type=number(int, low=1), default=10000, help="iterations, for --lr_policy step")
-    group.add_argument("--weight_decay", type=number(float, low=0), default=1e-4, help="on all parameters")
-    group.add_argument("--loss_type", default="cross_entropy", choices=list(TRAINING_LOSSES),
-                       help="focal_loss has gamma 2")
-    group.add_argument("--random_seed", type=number(int, low=0, high=2**32 - 1), default=1,
-                       help="seed of weights and data")
-    group.add_argument("--print_interval", type=number(int, low=1), default=10, help="iterations between loss lines")
-    group.add_argument("--val_interval", type=number(int, low=1), default=100, help="iterations between validations")
 
 
 def _attack_flags(parser):
@@ -139,7 +115,7 @@ def _run_flags(parser):
                        help="go on with the run of that name, or in a new folder with the training state in --ckpt; "
                             "options are the run's own unless given")
     group.add_argument("--gpu_id", help="GPUs, such as 0 or 0,1,2,3 for DataParallel (default: 0, or what "
-                                        "CUDA_VISIBLE_DEVICES says)")
+                                        "CUDA_VISIBLE_DEVICES says; torchrun gives each process its own)")
 
 
 def _dashboard_flags(parser):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from engine.flags import build_parser
 from engine.plan import plan_attacks
+from engine.recipe import complete_recipe
 from engine.values import step_size
 from utils.errors import UserError
 
@@ -14,9 +15,10 @@ OF_ONE_CALL = ("ckpt", "continue_training", "overwrite", "test_only", "output_di
                "attack_seed", "target_class", "warm_start", "val_images", "save_val_results", "sheet_images", "report",
                "report_dir", "verify", "check_data", "num_workers", "enable_vis", "vis_port", "vis_env",
                "vis_num_samples", "num_classes")
+OF_ONE_TEST = ("attack_amp",)  # a continued run keeps it, a test attacks in float32 unless told otherwise
 # Flags that --verify has no use for, and all that --report has.
 NOT_FOR_VERIFY = ("attack", "attack_loss", "steps", "alpha", "best_iterate", "red_eps", "restarts", "target_class",
-                  "warm_start", "save_val_results", "sheet_images")
+                  "warm_start", "save_val_results", "sheet_images", "amp", "attack_amp")
 FOR_REPORT = ("report", "report_dir", "output_dir", "attack", "attack_loss", "attack_norm", "eps")
 
 
@@ -36,8 +38,9 @@ def parse_options(argv=None) -> argparse.Namespace:
 
 def adopt(opts: argparse.Namespace, saved: dict) -> dict:
     """Take from a checkpoint's options what describes its run and argv didn't give; returns what that changed."""
+    own = {*OF_ONE_CALL, *opts.given, *(OF_ONE_TEST if opts.test_only else ())}
     new = {name: value for name, value in saved.items()
-           if hasattr(opts, name) and name not in (*OF_ONE_CALL, *opts.given) and getattr(opts, name) != value}
+           if hasattr(opts, name) and name not in own and getattr(opts, name) != value}
     vars(opts).update(new)
     return new
 
@@ -54,7 +57,6 @@ def complete(opts: argparse.Namespace) -> argparse.Namespace:
     opts.output_stride = opts.output_stride or (4 if stride_4 else 16)
     if stride_4 != (opts.output_stride == 4):
         raise UserError(f"--output_stride {opts.output_stride}: {opts.model} takes {4 if stride_4 else '8 or 16'}")
-    opts.lr = opts.lr if opts.lr is not None else (5e-4 if opts.optimizer == "adam" else 0.01)
     opts.eps = opts.eps or DEFAULT_EPS[opts.attack_norm]
     for flag, size in (("eps", max(opts.eps)), ("alpha", step_size(opts.alpha, max(opts.eps)))):
         if opts.attack_norm == "linf" and size > 1:
@@ -69,9 +71,7 @@ def complete(opts: argparse.Namespace) -> argparse.Namespace:
         raise UserError("--test_only trains nothing: leave out --continue_training and --overwrite")
     if opts.continue_training and opts.overwrite:
         raise UserError("--continue_training keeps the run that --overwrite would delete: give one of them")
-    if opts.optimizer == "SAM" and opts.sam_start_itr >= opts.total_itrs and not opts.test_only:
-        raise UserError(f"--sam_start_itr {opts.sam_start_itr} is not before --total_itrs {opts.total_itrs}: "
-                        "SAM would never run")
+    complete_recipe(opts)
     return opts
 
 

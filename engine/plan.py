@@ -7,7 +7,9 @@ from tqdm import tqdm
 from attacks import ATTACKS, LOSSES, Attack, build_attack, class_weights
 from datasets import DATASETS, build_datasets
 from datasets.files import read_mask
+from engine.precision import InBfloat16
 from engine.values import step_size
+from utils.distributed import is_main
 from utils.errors import UserError
 
 # Flag -> the setting it is for; each needs an attack that has the setting.
@@ -33,10 +35,11 @@ def plan_attacks(opts, *, weights=None) -> list[Attack]:
                 "best_iterate": opts.best_iterate, "red_eps": opts.red_eps, "target": _target(opts),
                 "class_weights": [1.0] if weights is None else weights}
     try:
-        return [build_attack(name, eps=eps, step_size=step_size(opts.alpha, eps), attack_loss=loss, **settings)
-                for name in names for loss in _losses(opts, name) for eps in dict.fromkeys(opts.eps)]
+        attacks = [build_attack(name, eps=eps, step_size=step_size(opts.alpha, eps), attack_loss=loss, **settings)
+                   for name in names for loss in _losses(opts, name) for eps in dict.fromkeys(opts.eps)]
     except ValueError as error:
         raise UserError(f"--attack: {error}") from None
+    return [InBfloat16(attack) for attack in attacks] if opts.attack_amp else attacks
 
 
 def takes(name: str, setting: str) -> bool:
@@ -53,7 +56,8 @@ def weights_for(opts) -> list[float] | None:
         return None
     train_set, _ = build_datasets(opts.dataset, data_root=opts.data_root, year=opts.year, seed=opts.random_seed)
     counts = torch.zeros(opts.num_classes, dtype=torch.int64)
-    for index in tqdm(range(len(train_set)), desc="pixels of each class, for mce_bal", unit="label", mininterval=1):
+    for index in tqdm(range(len(train_set)), desc="pixels of each class, for mce_bal", unit="label", mininterval=1,
+                      disable=not is_main()):
         label = train_set.label(index).flatten().long()
         counts += torch.bincount(label[label < opts.num_classes], minlength=opts.num_classes)
     return class_weights(counts)

@@ -18,6 +18,7 @@ def attack_name(settings: dict) -> str:
     name = f"red-{name}" if settings.get("red_eps") else name
     parts = [loss] if loss not in (None, name, "ce", "margin") else []
     target = settings.get("target")
+    parts += ["bf16"] if settings.get("attack_amp") else []
     return "-".join([name, *parts, *([] if target is None else ["to", str(target).replace(" ", "-")])])
 
 
@@ -115,17 +116,23 @@ class Pictures:
         """Whether this image has to be attacked for its pictures."""
         return self.needed and name in self.names and not (self.folder / result / f"{name}_image.png").is_file()
 
-    def write(self, result: str, scored):
-        """Write those pictures of a batch (engine.evaluate.Scored) that are wanted."""
+    def draw(self, scored) -> dict[str, dict[str, np.ndarray]]:
+        """Those pictures of a batch (engine.evaluate.Scored) that are wanted: {image name: {kind: uint8 [H, W, 3]}}."""
+        drawn = {}
         for k, index in enumerate(scored.indices):
             name = self.dataset.name(index)
             if name not in self.names:
                 continue
             image, pred = to_uint8(scored.images[k]), self.dataset.decode_target(scored.preds[k].cpu().numpy())
             delta = scored.images[k] - scored.clean[k]
-            pictures = {"target": self.dataset.decode_target(scored.labels[k].cpu().numpy()), "pred": pred,
-                        "overlay": overlay(image, pred), "perturbation": to_uint8(scaled(delta)),
-                        "image": image}  # the last: where it is, all are
+            drawn[name] = {"target": self.dataset.decode_target(scored.labels[k].cpu().numpy()), "pred": pred,
+                           "overlay": overlay(image, pred), "perturbation": to_uint8(scaled(delta)),
+                           "image": image}  # the last: where it is, all are
+        return drawn
+
+    def write(self, result: str, drawn: dict[str, dict[str, np.ndarray]]):
+        """Write what draw() gave."""
+        for name, pictures in drawn.items():
             (self.folder / result).mkdir(parents=True, exist_ok=True)
             for kind, picture in pictures.items():
                 Image.fromarray(picture).save(self.folder / result / f"{name}_{kind}.png")

@@ -1,17 +1,22 @@
 """The evaluations that a call asks for: clean and under every attack, recorded image by image, scored from records."""
 import hashlib
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import cycle, islice
 
 import torch
 
 from attacks import Attack
 from attacks.losses import Pixels
-from datasets import batches_of, restricted
+from datasets import batches_of
 from engine import options, report
 from engine.evaluate import Scored, progress, scored_batches, title_of
+from engine.precision import precise, say_sign_differences
 from engine.records import Records, canonical
 from engine.rows import rows_of, without
+from engine.sharing import hand_over, share_of
 from metrics import counts_per_image
+from utils.distributed import from_main, is_main, together
 from utils.errors import UserError
 from utils.logging import logger
 
@@ -22,30 +27,33 @@ def evaluate_all(opts, model, loader, dataset, attacks: list[Attack], *, folder,
     """Evaluate clean, then under each of `attacks` or its members; returns what results.json holds.
 
     What <folder>/records already holds is not attacked again. Shows and writes what was found, also where an error or
-    a Ctrl-C ends it half-way; called again, it goes on there.
+    a Ctrl-C ends it half-way; called again, it goes on there. Under torchrun the ranks share the batches; rank 0 alone
+    reads and writes, what a single process would.
     """
     names = [dataset.name(index) for batch in batches_of(loader) for index in batch]
-    subject = subject_of(opts, model, dataset)
     pictures = report.Pictures(folder / "val_results", dataset, names, needed=opts.save_val_results,
                                count=len(names) if opts.save_val_results else opts.sheet_images)
-    records = []
+    records, forms = [], (precise(model, amp=opts.amp), model)
     try:
+        with together():
+            subject = subject_of(opts, model, dataset) if is_main() else {}
+            if opts.attack_amp and attacks and is_main():
+                say_sign_differences(model, *next(iter(loader))[:2])
         for chain in chains(attacks, warm_start=opts.warm_start):
             with ExitStack() as stack:
-                files = [stack.enter_context(_open(attack, chain, subject, dataset, folder)) for attack in chain]
+                with together():
+                    files = _opened(stack, chain, subject, dataset, folder)
+                    missing = _missing(files, chain, loader, dataset, pictures)
                 records += files
-                _record(chain, files, model, loader, dataset, pictures)
-    except ValueError as error:
-        if not isinstance(opts.target_class, str):  # a map of another size; all else engine.plan refuses before
-            raise
-        raise UserError(f"--target_class {opts.target_class}: {error}") from None
-    finally:
-        results = _results(opts, records, names, dataset)
-        if results["results"]:
-            logger.info("\n%s\n", report.table(results["results"]))
-            report.write_results(folder / "results.json", results)
-            report.show_robustness(dashboard, results["results"])
-    return results
+                _record(chain, files, from_main(missing), forms, loader, dataset, pictures)
+    except BaseException as error:
+        _show(opts, records, names, dataset, folder, dashboard)  # no collective: a Ctrl-C may have come to one rank
+        if isinstance(error, ValueError) and isinstance(opts.target_class, str):  # else engine.plan refuses all such
+            raise UserError(f"--target_class {opts.target_class}: {error}") from None  # a map of another size
+        raise
+    with together():
+        results = _show(opts, records, names, dataset, folder, dashboard)
+    return from_main(results)
 
 
 def chains(attacks: list[Attack], *, warm_start: bool) -> list[list[Attack | None]]:
@@ -73,8 +81,14 @@ def subject_of(opts, model, dataset) -> dict:
         "weights": weights.hexdigest()[:16], "normalization": model.normalization,
         "dataset": opts.dataset, "year": opts.year, "data": dataset.digest(), "crop_size": dataset.crop_size,
         "torch": torch.__version__, "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
-        "tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32,
+        "tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32, **({"amp": True} if opts.amp else {}),
     }
+
+
+def _opened(stack: ExitStack, chain: list, subject: dict, dataset, folder) -> list[Records]:
+    """The record file of each attack of `chain`, to be closed with `stack`; on rank 0, else none."""
+    return [stack.enter_context(_open(attack, chain, subject, dataset, folder))
+            for attack in (chain if is_main() else [])]
 
 
 def _open(attack, chain: list, subject: dict, dataset, folder) -> Records:
@@ -87,32 +101,50 @@ def _open(attack, chain: list, subject: dict, dataset, folder) -> Records:
     return Records(folder / "records", header, label=report.label(settings))
 
 
-def _record(chain: list, files: list[Records], model, loader, dataset, pictures):
-    """Append what `files`, one for each attack of `chain`, and the pictures still lack.
+def _missing(files: list[Records], chain: list, loader, dataset, pictures) -> list[list[int]]:
+    """The batches of `loader` with an image that one of `files`, or its pictures, still lacks.
 
-    A batch is attacked again as a whole where one of its images is missing: what is written then has the same bytes as
-    if nothing had been interrupted.
+    Such a batch is attacked again as a whole: what is written then has the same bytes as if nothing had been
+    interrupted.
     """
     def lacks(index: int) -> bool:
         name = dataset.name(index)
         return any(name not in file or pictures.lacks(file.stem, name) for file in files)
 
     missing = [batch for batch in batches_of(loader) if any(map(lacks, batch))]
-    if not missing:
+    if files and not missing:
         logger.info("%s: in %s", ", ".join(map(title_of, chain)), files[0].path.parent)
+    return missing
+
+
+def _record(chain: list, files: list[Records], missing: list[list[int]], forms: tuple, loader, dataset, pictures):
+    """Attack the batches `missing`, and append what was found to `files`, one for each attack of `chain`.
+
+    forms: the model as it is scored, and as it is attacked.
+    """
+    if not missing:
         return
-    title = title_of(chain[-1]) + (f" from {report.radius(files[0].settings)}" if len(chain) > 1 else "")
-    right, labelled = 0, 0  # pixels under the last of the chain, of the images scored now
-    with progress(restricted(loader, missing), title) as bar:
-        for number, scored in enumerate(scored_batches(model, bar, chain)):
-            file = files[number % len(files)]
-            pictures.write(file.stem, scored)  # first: an image is done when its line is there
-            lines = _lines(scored, dataset, chain[number % len(files)])
-            file.append(lines)
-            if file is files[-1]:
-                right += sum(sum(line["intersection"]) for line in lines)
-                labelled += sum(sum(line["pixels"]) for line in lines)
-                bar.set_postfix_str(f"aAcc {right / max(labelled, 1):.4f}", refresh=False)
+    title = title_of(chain[-1]) + (f" from {report.radius(chain[0].settings())}" if len(chain) > 1 else "")
+    counts = {"intersection": 0, "pixels": 0}  # under the last of the chain, of the images scored now
+    with progress(share_of(loader, missing), title) as bar:
+        def take(batch: list[tuple]):
+            for file, (lines, drawn) in zip(files, batch, strict=True):
+                pictures.write(file.stem, drawn)  # first: an image is done when its line is there
+                file.append(lines)
+            for key in counts:
+                counts[key] += sum(sum(line[key]) for line in batch[-1][0])
+            bar.set_postfix_str(f"aAcc {counts['intersection'] / max(counts['pixels'], 1):.4f}", refresh=False)
+
+        scored = scored_batches(forms[0], bar, chain, attacked=forms[1])
+        hand_over(_found(scored, chain, dataset, pictures), len(missing), take)
+
+
+def _found(scored: Iterable[Scored], chain: list, dataset, pictures) -> Iterator[list[tuple]]:
+    """For every batch a list along `chain` of (record lines, pictures)."""
+    found = ((_lines(each, dataset, attack), pictures.draw(each))
+             for attack, each in zip(cycle(chain), scored, strict=False))
+    while batch := list(islice(found, len(chain))):
+        yield batch
 
 
 def _lines(scored: Scored, dataset, attack) -> list[dict]:
@@ -134,6 +166,18 @@ def _lines(scored: Scored, dataset, attack) -> list[dict]:
     return [{**hits[k], "image": dataset.name(index), "intersection": intersection[k], "union": union[k],
              "pixels": pixels[k], "radius": radius[k].item(), "loss": losses[k].item(),
              "forwards": int(passes[0, k]), "backwards": int(passes[1, k])} for k, index in enumerate(scored.indices)]
+
+
+def _show(opts, records: list[Records], names: list[str], dataset, folder, dashboard) -> dict | None:
+    """Log, write and draw the results on rank 0; returns them there."""
+    if not is_main():
+        return None
+    results = _results(opts, records, names, dataset)
+    if results["results"]:
+        logger.info("\n%s\n", report.table(results["results"]))
+        report.write_results(folder / "results.json", results)
+        report.show_robustness(dashboard, results["results"])
+    return results
 
 
 def _results(opts, records: list[Records], names: list[str], dataset) -> dict:

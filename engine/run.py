@@ -1,10 +1,13 @@
 """The run folder: what is in it, when it may be written, and the checkpoints it keeps."""
+import argparse
 import shlex
 import shutil
 from pathlib import Path
 
 from engine import options
+from engine.recipe import base_of
 from utils import checkpoint, logging
+from utils.distributed import is_main, together
 from utils.errors import UserError
 from utils.logging import logger
 
@@ -24,7 +27,14 @@ class Run:
         return sorted(path for pattern in patterns for path in self.folder.glob(pattern))
 
     def refuse_if_used(self, opts):
-        """A new run never writes over an old one unless told to, and no run over another's checkpoints."""
+        """A new run never writes over an old one unless told to, and no run over another's checkpoints.
+
+        Rank 0 sees to it: another may come when there is already something of this run.
+        """
+        if is_main():
+            self._refuse_if_used(opts)
+
+    def _refuse_if_used(self, opts):
         foreign = opts.ckpt is not None and Path(opts.ckpt).resolve().parent != self.folder.resolve()
         if opts.test_only or not self.files(TRAINED):
             return
@@ -38,11 +48,16 @@ class Run:
             raise UserError(f"--overwrite would delete --ckpt {opts.ckpt}: choose another --exp_name")
 
     def open(self, opts):
-        """Create the folder (emptied of the earlier run where --overwrite says so), log.txt and opts.txt."""
-        try:
-            self._create(opts)
-        except OSError as error:
-            raise UserError(f"{self.folder} can't be written ({error}): choose another --output_dir") from None
+        """Create the folder (emptied of the earlier run where --overwrite says so), log.txt and opts.txt.
+
+        Rank 0 does, and the others wait.
+        """
+        with together():
+            try:
+                if is_main():
+                    self._create(opts)
+            except OSError as error:
+                raise UserError(f"{self.folder} can't be written ({error}): choose another --output_dir") from None
 
     def _create(self, opts):
         for path in self.files() if opts.overwrite else []:
@@ -103,10 +118,10 @@ def _refuse_another_run(opts, loaded: dict, saved: dict):
         if name in saved and getattr(opts, name) != saved[name]:
             raise UserError(f"--{name} {getattr(opts, name)}: {opts.ckpt} was trained with {saved[name]}; to start a "
                             "new run from its weights leave out --continue_training")
-    before = saved.get("optimizer", "sgd")  # VainF has no other
-    if (opts.optimizer == "adam") != (before == "adam"):
-        raise UserError(f"--optimizer {opts.optimizer} can't go on with the state of {before} in {opts.ckpt}: to start "
-                        "a new run from its weights leave out --continue_training")
+    before = argparse.Namespace(**{"optimizer": "sgd", "base_optimizer": "sgd", **saved})  # VainF has no other
+    if base_of(opts) != base_of(before):
+        raise UserError(f"--optimizer {opts.optimizer} can't go on with the state of {before.optimizer} in "
+                        f"{opts.ckpt}: to start a new run from its weights leave out --continue_training")
 
 
 def _as_text(values: dict) -> str:

@@ -4,50 +4,59 @@ from contextlib import contextmanager
 
 import torch
 
-from utils import checkpoint
+from engine.meter import Meter, line
+from engine.update import Update
+from utils import checkpoint, distributed
 from utils.errors import UserError
 from utils.logging import logger
 
 FORMAT = 1  # of the checkpoint dict
+PATIENCE = 10  # skipped iterations in a row that end a run
 
 
 class Trainer:
     """A run from `cur_itrs` to `total_itrs`.
 
-    model: the module that is validated and saved; net: the same, or its DataParallel wrapper, that is trained.
-    validate(trainer) -> results with 'Mean IoU'. paths: {'latest': ..., 'best': ...}. described: plain values that a
-    checkpoint carries besides the state (options, normalization, class names). go_on: the command that continues.
+    model: the module that is validated and saved. update: one step on a batch (engine.update). loader: starting_at(itr)
+    gives the batches from that iteration on, without end; len() is an epoch. validate(trainer) -> results with
+    'Mean IoU'. paths: {'latest': ..., 'best': ...}. described: plain values that a checkpoint carries besides the state
+    (options, normalization, class names). go_on: the command that continues.
     """
 
-    def __init__(self, model, net, loader, *, optimizer, scheduler, criterion, validate, dashboard, paths, described,
-                 go_on=""):
-        self.model, self.net, self.loader = model, net, loader
-        self.optimizer, self.scheduler, self.criterion = optimizer, scheduler, criterion
+    def __init__(self, model, update: Update, loader, *, scheduler, validate, dashboard, paths, described, go_on=""):
+        self.model, self.update, self.loader, self.scheduler = model, update, loader, scheduler
         self.validate, self.dashboard, self.paths, self.described = validate, dashboard, paths, described
         self.go_on = go_on
-        self.device = next(model.parameters()).device
-        self.cur_itrs, self.cur_epochs = 0, 0
+        self.optimizer = update.optimizer
+        self.cur_itrs = 0
+        self.skipped, self.skipped_in_a_row = 0, 0
         self.best_score = -1.0  # below any mIoU
+
+    @property
+    def cur_epochs(self) -> int:
+        """The epoch, from 1, of the last iteration."""
+        return (max(self.cur_itrs, 1) - 1) // len(self.loader) + 1
 
     def train(self, total_itrs: int, *, print_interval: int, val_interval: int):
         """Train to `total_itrs`, validating every `val_interval` iterations and at the end.
 
-        Ctrl-C, or an image that can't be read, saves latest_* and raises.
+        Ctrl-C, or an image that can't be read, saves latest_* and raises. Raises FloatingPointError, and touches no
+        checkpoint, after PATIENCE iterations in a row whose loss or gradient wasn't finite.
         """
         if self.cur_itrs >= total_itrs:
             logger.info("Nothing to train: iteration %d of --total_itrs %d is reached", self.cur_itrs, total_itrs)
-        batches = self._batches()
-        losses = []  # since the last line; tensors, because reading one waits for the GPU
-        self.net.train()
+            return
+        batches = self.loader.starting_at(self.cur_itrs)
+        meter = Meter(images=self.loader.batch_size, device=self.update.device)
+        self.update.net.train()
         try:
             while self.cur_itrs < total_itrs:
+                meter.start()
                 images, labels = next(batches)
                 with _interrupt_later():
-                    losses.append(self.step(images, labels))
+                    meter.stop(self.step(images, labels))
                 if self.cur_itrs % print_interval == 0:
-                    logger.info("Epoch %d, Itrs %d/%d, Loss=%f", self.cur_epochs, self.cur_itrs, total_itrs,
-                                torch.stack(losses).mean().item())
-                    losses.clear()
+                    self._report(meter.take(itrs_left=total_itrs - self.cur_itrs), total_itrs)
                 if self.cur_itrs % val_interval == 0 or self.cur_itrs == total_itrs:
                     self.validate_and_save()
         except (KeyboardInterrupt, UserError):  # a Ctrl-C, or an image that can't be read
@@ -55,29 +64,40 @@ class Trainer:
             logger.info("Stopped after iteration %d/%d; to go on: %s", self.cur_itrs, total_itrs, self.go_on)
             raise
 
-    def step(self, images, labels):
-        """One update; returns the loss before it, a scalar tensor on the device."""
-        images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
-        labels = labels.to(self.device, non_blocking=True)
-
-        def closure():
-            self.optimizer.zero_grad()
-            loss = self.criterion(self.net(images), labels)
-            loss.backward()
-            return loss.detach()
-
-        loss = self.optimizer.step(closure)  # SAM calls the closure twice, at w and at w + e
+    def step(self, images, labels) -> dict:
+        """One iteration; returns what was measured, nothing where it had to be skipped."""
+        lr = self.optimizer.param_groups[-1]["lr"]  # the head's
+        try:
+            measured = {**self.update(images, labels), "Learning rate": torch.tensor(lr)}
+            self.skipped_in_a_row = 0
+        except FloatingPointError as error:
+            self._skip(error)
+            measured = {}
         self.scheduler.step()
         self.cur_itrs += 1
-        if self.dashboard.enabled:
-            self.dashboard.vis_scalar("Loss", self.cur_itrs, loss.item())
-        return loss
+        return measured
+
+    def _skip(self, error: FloatingPointError):
+        self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
+        logger.warning("Iteration %d is skipped: %s (%d in a row, %d in all)", self.cur_itrs + 1, error,
+                       self.skipped_in_a_row, self.skipped)
+        if self.skipped_in_a_row == PATIENCE:
+            raise FloatingPointError(
+                f"{PATIENCE} iterations in a row, up to {self.cur_itrs + 1}, had a loss or gradient that is not "
+                "finite: choose a lower --lr; checkpoints from before are as they were")
+
+    def _report(self, seen: dict, total_itrs: int):
+        logger.info("Epoch %d, Itrs %d/%d, %s", self.cur_epochs, self.cur_itrs, total_itrs, line(seen))
+        for name, value in seen.items():
+            if isinstance(value, float):
+                self.dashboard.vis_scalar(name, self.cur_itrs, value)
 
     def validate_and_save(self):
         """Score the model, then write latest_* with the best score so far, and best_* when it is this one.
 
         Raises FloatingPointError, and writes nothing, for weights that are not finite.
         """
+        distributed.broadcast_(self.model.buffers())  # without --sync_bn each process has statistics of its own
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
             raise FloatingPointError(f"the weights are not finite at iteration {self.cur_itrs}: choose a lower --lr; "
                                      "checkpoints from before are as they were")
@@ -91,14 +111,17 @@ class Trainer:
 
     def save(self, kind: str):
         """Write the `kind` checkpoint."""
+        if not distributed.is_main():
+            return
         checkpoint.save(self.paths[kind], self.state_dict())
         logger.info("Model saved as %s", self.paths[kind])
 
     def load_best(self):
         """Put the weights of best_* into the model: what is reported is what a later test of the file finds."""
-        if not self.paths["best"].exists():  # nothing was trained in this folder
+        there = distributed.is_main() and self.paths["best"].exists()  # else nothing was trained in this folder
+        best = distributed.from_main(checkpoint.load(self.paths["best"]) if there else None)
+        if best is None:
             return
-        best = checkpoint.load(self.paths["best"])
         self.model.model.load_state_dict(best["model_state"])
         logger.info("Scores of the best checkpoint, of iteration %d:", best["cur_itrs"])
 
@@ -115,7 +138,7 @@ class Trainer:
         settings = [{key: value for key, value in group.items() if key not in ("params", "sam_step")}
                     for group in self.optimizer.param_groups]
         base_lrs = self.scheduler.base_lrs
-        self.cur_itrs, self.cur_epochs = state["cur_itrs"], state.get("cur_epochs", 0)
+        self.cur_itrs = state["cur_itrs"]
         if self.paths["best"].exists():  # else the best of this folder is still to come
             self.best_score = state["best_score"]
         try:
@@ -130,12 +153,6 @@ class Trainer:
         except (KeyError, ValueError) as error:
             raise UserError(f"the training state in {source} doesn't fit this --optimizer: {error}") from None
         logger.info("Training state restored from %s", source)
-
-    def _batches(self):
-        while True:
-            self.cur_epochs += 1
-            yield from self.loader
-
 
 @contextmanager
 def _interrupt_later():

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from datasets import batches_of
 from engine import checks_contract, checks_gradient, checks_strength, options, report
 from engine.checks import FEW, Bench, Finding
+from engine.errors import refuse_ranks
 from utils.errors import UserError
 from utils.logging import logger
 
@@ -42,6 +43,7 @@ def verify(opts, model: nn.Module, loader, dataset, *, folder: Path) -> dict:
     --val_images of them, else IMAGES, evenly spaced; the radius is the first of --eps, else 4/255; linf. Raises
     SystemExit(1), with the file written, where a check fails.
     """
+    refuse_ranks("--verify")
     if opts.attack_norm != "linf":
         raise UserError("--verify checks linf attacks (and the l2 ball): leave out --attack_norm, give --eps as 4/255")
     eps = opts.eps[0] if "eps" in opts.given else EPS

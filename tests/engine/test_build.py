@@ -6,7 +6,7 @@ import pytest
 import torch
 import torchvision
 
-from engine import build, options, plan
+from engine import build, options, plan, training
 from engine.plan import plan_attacks
 from engine.run import Run, load_checkpoint
 from utils.errors import UserError
@@ -70,27 +70,11 @@ def test_fewer_gpus_than_asked_for_is_an_error(monkeypatch):
         build.choose_device("0,1,2,3")
 
 
-@pytest.mark.parametrize(("replicas", "batch_size", "fits"), [
-    (0, 1, False), (0, 2, True), (1, 1, False), (4, 8, True), (4, 7, False), (4, 4, False), (2, 5, True),
-    (2, 3, False), (4, 10, False), (4, 6, True), (4, 9, True)])
-def test_a_replica_needs_two_images(monkeypatch, replicas, batch_size, fits):
-    """DataParallel cuts a batch into chunks of ceil(B / n); the last one is the smallest."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: replicas)
-    monkeypatch.setattr(torch.nn, "DataParallel", lambda model: model)
-    chunks = torch.arange(batch_size).chunk(max(replicas, 1))
-    assert (len(chunks[-1]) >= 2) == fits
-    if fits:
-        build.parallel(torch.nn.Conv2d(3, 3, 1), batch_size=batch_size)
-    else:
-        with pytest.raises(UserError, match=f"--batch_size {batch_size} .*a multiple of {2 * max(replicas, 1)}"):
-            build.parallel(torch.nn.Conv2d(3, 3, 1), batch_size=batch_size)
-
-
 def test_groups_are_backbone_then_classifier_at_their_rates():
     opts = parsed("--no-pretrained_backbone", "--model", "deeplabv3_mobilenet", "--lr", "0.2")
     opts.num_classes = 5
     model = build.build_network(opts, torch.device("cpu"), checkpoint=None)
-    optimizer, _ = build.build_training(opts, model)
+    optimizer, _ = training.build_training(opts, model, model)
     backbone, classifier = optimizer.param_groups
     assert backbone["lr"] == pytest.approx(0.02) and classifier["lr"] == 0.2
     assert [group["momentum"] for group in optimizer.param_groups] == [0.9, 0.9]

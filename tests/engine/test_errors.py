@@ -2,7 +2,9 @@
 import pytest
 import torch
 
-from engine.errors import reported_errors
+from engine import errors
+from engine.errors import refuse_ranks, reported_errors
+from utils.distributed import TORCHRUN, ElsewhereError
 from utils.errors import UserError
 
 
@@ -26,3 +28,28 @@ def test_ctrl_c_is_130_and_a_bug_stays_a_bug():
     assert stop.value.code == 130
     with pytest.raises(ZeroDivisionError), reported_errors():
         raise ZeroDivisionError
+
+
+@pytest.fixture
+def rank_1(monkeypatch):
+    """One of two processes that torchrun started, before they are joined; returns the seconds that it waited."""
+    waited = []
+    monkeypatch.setattr(errors.time, "sleep", waited.append)
+    for name, value in zip(TORCHRUN, ("1", "2", "1", "127.0.0.1", "29500"), strict=True):
+        monkeypatch.setenv(name, value)
+    return waited
+
+
+def test_rank_0_goes_first_in_saying_what_is_wrong(rank_1, capsys):
+    with pytest.raises(SystemExit) as stop, reported_errors():
+        refuse_ranks("--verify")
+    assert stop.value.code == 2 and rank_1 == [errors.TURN]
+    out, err = capsys.readouterr()
+    assert not out and err == "[rank 1] error: --verify runs in one process: start it with python main.py\n"
+    with pytest.raises(SystemExit) as stop, reported_errors():
+        raise ElsewhereError("rank 0 failed")
+    assert stop.value.code == 2 and capsys.readouterr() == ("", "") and rank_1[1] > errors.TURN
+
+
+def test_a_single_process_is_refused_nothing():
+    refuse_ranks("--verify")

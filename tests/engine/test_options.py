@@ -26,7 +26,7 @@ def test_defaults_are_vainfs_where_it_has_them():
 
 def test_numbers_are_read_as_people_write_them():
     opts = parsed("--total_itrs", "30e3", "--rho", "0.05", "--eps", "4/255", "0.5", "0", "0.5/255", "--lr", "1e-3",
-                  "--adaptive")
+                  "--adaptive", "--optimizer", "SAM")
     assert opts.total_itrs == 30000 and type(opts.total_itrs) is int
     assert opts.eps == [4 / 255, 0.5, 0.0, 0.5 / 255]
     assert opts.rho == 0.05 and opts.lr == 0.001 and opts.adaptive is True
@@ -134,5 +134,5 @@ def test_help_tells_each_default_truly(capsys):
         if action.default is argparse.SUPPRESS or action.default is None or isinstance(action.default, bool):
             continue  # said in words where they say anything
         assert f"(default: {action.default if action.dest != 'attack' else 'none'})" in text, action.dest
-    assert "--sam_start_itr SAM_START_ITR SAM: plain steps before this iteration (default: 0)" in text
+    assert "--sam_start_itr SAM_START_ITR plain steps before this iteration; below 1 it is a share" in text
     assert "deeplabv3plus_hrnetv2_48" in text

@@ -108,7 +108,7 @@ def test_pictures_are_what_was_scored_under_the_images_names(tmp_path):
     clean[0, :, 1, 1] += 0.01
     pictures = report.Pictures(tmp_path / "out", Pair(), ["left", "right"], count=2)
     assert pictures.lacks("pgd", "left") and pictures.lacks("pgd", "right")
-    pictures.write("pgd", scored(images, clean))
+    pictures.write("pgd", pictures.draw(scored(images, clean)))
     assert not pictures.lacks("pgd", "left") and not pictures.lacks("pgd", "right")
     drawn = {path.stem: np.array(Image.open(path)) for path in (tmp_path / "out" / "pgd").iterdir()}
     assert {name: picture[0, 1, 0] for name, picture in drawn.items()} == {
@@ -121,7 +121,7 @@ def test_pictures_are_of_as_many_images_as_asked_for(tmp_path):
     images = torch.rand(2, 3, 2, 2)
     for count, expected in ((0, set()), (1, {"left"}), (5, {"left", "right"})):
         pictures = report.Pictures(tmp_path / str(count), Pair(), ["left", "right"], count=count)
-        pictures.write("clean", scored(images))
+        pictures.write("clean", pictures.draw(scored(images)))
         assert {path.name.split("_")[0] for path in (tmp_path / str(count)).rglob("*.png")} == expected
         assert not pictures.lacks("clean", "left") and not pictures.lacks("clean", "right")
 

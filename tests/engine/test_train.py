@@ -1,6 +1,7 @@
 """The training loop on a toy network: what it updates, validates, saves and restores."""
 import os
 import signal
+from itertools import count
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from engine.train import Trainer
+from engine.update import Update
 from network import NormalizedModel
 from optim import build_loss, build_optimizer, build_scheduler
 from utils import checkpoint
@@ -30,15 +32,32 @@ def network():
     return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1))
 
 
+class InOrder:
+    """Batches of two in order, without end, from any iteration on."""
+
+    batch_size = 2
+
+    def __init__(self, data):
+        self.batches = list(DataLoader(data, batch_size=2))
+
+    def __len__(self):
+        return len(self.batches)
+
+    def starting_at(self, itr):
+        return (self.batches[k % len(self)] for k in count(itr))
+
+
 def trainer_of(tmp_path, data, optimizer="sgd", *, scores=(), lr=0.1, total=6, **settings):
     """A trainer on a conv-BN-conv network; `scores` are the mIoUs that its validations find."""
     torch.manual_seed(1)
     model = NormalizedModel(network(), *IMAGENET)
+    if optimizer == "SAM":
+        settings["model"] = model
     optimizer = build_optimizer(optimizer, [{"params": model.parameters(), "lr": lr}], lr=lr, weight_decay=1e-4,
-                                model=model, **settings)
+                                **settings)
     found = iter(scores)
     return Trainer(
-        model, model, DataLoader(data, batch_size=2), optimizer=optimizer, criterion=build_loss("cross_entropy"),
+        model, Update(model, model, optimizer=optimizer, criterion=build_loss("cross_entropy")), InOrder(data),
         scheduler=build_scheduler("poly", optimizer, total_itrs=total), dashboard=NullVisualizer(),
         validate=lambda _: {"Mean IoU": next(found, 0.5)}, described={"options": {}},
         paths={kind: tmp_path / f"{kind}.pth" for kind in ("latest", "best")})
@@ -139,30 +158,90 @@ def test_sam_on_top_of_an_sgd_checkpoint_counts_the_iterations_that_sgd_made(tmp
     sam = trainer_of(tmp_path, data, "SAM", rho=0.1, start_step=4)
     sam.restore(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
     perturbed = []
-    sam.criterion = lambda logits, labels: perturbed.append(sam.optimizer.perturbed) or logits.sum() + 0 * labels.sum()
+    sam.update.criterion = lambda logits, _: perturbed.append(sam.optimizer.perturbed) or logits.std()
     sam.train(5, print_interval=10, val_interval=10)
     assert perturbed == [False, False, True]  # iteration 3 is plain, 4 is SAM's
 
 
-def test_weights_that_are_not_finite_end_the_run_and_touch_no_checkpoint(tmp_path, data):
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, data):
     trainer_of(tmp_path, data).train(1, print_interval=10, val_interval=10)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(FloatingPointError, match="not finite at iteration 3: choose a lower --lr"):
-        trainer_of(tmp_path, data, lr=1e30).train(6, print_interval=10, val_interval=3)
+    with pytest.raises(FloatingPointError, match="not finite at iteration 2: choose a lower --lr"):
+        trainer_of(tmp_path, data, lr=float("inf")).train(6, print_interval=10, val_interval=2)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_print_interval_is_honoured_with_the_mean_loss(tmp_path, data, capsys):
+class Poisoned(InOrder):
+    """Some iterations' images hold a NaN."""
+
+    def __init__(self, data, itrs):
+        super().__init__(data)
+        self.itrs = itrs
+
+    def starting_at(self, itr):
+        for k, (images, labels) in zip(count(itr), super().starting_at(itr), strict=False):
+            yield (images * float("nan") if k in self.itrs else images), labels
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "SAM"])
+def test_an_iteration_that_is_not_finite_is_skipped_counted_and_leaves_no_trace(tmp_path, data, optimizer, capsys):
     start_log()
+    trainer = trainer_of(tmp_path, data, optimizer)
+    trainer.loader = Poisoned(data, {1, 3, 4})
+    trainer.train(6, print_interval=1, val_interval=10)
+    stop_log()
+    plain = trainer_of(tmp_path, data, optimizer)
+    for itr, (images, labels) in zip(range(6), InOrder(data).starting_at(0), strict=False):
+        if itr in (1, 3, 4):
+            plain.scheduler.step()
+            for group in plain.optimizer.param_groups:
+                group.update({"sam_step": itr + 1} if optimizer == "SAM" else {})
+        else:
+            plain.step(images, labels)
+    for key, value in plain.model.state_dict().items():  # BatchNorm's statistics among them
+        assert torch.equal(trainer.model.state_dict()[key], value), key
+    assert trainer.cur_itrs == 6 and (trainer.skipped, trainer.skipped_in_a_row) == (3, 0)
+    out = capsys.readouterr().out
+    assert "Iteration 5 is skipped: the loss or its gradient is not finite (2 in a row, 3 in all)" in out
+    assert "Itrs 4/6, no finite loss" in out
+
+
+def test_a_gradient_alone_that_is_not_finite_is_skipped_too(tmp_path, data):
     trainer = trainer_of(tmp_path, data)
-    losses = []
+    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
+    trainer.update.criterion = lambda logits, labels: (logits - logits.detach()).abs().sqrt().sum()  # 0, slope infinite
+    assert trainer.step(*next(trainer.loader.starting_at(0))) == {} and trainer.skipped == 1
+    for key, value in trainer.model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_ten_in_a_row_end_the_run_and_keep_the_last_good_checkpoint(tmp_path, data):
+    trainer_of(tmp_path, data).train(2, print_interval=10, val_interval=10)
+    before = (tmp_path / "latest.pth").read_bytes()
+    trainer = trainer_of(tmp_path, data, total=40)
+    trainer.restore(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
+    trainer.loader = Poisoned(data, {*range(3, 12), *range(13, 23), 30})
+    with pytest.raises(FloatingPointError, match="10 iterations in a row, up to 23, .* choose a lower --lr"):
+        trainer.train(40, print_interval=50, val_interval=50)
+    assert trainer.skipped == 19 and (tmp_path / "latest.pth").read_bytes() == before
+
+
+def test_a_line_has_the_means_since_the_line_before(tmp_path, data, capsys):
+    start_log()
+    trainer = trainer_of(tmp_path, data, "SAM", rho=0.05)
+    seen = []
     step = trainer.step
-    trainer.step = lambda *args: losses.append(step(*args)) or losses[-1]
+    trainer.step = lambda *args: seen.append(step(*args)) or seen[-1]
     trainer.train(5, print_interval=2, val_interval=10)
     stop_log()
     lines = [line for line in capsys.readouterr().out.splitlines() if "Itrs" in line]
-    means = [np.mean([loss.item() for loss in losses[k:k + 2]]) for k in (0, 2)]
-    assert lines == [f"Epoch 1, Itrs 2/5, Loss={means[0]:f}", f"Epoch 2, Itrs 4/5, Loss={means[1]:f}"]
+    assert [line.split(", Loss")[0] for line in lines] == ["Epoch 1, Itrs 2/5", "Epoch 2, Itrs 4/5"]
+    for number, line in enumerate(lines):
+        loss, norm, radius, sharpness = (
+            np.mean([step[name].item() for step in seen[2 * number:2 * number + 2]])
+            for name in ("Loss", "Gradient norm", "Perturbation", "Sharpness"))
+        assert f"Loss={loss:f}, |g|={norm:.3g}, |e|={radius:.3g}, L(w+e)-L(w)={sharpness:.3g}, lr=" in line
+        assert radius == pytest.approx(0.05, rel=1e-5) and "images/s, ETA 0:00:0" in line and line.endswith(" GiB")
 
 
 def test_sam_trains_through_the_same_loop_and_moves_batchnorm_once_a_step(tmp_path, data):
@@ -173,7 +252,7 @@ def test_sam_trains_through_the_same_loop_and_moves_batchnorm_once_a_step(tmp_pa
 
 def test_an_all_void_batch_costs_nothing_and_breaks_nothing(tmp_path, data):
     trainer = trainer_of(tmp_path, data)
-    loss = trainer.step(data.tensors[0][:2], torch.full((2, 8, 8), 255))
+    loss = trainer.step(data.tensors[0][:2], torch.full((2, 8, 8), 255))["Loss"]
     assert loss == 0 and all(torch.isfinite(p).all() for p in trainer.model.parameters())
 
 
@@ -187,7 +266,7 @@ def test_ctrl_c_inside_a_step_waits_for_its_end_then_saves(tmp_path, data):
             os.kill(os.getpid(), signal.SIGINT)
         return build_loss("cross_entropy")(logits, labels)
 
-    trainer.criterion = criterion
+    trainer.update.criterion = criterion
     with pytest.raises(KeyboardInterrupt):
         trainer.train(6, print_interval=10, val_interval=10)
     saved = checkpoint.load(tmp_path / "latest.pth")

@@ -1,0 +1,65 @@
+"""What the training's lines say besides the loss: means since the line before, speed, time left, peak memory."""
+import sys
+import time
+from collections import defaultdict
+from datetime import timedelta
+
+import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+
+class Meter:
+    """Collects what the steps measure, and the time they take, until a line is due.
+
+    images: per step, of all processes together.
+    """
+
+    def __init__(self, *, images: int, device: torch.device):
+        self.images, self.device = images, device
+        self.clear()
+
+    def clear(self):
+        """Forget what was collected."""
+        self.values, self.seconds, self.steps = defaultdict(list), 0.0, 0
+
+    def start(self):
+        """A step begins: its batch is asked for."""
+        self._started = time.perf_counter()
+
+    def stop(self, measured: dict[str, torch.Tensor]):
+        """The step is done. Tensors are kept as they are: to read one would wait for the GPU."""
+        self.seconds += time.perf_counter() - self._started
+        self.steps += 1
+        for name, value in measured.items():
+            self.values[name].append(value)
+
+    def take(self, *, itrs_left: int) -> dict:
+        """The means by name, and Images/s, ETA (timedelta) and Memory (GiB); collecting begins anew."""
+        means = {name: torch.stack([value.float() for value in values]).mean().item()
+                 for name, values in self.values.items()}
+        pace = self.seconds / self.steps
+        means |= {"Images/s": self.images / pace, "ETA": timedelta(seconds=round(itrs_left * pace)),
+                  "Memory": peak_memory(self.device)}
+        self.clear()
+        return means
+
+
+def peak_memory(device: torch.device) -> float:
+    """GiB that this process has held at most: of the GPU's memory, on the CPU of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    if resource is None:
+        return float("nan")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10) / 2**30
+
+
+def line(seen: dict) -> str:
+    """What take() returned, as the end of a line; without a loss all steps were skipped."""
+    parts = [f"Loss={seen['Loss']:f}"] if "Loss" in seen else ["no finite loss"]
+    formats = {"Gradient norm": "|g|={:.3g}", "Perturbation": "|e|={:.3g}", "Sharpness": "L(w+e)-L(w)={:.3g}",
+               "Learning rate": "lr={:.3g}", "Images/s": "{:.3g} images/s", "ETA": "ETA {}", "Memory": "{:.2f} GiB"}
+    return ", ".join(parts + [text.format(seen[name]) for name, text in formats.items() if name in seen])

@@ -1,0 +1,133 @@
+"""From options to a Trainer: the optimizer and its schedule, the adversary, replicas, validation."""
+from datetime import datetime
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from attacks import Attack, build_attack
+from engine import options, report
+from engine.evaluate import evaluate
+from engine.precision import InBfloat16, precise, say_sign_differences
+from engine.recipe import SAM_FAMILY, replicas
+from engine.train import Trainer
+from engine.update import Update
+from engine.values import step_size
+from metrics import StreamSegMetrics
+from network import synchronize_batchnorm
+from optim import build_loss, build_optimizer, build_scheduler, norm_parameters
+from utils import distributed
+from utils.logging import logger
+from utils.seed import seed_everything
+
+
+def build_trainer(opts, run, model, train_loader, val_loader, val_set, dashboard) -> Trainer:
+    """The training run: one step, its schedule, what a validation does and what a checkpoint describes."""
+    logger.info("Experiment starts at %s", datetime.now().isoformat(sep=" ", timespec="seconds"))
+    logger.info("%s %s %s", opts.exp_name, opts.model, opts.dataset)
+    net = parallel(opts, model)
+    optimizer, scheduler = build_training(opts, model, net)
+    attack = build_adversary(opts)
+    update = Update(
+        model, net, optimizer=optimizer, criterion=build_loss(opts.loss_type), adv_ratio=opts.adv_ratio,
+        attack=attack, accumulate=opts.accumulate, micro=opts.sam_mode == "micro", amp=opts.amp)
+    if opts.attack_amp:
+        say_sign_differences(model, *next(train_loader.starting_at(0)))
+    if distributed.world_size() > 1:  # after all weights are drawn: dropout and attacks differ from process to process
+        seed_everything(opts.random_seed + distributed.rank())
+    return Trainer(
+        model, update, train_loader, scheduler=scheduler, dashboard=dashboard, go_on=run.continue_command(),
+        validate=_validation(opts, model, val_loader, val_set, dashboard),
+        paths={kind: run.checkpoint_path(kind, opts) for kind in ("latest", "best")},
+        described={"options": options.to_dict(opts), "normalization": model.normalization,
+                   "class_names": val_set.class_names})
+
+
+def parallel(opts, model: nn.Module) -> nn.Module:
+    """`model` as one of torchrun's processes, over all visible GPUs (DataParallel), or itself on one device."""
+    if distributed.world_size() > 1:
+        if opts.sync_bn:
+            synchronize_batchnorm(model)
+        device = next(model.parameters()).device
+        # Without broadcast_buffers: the trainer does that where it matters, before a validation.
+        return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None,
+                                       broadcast_buffers=False)
+    return nn.DataParallel(model) if replicas(opts) > 1 else model
+
+
+def build_training(opts, model: nn.Module, net: nn.Module):
+    """(optimizer, scheduler) over the groups [backbone, classifier]."""
+    groups = [
+        {"params": list(model.model.backbone.parameters()), "lr": opts.lr * opts.backbone_lr_mult},
+        {"params": list(model.model.classifier.parameters()), "lr": opts.lr},
+    ]
+    settings = {"lr": opts.lr, "weight_decay": opts.weight_decay}
+    if opts.optimizer in SAM_FAMILY:
+        optimizer = build_optimizer(opts.optimizer, groups, base_optimizer=opts.base_optimizer, model=model, **settings,
+                                    **sharpness(opts, model))
+    elif opts.awp_gamma:
+        optimizer = build_optimizer("AWP", groups, base_optimizer=opts.optimizer, model=model, **settings,
+                                    gamma=opts.awp_gamma, start_step=opts.awp_start_itr)
+    else:
+        optimizer = build_optimizer(opts.optimizer, groups, **settings)
+    say_optimizer(opts, optimizer)
+    if distributed.world_size() > 1 and opts.sam_sync != "global" and getattr(optimizer, "takes_first_pass", False):
+        optimizer.first_pass = net.no_sync  # around forward and backward: each process climbs its own gradient
+    scheduler = build_scheduler(opts.lr_policy, optimizer, total_itrs=opts.total_itrs, step_size=opts.step_size)
+    return optimizer, scheduler
+
+
+def sharpness(opts, model: nn.Module) -> dict:
+    """The keywords of an optimizer of the SAM family."""
+    norm, others = norm_parameters(model)
+    settings = {"rho": opts.rho, "start_step": opts.sam_start_itr,
+                "adaptive": opts.adaptive, "eta": opts.eta if opts.adaptive else 0.0,
+                "unperturbed": {"all": [], "norm": others, "no_norm": norm}[opts.sam_perturb]}
+    if opts.sam_interval is not None:
+        settings["interval"] = opts.sam_interval
+    if opts.sam_alpha is not None:
+        settings["alpha"] = opts.sam_alpha
+    if opts.optimizer == "FriendlySAM":
+        settings |= {"sigma": opts.sam_sigma, "decay": opts.sam_decay}
+    return settings
+
+
+def say_optimizer(opts, optimizer):
+    """Which one it is, and from when on it perturbs."""
+    if opts.optimizer in SAM_FAMILY:
+        logger.info("Using %s optimizer, rho=%g", opts.optimizer, opts.rho)
+        logger.info("SAM is active from iteration %d%s%s", optimizer.start_step,
+                    f", every {optimizer.interval} iterations" if optimizer.interval > 1 else "",
+                    f" (adaptive, eta={opts.eta:g})" if opts.adaptive else "")
+        return
+    logger.info("Using %s optimizer", {"sgd": "SGD", "adam": "Adam"}[opts.optimizer])
+    if opts.awp_gamma:
+        logger.info("Using adversarial weight perturbation, gamma=%g, from iteration %d", opts.awp_gamma,
+                    optimizer.start_step)
+
+
+def build_adversary(opts) -> Attack | None:
+    """The attack on training images; says what it is. Its random starts are those of torch's global generator."""
+    if not opts.adv:
+        return None
+    settings = {"eps": opts.train_eps, "norm": opts.norm}
+    if opts.adv_attack != "fgsm":
+        settings |= {"steps": opts.train_step, "step_size": step_size(opts.train_alpha, opts.train_eps),
+                     "random_start": opts.train_rand_init}
+    attack = build_attack(opts.adv_attack, **settings)
+    logger.info("Using adversarial training on %g of each batch: %r", opts.adv_ratio, attack)
+    return InBfloat16(attack) if opts.attack_amp else attack
+
+
+def _validation(opts, model, val_loader, val_set, dashboard):
+    """A function that scores the model and shows what it found."""
+    samples = report.Samples(dashboard, val_set, opts.vis_num_samples)
+    scored = precise(model, amp=opts.amp)
+
+    def validate(trainer):
+        metrics = StreamSegMetrics(val_set.num_classes)
+        results = evaluate(scored, val_loader, metrics, on_batch=samples, title="validation")
+        logger.info(metrics.to_str(results))
+        report.show_validation(dashboard, results, itr=trainer.cur_itrs, class_names=val_set.class_names)
+        return results
+
+    return validate

@@ -1,0 +1,171 @@
+"""What training flags mean together, and what they become: optimizers, attacks, parts of a batch."""
+import pytest
+import torch
+
+from attacks import FGSM, PGD, SegPGD
+from engine import build, options, recipe, training
+from optim import AWP, GSAM, SAM, FriendlySAM, LookSAM
+from utils import distributed
+from utils.errors import UserError
+from utils.logging import start_log, stop_log
+
+
+def parsed(*argv):
+    return options.complete(options.parse_options(list(argv)))
+
+
+@pytest.mark.parametrize(("flags", "line"), [
+    (["--rho", "0.05"], "--rho is for --optimizer SAM or LookSAM or GSAM or FriendlySAM, this run has sgd"),
+    (["--optimizer", "adam", "--sam_interval", "2"], "--sam_interval is for --optimizer SAM"),
+    (["--optimizer", "SAM", "--sam_alpha", "0.5"], "--sam_alpha is for --optimizer LookSAM or GSAM"),
+    (["--optimizer", "GSAM", "--sam_mode", "micro", "--accumulate", "2"], "--sam_mode is for --optimizer SAM"),
+    (["--optimizer", "GSAM", "--sam_sigma", "1"], "--sam_sigma is for --optimizer FriendlySAM"),
+    (["--optimizer", "SAM", "--eta", "0.1"], "--eta is ASAM's: add --adaptive"),
+    (["--optimizer", "SAM", "--sam_mode", "micro"], "--sam_mode micro .* --accumulate"),
+    (["--optimizer", "SAM", "--adaptive", "--sam_perturb", "norm"], "--adaptive scales weights"),
+    (["--optimizer", "SAM", "--sam_start_itr", "30000"], "--sam_start_itr 30000 is not before .* SAM would never run"),
+    (["--optimizer", "GSAM", "--sam_start_itr", "99999"], "GSAM would never run"),
+    (["--optimizer", "SAM", "--sam_start_itr", "1"], None),
+    (["--optimizer", "SAM", "--sam_start_itr", "1.5"], "an iteration, or a share"),
+    (["--optimizer", "GSAM", "--sam_sync", "local"], "--sam_sync local: GSAM's step"),
+    (["--train_eps", "4/255"], "--train_eps is for adversarial training: add --adv"),
+    (["--awp_gamma", "0.005"], "--awp_gamma is for adversarial training: add --adv"),
+    (["--adv", "--awp_start_itr", "5"], "no weight perturbation without --awp_gamma"),
+    (["--adv", "--awp_gamma", "0.01", "--awp_start_itr", "30000"], "AWP would never run"),
+    (["--adv", "--awp_gamma", "0.01", "--optimizer", "SAM"], "--awp_gamma perturbs .* so does --optimizer SAM"),
+    (["--adv", "--train_eps", "64"], "--train_eps 64: .* write 64/255"),
+    (["--adv", "--train_eps", "1"], "--train_eps 1: .* write 1/255"),
+    (["--adv", "--norm", "l2", "--train_eps", "2"], None),
+    (["--adv", "--train_alpha", "2"], "--train_alpha 2: .* write 2/255"),
+    (["--adv", "--adv_attack", "fgsm", "--train_step", "2"], "--train_step: fgsm is one step"),
+    (["--attack_amp"], "--attack_amp: nothing is attacked"),
+    (["--adv", "--attack_amp"], None),
+    (["--batch_size", "10", "--accumulate", "4"], "--batch_size 10 can't be cut .* a multiple of 4"),
+    (["--batch_size", "4", "--accumulate", "4"], "one image for each part.* a multiple of 8"),
+    (["--batch_size", "1"], "one image for each part.* a multiple of 2"),
+    (["--batch_size", "1", "--test_only"], None),
+])
+def test_flags_that_contradict_each_other_or_would_do_nothing_are_refused(flags, line):
+    if line is None:
+        parsed(*flags)
+        return
+    with pytest.raises(UserError, match=line):
+        parsed(*flags)
+
+
+@pytest.mark.parametrize(("batch_size", "sync_bn", "fits"), [
+    (4, True, True), (2, True, True), (2, False, False), (4, False, True), (3, True, False)])
+def test_two_processes_share_a_batch(monkeypatch, batch_size, sync_bn, fits):
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    flags = ["--batch_size", str(batch_size), "--sync_bn" if sync_bn else "--no-sync_bn"]
+    if fits:
+        parsed(*flags)
+    else:
+        with pytest.raises(UserError, match="a multiple of"):
+            parsed(*flags)
+
+
+def test_gpus_are_torchruns_business(monkeypatch):
+    monkeypatch.setattr(distributed, "launched", lambda: True)
+    with pytest.raises(UserError, match="--gpu_id is for a single process"):
+        parsed("--gpu_id", "0,1")
+
+
+@pytest.mark.parametrize(("gpus", "batch_size", "accumulate", "fits"), [
+    (0, 2, 1, True), (1, 2, 1, True), (4, 8, 1, True), (4, 7, 1, False), (4, 4, 1, False), (2, 5, 1, True),
+    (2, 3, 1, False), (4, 10, 1, False), (4, 6, 1, True), (4, 9, 1, True), (2, 8, 2, True), (2, 4, 2, False)])
+def test_a_replica_needs_two_images(monkeypatch, gpus, batch_size, accumulate, fits):
+    """DataParallel cuts a batch into chunks of ceil(B / n); the last one is the smallest."""
+    opts = parsed("--batch_size", str(batch_size), "--accumulate", str(accumulate))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    chunks = torch.arange(batch_size // accumulate).chunk(max(gpus, 1))
+    assert (len(chunks[-1]) >= 2) == fits
+    if fits:
+        assert recipe.replicas(opts) == max(gpus, 1)
+    else:
+        with pytest.raises(UserError, match=f"--batch_size {batch_size} .*a multiple of {2 * gpus * accumulate}"):
+            recipe.replicas(opts)
+
+
+def test_32_sam_says_when_it_starts_and_one_that_never_would_is_refused(capsys):
+    start_log()
+    optimizer_of("--optimizer", "SAM", "--sam_start_itr", "0.8", "--total_itrs", "600", "--sam_interval", "3")
+    stop_log()
+    out = capsys.readouterr().out
+    assert "Using SAM optimizer, rho=0.02" in out and "SAM is active from iteration 480, every 3 iterations" in out
+    with pytest.raises(UserError, match="--sam_start_itr 600 is not before --total_itrs 600: SAM would never run"):
+        parsed("--optimizer", "SAM", "--sam_start_itr", "600", "--total_itrs", "600")
+
+
+def test_a_start_is_an_iteration_or_a_share_of_the_run():
+    flags = ["--optimizer", "SAM", "--total_itrs", "600"]
+    for given, itr in [("0.8", 480), ("480", 480), ("0", 0), ("1", 1), ("0.999", 599), ("4e2", 400)]:
+        start = parsed(*flags, "--sam_start_itr", given).sam_start_itr
+        assert start == itr and type(start) is int
+    assert parsed("--adv", "--awp_gamma", "0.01", "--awp_start_itr", "1/3", "--total_itrs", "600").awp_start_itr == 200
+
+
+def optimizer_of(*flags):
+    opts = parsed("--no-pretrained_backbone", "--model", "deeplabv3_mobilenet", *flags)
+    opts.num_classes = 5
+    model = build.build_network(opts, torch.device("cpu"), checkpoint=None)
+    return training.build_training(opts, model, model)[0], model
+
+
+@pytest.mark.parametrize(("flags", "kind", "expected"), [
+    ("--optimizer SAM --rho 0.3 --sam_interval 3 --sam_start_itr 7", SAM, {"interval": 3, "start_step": 7}),
+    ("--optimizer LookSAM --sam_alpha 0.6", LookSAM, {"interval": 5, "alpha": 0.6}),
+    ("--optimizer LookSAM --sam_interval 2", LookSAM, {"interval": 2, "alpha": 0.7}),
+    ("--optimizer GSAM", GSAM, {"interval": 1, "alpha": 0.4}),
+    ("--optimizer FriendlySAM --sam_sigma 0.5 --sam_decay 0.8", FriendlySAM, {"sigma": 0.5, "decay": 0.8}),
+    ("--adv --awp_gamma 0.007 --awp_start_itr 9", AWP, {"start_step": 9}),
+])
+def test_flags_reach_the_optimizer(flags, kind, expected):
+    optimizer, model = optimizer_of(*flags.split())
+    assert type(optimizer) is kind and optimizer.model is model
+    assert {name: getattr(optimizer, name) for name in expected} == expected
+    rho = {"SAM": 0.3, "AWP": 0.007}.get(kind.__name__, 0.02)
+    assert [group["rho"] for group in optimizer.param_groups] == [rho, rho]
+    assert type(optimizer.base_optimizer) is torch.optim.SGD
+
+
+def test_adaptive_eta_and_adam_below():
+    optimizer, _ = optimizer_of("--optimizer", "SAM", "--adaptive", "--base_optimizer", "adam")
+    assert [(group["adaptive"], group["eta"]) for group in optimizer.param_groups] == [(True, 0.01)] * 2
+    assert type(optimizer.base_optimizer) is torch.optim.Adam and optimizer.param_groups[1]["lr"] == 5e-4
+    optimizer, _ = optimizer_of("--optimizer", "SAM", "--adaptive", "--eta", "0.2")
+    assert optimizer.param_groups[0]["eta"] == 0.2
+    optimizer, _ = optimizer_of("--adv", "--awp_gamma", "0.01", "--optimizer", "adam")
+    assert type(optimizer) is AWP and type(optimizer.base_optimizer) is torch.optim.Adam
+
+
+@pytest.mark.parametrize(("perturb", "is_norm"), [("norm", True), ("no_norm", False)])
+def test_what_is_perturbed_can_be_the_normalisation_layers_or_all_else(perturb, is_norm):
+    optimizer, model = optimizer_of("--optimizer", "SAM", "--sam_perturb", perturb)
+    norms = {p for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d) for p in module.parameters()}
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    before = {p: p.detach().clone() for p in model.parameters()}
+    optimizer.first_step()
+    assert {p for p in before if not torch.equal(p, before[p])} == {p for p in before if (p in norms) == is_norm}
+
+
+@pytest.mark.parametrize(("flags", "kind", "expected"), [
+    ("", PGD, {"eps": 4 / 255, "step_size": 2 / 255, "steps": 3, "random_start": True, "norm": "linf"}),
+    ("--train_eps 2/255 --train_alpha 1/255 --train_step 7 --no-train_rand_init", PGD,
+     {"eps": 2 / 255, "step_size": 1 / 255, "steps": 7, "random_start": False}),
+    ("--adv_attack segpgd --norm l2 --train_eps 3", SegPGD, {"eps": 3.0, "step_size": 1.5, "norm": "l2"}),
+    ("--adv_attack fgsm --train_eps 0.01", FGSM, {"eps": 0.01, "step_size": 0.01, "steps": 1, "random_start": False}),
+])
+def test_flags_reach_the_attack_on_training_images(flags, kind, expected):
+    attack = training.build_adversary(parsed("--adv", *flags.split()))
+    assert type(attack) is kind and {name: getattr(attack, name) for name in expected} == expected
+    assert training.build_adversary(parsed()) is None
+
+
+def test_a_test_attacks_in_float32_whatever_the_training_did():
+    saved = {**options.to_dict(parsed("--adv", "--attack_amp", "--amp")), "eps": None}
+    for flag, kept in (("--test_only", False), ("--continue_training", True)):
+        opts = options.parse_options([flag])
+        options.adopt(opts, saved)
+        assert (opts.attack_amp, opts.amp) == (kept, True)

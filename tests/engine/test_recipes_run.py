@@ -1,0 +1,62 @@
+"""Training recipes end to end on the synthetic data set: each runs, says what it does, is scored as it was asked."""
+import json
+import re
+
+import pytest
+import torch
+
+from engine import build, options
+from engine.run import Run, load_checkpoint
+from main import main
+from metrics import StreamSegMetrics
+
+
+@pytest.mark.parametrize(("flags", "says"), [
+    ("--optimizer SAM --accumulate 2 --sam_mode micro --batch_size 4", "SAM is active from iteration 0"),
+    ("--optimizer SAM --sam_start_itr 0.5 --adaptive", "SAM is active from iteration 1 (adaptive, eta=0.01)"),
+    ("--optimizer LookSAM --sam_interval 2 --base_optimizer adam --lr 1e-3", "iteration 0, every 2 iterations"),
+    ("--optimizer FriendlySAM --sam_perturb no_norm --adv", "training on 1 of each batch: PGD(attack=pgd"),
+    ("--optimizer GSAM --adv --adv_attack fgsm --adv_ratio 0.5", "on 0.5 of each batch: FGSM(attack=fgsm"),
+    ("--adv --adv_attack segpgd --train_step 1 --awp_gamma 0.01 --awp_start_itr 1",
+     "Using adversarial weight perturbation, gamma=0.01, from iteration 1"),
+])
+def test_a_recipe_trains_and_continues(tmp_path, train, capsys, flags, says):
+    lr = () if "--lr" in flags else ("--lr", "0.1")
+    results = train(tmp_path, *flags.split(), "--print_interval", "1", *lr)
+    out = capsys.readouterr().out
+    assert says in out and len(results["results"]) == 1
+    lines = [line for line in out.splitlines() if "Itrs" in line]
+    climbs = ["|e|=" in line and "L(w+e)-L(w)=" in line for line in lines]
+    first = "start_itr" not in flags
+    assert climbs == [first, "interval" not in flags], lines
+    main(["--continue_training", "--output_dir", str(tmp_path), "--total_itrs", "3", "--num_workers", "0",
+          "--print_interval", "1"])
+    assert "Itrs 3/3" in capsys.readouterr().out
+
+
+def test_bfloat16_scores_the_bfloat16_network_and_attacks_the_float32_one_unless_told(tmp_path, train, capsys):
+    train(tmp_path, "--amp", "--adv", "--attack_amp", "--train_step", "1")
+    share = re.search(r"bfloat16 changes (\S+) % of the signs", capsys.readouterr().out)
+    assert 0 < float(share[1]) < 100
+    test = ["--test_only", "--output_dir", str(tmp_path), "--num_workers", "0", "--val_images", "4", "--attack", "fgsm",
+            "--eps", "4/255"]
+    rows = {}
+    for name, flags in {"bf16": [], "attack": ["--attack_amp"], "fp32": ["--no-amp"]}.items():
+        rows[name] = main([*test, *flags])["results"]
+        assert ("changes" in capsys.readouterr().out) == (name == "attack")
+    assert [rows[name][1]["settings"].get("attack_amp") for name in rows] == [None, True, None]
+    assert rows["bf16"][0]["records"] == rows["attack"][0]["records"] != rows["fp32"][0]["records"]
+    opts = options.parse_options(test)
+    checkpoint = load_checkpoint(opts, Run(opts))
+    options.complete(opts)
+    _, loader, val_set = build.build_data(opts, torch.device("cpu"))
+    model = build.build_network(opts, torch.device("cpu"), checkpoint=checkpoint).eval()
+    for name, amp in (("bf16", True), ("fp32", False)):
+        metrics = StreamSegMetrics(val_set.num_classes)
+        for images, labels, _ in loader:
+            images = images.contiguous(memory_format=torch.channels_last)
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=amp):
+                metrics.update(labels, model(images).argmax(1))
+        assert rows[name][0]["Overall Acc"] == metrics.get_results()["Overall Acc"]
+    saved = json.loads((tmp_path / "exp" / "results.json").read_text())
+    assert saved["options"]["amp"] is False and saved["options"]["attack_amp"] is False

@@ -1,0 +1,100 @@
+"""Evaluation by several processes: the same counts, records, pictures and results, byte for byte, as by one."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from engine.records import canonical, read
+from engine.report import without_nan
+from main import main
+from tests import ranks
+from tests.ranked import evaluation
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def halve(whole: Path, folder: Path) -> Path:
+    """A run that was killed: one radius of the chain is some images behind, a line is torn, a picture is missing."""
+    shutil.copytree(whole, folder)
+    (folder / "results.json").unlink()
+    for eps, lines in (("0.05", 5), ("0.1", 3)):
+        path, = (folder / "records").glob(f"pgd_linf_{eps}_*.jsonl")
+        content = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(content[:lines]) + content[lines][:9])
+    next((folder / "val_results").glob("clean_*/noise_2_image.png")).unlink()
+    return folder
+
+
+@pytest.fixture
+def alone(one_thread, tmp_path):
+    """(folder, results) of a single process."""
+    folder = tmp_path / "alone"
+    return folder, [evaluation.record(folder / "plain"), evaluation.record(folder / "warm", warm_start=True),
+                    evaluation.matrices()]
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_ranks_leave_what_one_process_leaves(alone, tmp_path, n):
+    folder, (plain, warm, matrices) = alone
+    halve(folder / "warm", tmp_path / "halved")
+    found = ranks.run(evaluation.record_all, str(tmp_path), n=n)
+    for name, expected in (("plain", "plain"), ("warm", "warm"), ("halved", "warm")):
+        assert tree(tmp_path / name) == tree(folder / expected), name
+    assert len(tree(tmp_path / "warm")) == 3 + 3 * 7 * 5 + 1
+    for rank in found:
+        assert canonical(rank[:3]) == canonical([plain, warm, warm])
+        assert all(rank[3][name] == matrices[name] for name in matrices if name != "seen")
+    batches = [[0, 1], [2, 3], [4, 5], [6]]
+    assert [rank[3]["seen"] for rank in found] == [batches[number::n] * 2 for number in range(n)]
+    assert matrices["seen"] == batches * 2
+
+
+def test_an_error_on_one_rank_ends_both_and_keeps_what_was_before(tmp_path):
+    first, second = ranks.run(evaluation.fail_all, str(tmp_path))
+    assert second["third batch"] == "no gradient on rank 1" and first["third batch"] == "rank 1 failed"
+    assert first["both"] == "no gradient on rank 0" and second["both"] == "rank 0 failed"
+    assert first["evaluate"] == "rank 1 failed" and second["evaluate"] == "no gradient on rank 1"
+    assert "indices" in first["no indices"] and second["no indices"] == "rank 0 failed"
+    assert first["writing"] == "disk full on rank 0" and second["writing"] == "rank 0 failed"
+    assert "line 1 is damaged" in first["reading"] and second["reading"] == "rank 0 failed"
+    path, = (tmp_path / "attack" / "records").glob("fgsm_*.jsonl")
+    assert list(read(path)[1]) == [f"noise_{k}" for k in range(4)]  # of the first round
+    assert (tmp_path / "attack" / "results.json").is_file() and not (tmp_path / "writing" / "results.json").is_file()
+
+
+def torchrun(root, *flags):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main.py", *flags]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_a_test_under_torchrun(trained, tmp_path, root):
+    best, = (trained / "exp").glob("best_*.pth")
+    flags = ["--test_only", "--ckpt", str(best), "--attack", "pgd", "--steps", "2", "--eps", "2/255", "8/255",
+             "--val_images", "5", "--val_batch_size", "2", "--num_workers", "0", "--sheet_images", "2"]
+    expected = main([*flags, "--output_dir", str(tmp_path / "one")])["results"]
+    done = torchrun(root, *flags, "--output_dir", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    one, two = (tree(tmp_path / name / "exp") for name in ("one", "two"))
+    for name in one:
+        assert name in two and (one[name] == two[name] or name in ("log.txt", "results.json")), name
+    assert len(one) == len(two) and json.loads(two["results.json"])["results"] == without_nan(expected)
+    assert done.stdout.count("Results written to") == 1 and done.stdout.count("| none") == 1
+    assert "[rank" not in done.stdout + done.stderr
+    assert done.stderr.count("pgd linf 8/255: 100%") == 1
+
+
+@pytest.mark.parametrize("flags", [["--verify"], ["--report", "exp"]])
+def test_what_is_for_one_process_is_refused_in_a_line(flags, trained, root):
+    done = torchrun(root, *flags, "--output_dir", str(trained))
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("error", "[rank"))]
+    assert lines[0] == f"error: {flags[0]} runs in one process: start it with python main.py" and done.returncode
+    assert not lines[1:] or lines[1:] == [f"[rank 1] {lines[0]}"]  # a slow machine takes its time to end rank 1

@@ -1,0 +1,126 @@
+"""Property 25: two processes are one run. gloo, on the CPU; what a single process does is the truth."""
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests import ranks
+from tests.ranked.training import STEPS, train, train_all
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+DOUBLE = {"dtype": torch.float64}
+AS_ONE = {  # BatchNorm in eval mode, or over the whole batch: two processes take the step of one
+    "sgd": {}, "adam": {"optimizer": "adam"}, "in parts": {"accumulate": 2},
+    "SAM": {"optimizer": "SAM", "rho": 0.1}, "ASAM": {"optimizer": "SAM", "rho": 0.5, "adaptive": True, "eta": 0.01},
+    "SAM in parts": {"optimizer": "SAM", "rho": 0.1, "accumulate": 2},
+    "late, every other": {"optimizer": "SAM", "rho": 0.1, "start_step": 1, "interval": 2},
+    "GSAM": {"optimizer": "GSAM", "rho": 0.1}, "LookSAM": {"optimizer": "LookSAM", "rho": 0.1, "interval": 2},
+    "FriendlySAM": {"optimizer": "FriendlySAM", "rho": 0.1}, "AWP": {"optimizer": "AWP", "gamma": 0.02, "adv": True},
+}
+FROZEN = {name: {**settings, "frozen": True} for name, settings in AS_ONE.items()}
+SYNCED = {name: settings for name, settings in AS_ONE.items() if "accumulate" not in settings}  # parts have their own
+LOCAL = {
+    "SAM": {"optimizer": "SAM", "rho": 0.1}, "own statistics": {"optimizer": "SAM", "rho": 0.1, "sync_bn": False},
+    "every other": {"optimizer": "SAM", "rho": 0.1, "interval": 2}, "AWP": {"optimizer": "AWP", "gamma": 0.02},
+    "micro": {"optimizer": "SAM", "rho": 0.1, "accumulate": 2, "micro": True},
+    "FriendlySAM": {"optimizer": "FriendlySAM", "rho": 0.1},
+}
+POISONED = {"sgd": {}, "SAM": {"optimizer": "SAM", "rho": 0.1}, "adv": {"adv": True},
+            "local": {"optimizer": "SAM", "sync": "local", "rho": 0.1}}
+
+
+def runs() -> list[dict]:
+    return [*FROZEN.values(), *({**settings, **DOUBLE} for settings in FROZEN.values()),
+            *SYNCED.values(), *({**settings, **DOUBLE} for settings in SYNCED.values()),
+            *({**settings, "sync": "local"} for settings in LOCAL.values()),
+            *({**settings, "poisoned": [(1, 1), (0, 3)]} for settings in POISONED.values())]
+
+
+@pytest.fixture(scope="module")
+def two_ranks():
+    """What each rank found for each of runs(), in the order of runs()."""
+    return list(zip(*ranks.run(train_all, runs(), timeout=300), strict=True))
+
+
+def found_for(two_ranks, settings: dict):
+    return two_ranks[runs().index(settings)]
+
+
+def assert_as_one(found: tuple[dict, dict], single: dict, *, tolerance: float):
+    for one in found:
+        for key, value in single["state"].items():
+            torch.testing.assert_close(one["state"][key], value, rtol=0, atol=tolerance)
+        for here, there in zip(one["measured"], single["measured"], strict=True):
+            for name in ("Loss", "Gradient norm"):
+                assert here[name] == pytest.approx(there[name], abs=10 * tolerance, rel=10 * tolerance)
+
+
+@pytest.mark.parametrize("name", FROZEN)
+def test_25_global_perturbations_are_those_of_the_joined_batch(two_ranks, name):
+    settings = FROZEN[name]
+    assert_as_one(found_for(two_ranks, settings), train(**settings), tolerance=1e-6)
+    assert_as_one(found_for(two_ranks, {**settings, **DOUBLE}), train(**settings, **DOUBLE), tolerance=1e-13)
+
+
+@pytest.mark.parametrize("name", SYNCED)
+def test_25_synchronised_batchnorm_is_that_of_the_joined_batch(two_ranks, name):
+    settings = SYNCED[name]
+    assert_as_one(found_for(two_ranks, settings), train(**settings), tolerance=1e-4)
+    assert_as_one(found_for(two_ranks, {**settings, **DOUBLE}), train(**settings, **DOUBLE), tolerance=1e-11)
+
+
+@pytest.mark.parametrize("name", LOCAL)
+def test_25_local_perturbations_differ_and_the_weights_never_do(two_ranks, name):
+    first, second = found_for(two_ranks, {**LOCAL[name], "sync": "local"})
+    for key, value in first["state"].items():
+        if LOCAL[name].get("sync_bn", True) or "running" not in key:
+            assert torch.equal(second["state"][key], value), key
+    differ = [not torch.equal(one, other) for one, other in zip(first["heads"], second["heads"], strict=True)]
+    passes = {"every other": [0, 1, 0] * 2 + [0, 1], "micro": [0, 1, 0, 1] * STEPS}.get(name, [0, 1] * STEPS)
+    assert differ == [bool(turn) for turn in passes]  # at w alike, at w + e not
+
+
+@pytest.mark.parametrize("name", POISONED)
+def test_what_is_not_finite_on_one_rank_is_skipped_by_both(two_ranks, name):
+    found = found_for(two_ranks, {**POISONED[name], "poisoned": [(1, 1), (0, 3)]})
+    for one in found:
+        assert one["skipped"] == [1, 3]
+        assert all(value.isfinite().all() for value in one["state"].values())
+    for key, value in found[0]["state"].items():
+        assert torch.equal(found[1]["state"][key], value), key
+
+
+def torchrun(root, *argv, processes=2):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if processes == 2 else []
+    return subprocess.run([sys.executable, *launcher, str(root / "main.py"), *argv], cwd=root, env=environment,
+                          capture_output=True, text=True, timeout=300)
+
+
+def test_torchrun_trains_attacks_and_writes_once(tmp_path, root, small):
+    flags = [*small, "--batch_size", "4", "--output_dir", str(tmp_path), "--total_itrs", "2", "--val_interval", "2"]
+    done = torchrun(root, *flags, "--optimizer", "SAM", "--attack", "fgsm", "--eps", "2/255", "--print_interval", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Itrs 2/2") == 1 and "Device: cpu, 2 processes" in done.stdout
+    folder = tmp_path / "exp"
+    log = (folder / "log.txt").read_text()
+    assert log.count("Itrs 1/2") == 1 and log.count("Model saved as") == 2
+    results = json.loads((folder / "results.json").read_text())
+    assert [row["attack"] for row in results["results"]] == ["none", "fgsm"]
+    assert not list(folder.glob("results.*.json"))
+    tested = torchrun(  # what a single process finds: the same pixels
+        root, "--test_only", "--output_dir", str(tmp_path), "--exp_name", "one", "--num_workers", "0",
+        "--ckpt", str(next(folder.glob("best_*"))), processes=1)
+    assert tested.returncode == 0, tested.stderr
+    alone = json.loads((tmp_path / "one" / "results.json").read_text())["results"][0]
+    assert alone["Class IoU"] == results["results"][0]["Class IoU"]
+
+
+def test_under_torchrun_a_mistake_is_told_once(tmp_path, root, small):
+    done = torchrun(root, *small, "--batch_size", "3", "--output_dir", str(tmp_path))
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if "can't be cut into equal parts for 2 processes" in line]
+    assert len(lines) >= 1 and not list(tmp_path.iterdir())
