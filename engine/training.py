@@ -29,7 +29,7 @@ def build_trainer(opts, run, model, train_loader, val_loader, val_set, dashboard
     attack = build_adversary(opts)
     update = Update(
         model, net, optimizer=optimizer, criterion=build_loss(opts.loss_type), adv_ratio=opts.adv_ratio,
-        attack=attack, accumulate=opts.accumulate, micro=opts.sam_mode == "micro", amp=opts.amp)
+        attack=attack, accumulate=opts.accumulate, micro=opts.sam_mode == "micro")
     if opts.attack_amp:
         say_sign_differences(model, *next(train_loader.starting_at(0)))
     if distributed.world_size() > 1:  # after all weights are drawn: dropout and attacks differ from process to process
@@ -43,15 +43,16 @@ def build_trainer(opts, run, model, train_loader, val_loader, val_set, dashboard
 
 
 def parallel(opts, model: nn.Module) -> nn.Module:
-    """`model` as one of torchrun's processes, over all visible GPUs (DataParallel), or itself on one device."""
+    """`model` as one of torchrun's processes, over all visible GPUs (DataParallel), or itself; --amp: in bfloat16."""
+    net = precise(model, amp=opts.amp)  # innermost: DataParallel's threads don't inherit autocast's dtype
     if distributed.world_size() > 1:
         if opts.sync_bn:
             synchronize_batchnorm(model)
         device = next(model.parameters()).device
         # Without broadcast_buffers: the trainer does that where it matters, before a validation.
-        return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None,
+        return DistributedDataParallel(net, device_ids=[device] if device.type == "cuda" else None,
                                        broadcast_buffers=False)
-    return nn.DataParallel(model) if replicas(opts) > 1 else model
+    return nn.DataParallel(net) if replicas(opts) > 1 else net
 
 
 def build_training(opts, model: nn.Module, net: nn.Module):

@@ -12,22 +12,22 @@ from utils import distributed
 class Update:
     """update(images, labels) takes one step of `optimizer` and returns what it measured.
 
-    model: [0, 1] images -> logits, the module itself; net: the same or its parallel wrapper. The step is that of the
-    mean loss over the whole batch's valid pixels, however it is cut: into `accumulate` parts that run one after the
-    other, over the processes of torchrun, or both. micro: the optimizer gets the parts one by one and perturbs the
+    model: [0, 1] images -> logits, the module itself; net: the same, in parallel or in bfloat16. The step is that of
+    the mean loss over the whole batch's valid pixels, however it is cut: into `accumulate` parts that run one after
+    the other, over the processes of torchrun, or both. micro: the optimizer gets the parts one by one and perturbs the
     weights for each alone (m-sharpness), instead of once for all.
     attack: (model, images, labels) -> images, crafted at the weights w before the step; adv_ratio: the share of the
-    images that it gets. amp: forward passes in bfloat16; weights, gradients and the loss stay float32.
+    images that it gets.
 
     Whatever isn't finite (the attack, a loss, a gradient) raises FloatingPointError in all processes alike, and leaves
     weights, optimizer and BatchNorm statistics as they were.
     """
 
     def __init__(self, model: nn.Module, net: nn.Module, *, optimizer, criterion, attack=None, adv_ratio: float = 1.0,
-                 accumulate: int = 1, micro: bool = False, amp: bool = False):
+                 accumulate: int = 1, micro: bool = False):
         self.model, self.net, self.optimizer, self.criterion = model, net, optimizer, criterion
         self.attack, self.adv_ratio = attack, adv_ratio
-        self.accumulate, self.micro, self.amp = accumulate, micro, amp
+        self.accumulate, self.micro = accumulate, micro
         self.device = next(model.parameters()).device
         self._unsynchronised = getattr(net, "no_sync", nullcontext)  # DistributedDataParallel's
         self._passes: list[tuple[bool, Tensor, Tensor]] = []
@@ -87,9 +87,7 @@ class Update:
         return loss
 
     def _backward(self, images: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.amp):
-            logits = self.net(images)
-        loss = self.criterion(logits, labels)
+        loss = self.criterion(self.net(images), labels)
         loss = loss * weight.to(loss)
         loss.backward()
         return loss.detach()

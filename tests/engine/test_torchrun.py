@@ -8,11 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from engine import options
 from engine.records import canonical, read
 from engine.report import without_nan
+from engine.run import Run
+from engine.verify import verify
 from main import main
 from tests import ranks
 from tests.ranked import evaluation
+from utils.distributed import TORCHRUN
+from utils.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -92,9 +97,23 @@ def test_a_test_under_torchrun(trained, tmp_path, root):
     assert done.stderr.count("pgd linf 8/255: 100%") == 1
 
 
-@pytest.mark.parametrize("flags", [["--verify"], ["--report", "exp"]])
-def test_what_is_for_one_process_is_refused_in_a_line(flags, trained, root):
-    done = torchrun(root, *flags, "--output_dir", str(trained))
+def test_a_report_is_for_one_process_and_rank_0_says_so(trained, root):
+    done = torchrun(root, "--report", "exp", "--output_dir", str(trained))
     lines = [line for line in done.stderr.splitlines() if line.startswith(("error", "[rank"))]
-    assert lines[0] == f"error: {flags[0]} runs in one process: start it with python main.py" and done.returncode
+    assert lines[0] == "error: --report runs in one process: start it with python main.py" and done.returncode
     assert not lines[1:] or lines[1:] == [f"[rank 1] {lines[0]}"]  # a slow machine takes its time to end rank 1
+
+
+def test_before_the_ranks_meet_only_rank_0_has_a_folder(tmp_path, monkeypatch):
+    opts = options.parse_options(["--output_dir", str(tmp_path)])
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp" / "opts.txt").touch()
+    with pytest.raises(UserError, match="earlier run"):
+        Run(opts).refuse_if_used(opts)
+    for name, value in zip(TORCHRUN, ("1", "2", "1", "127.0.0.1", "29500"), strict=True):
+        monkeypatch.setenv(name, value)
+    Run(opts).refuse_if_used(opts)
+    Run(opts).open(opts)
+    assert tree(tmp_path) == {"exp/opts.txt": b""}
+    with pytest.raises(UserError, match="^--verify runs in one process"):
+        verify(opts, None, None, None, folder=tmp_path)
