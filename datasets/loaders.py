@@ -100,7 +100,7 @@ def restricted(loader: DataLoader, batches: list[list[int]]) -> DataLoader:
     if batches == batches_of(loader):
         return loader
     return DataLoader(loader.dataset, batch_sampler=batches, num_workers=loader.num_workers,
-                      pin_memory=loader.pin_memory)
+                      pin_memory=loader.pin_memory, generator=loader.generator)
 
 
 def _generator(seed):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from datasets import DATASETS, build_datasets, build_loaders
+from datasets import DATASETS, build_datasets, build_loaders, restricted
 from utils import distributed
 from utils.errors import UserError
 
@@ -108,6 +108,7 @@ def test_validation_leaves_the_global_generator_alone():
     _, loader = loaders(build_datasets("synthetic", data_root=None))
     before = torch.get_rng_state()
     next(iter(loader))
+    next(iter(restricted(loader, [[3, 1]])))
     assert torch.equal(before, torch.get_rng_state())
 
 
