@@ -19,33 +19,37 @@ from utils.seed import seed_everything
 def main(argv=None) -> dict:
     """Do what argv says; returns the results dict that results.json holds. Bad input: one line, exit code 2."""
     with reported_errors():
-        opts = options.parse_options(argv)
-        if opts.report:
-            return compare(**options.report_arguments(opts))
-        run = Run(opts)
-        checkpoint = load_checkpoint(opts, run)
-        options.complete(opts)
-        run.refuse_if_used(opts)
+        return carry_out(options.parse_options(argv))
 
-        seed_everything(opts.random_seed)
-        device = build.choose_device(opts.gpu_id)
-        train_loader, val_loader, val_set = build.build_data(opts, device)
-        model = build.build_network(opts, device, checkpoint=checkpoint)
-        dashboard = build.build_dashboard(opts)
-        dashboard.vis_table("Options", options.to_dict(opts))
-        if not opts.test_only:
-            trainer = build_trainer(opts, run, model, train_loader, val_loader, val_set, dashboard)
-            if opts.continue_training:
-                trainer.restore(checkpoint, source=opts.ckpt)
-        attacks = plan_attacks(opts, weights=weights_for(opts))
-        build.say_start(opts)
-        run.open(opts)
-        if opts.verify:
-            return verify(opts, model, val_loader, val_set, folder=run.folder)
-        if not opts.test_only:
-            trainer.train(opts.total_itrs, print_interval=opts.print_interval, val_interval=opts.val_interval)
-            trainer.load_best()
-        return evaluate_all(opts, model, val_loader, val_set, attacks, folder=run.folder, dashboard=dashboard)
+
+def carry_out(opts) -> dict:
+    """Train or evaluate, as main's argv says; returns the results."""
+    if opts.report:
+        return compare(**options.report_arguments(opts))
+    run = Run(opts)
+    checkpoint = load_checkpoint(opts, run)
+    options.complete(opts)
+    run.refuse_if_used(opts)
+
+    seed_everything(opts.random_seed)
+    device = build.choose_device(opts.gpu_id)
+    train_loader, val_loader, val_set = build.build_data(opts, device)
+    model = build.build_network(opts, device, checkpoint=checkpoint)
+    dashboard = build.build_dashboard(opts)
+    dashboard.vis_table("Options", options.to_dict(opts))
+    if not opts.test_only:
+        trainer = build_trainer(opts, run, model, train_loader, val_loader, val_set, dashboard)
+        if opts.continue_training:
+            trainer.restore(checkpoint, source=opts.ckpt)
+    attacks = plan_attacks(opts, weights=weights_for(opts))
+    build.say_start(opts)
+    run.open(opts)
+    if opts.verify:
+        return verify(opts, model, val_loader, val_set, folder=run.folder)
+    if not opts.test_only:
+        trainer.train(opts.total_itrs, print_interval=opts.print_interval, val_interval=opts.val_interval)
+        trainer.load_best()
+    return evaluate_all(opts, model, val_loader, val_set, attacks, folder=run.folder, dashboard=dashboard)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from datasets import DATASETS
 from datasets.files import images_in, read_image
 from engine import build, options, report
 from engine.errors import reported_errors
+from engine.precision import precise
 from engine.run import Run, load_checkpoint
 from utils.errors import UserError
 from utils.logging import logger
@@ -39,6 +40,7 @@ def predict(argv=None) -> list[Path]:
         dataset = DATASETS[opts.dataset]
         opts.num_classes = dataset.num_classes
         model = build.build_network(opts, build.choose_device(opts.gpu_id), checkpoint=checkpoint)
+        model = precise(model, amp=opts.amp)
         written = [segment(model, path, target, dataset) for path, target in images]
         logger.info("Model restored from %s", opts.ckpt)
         logger.info("%d label maps and overlays written to %s", len(written), own.save_val_results_to)

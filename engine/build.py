@@ -23,7 +23,11 @@ def choose_device(gpu_id: str | None) -> torch.device:
     Under torchrun the process joins the others, and has the GPU of its own number there.
     """
     if distributed.launched():
-        device = torch.device("cuda", distributed.local_rank()) if torch.cuda.is_available() else torch.device("cpu")
+        device = torch.device("cpu")
+        if torch.cuda.is_available():
+            if distributed.local_rank() >= (found := torch.cuda.device_count()):
+                raise UserError(f"torchrun started more processes than there are GPUs: give --nproc_per_node={found}")
+            device = torch.device("cuda", distributed.local_rank())
         distributed.start(device)
         logger.info("Device: %s, %d processes", device.type, distributed.world_size())
         return device

@@ -48,5 +48,6 @@ def _own_words(error: Exception) -> str:
     """The message; one from a DataLoader's worker process comes as the last line of that process's traceback."""
     text = str(error).strip()
     if isinstance(error, torch.OutOfMemoryError):
-        return "the GPU's memory is full: lower --batch_size, --crop_size or --val_batch_size"
+        return "the GPU's memory is full: raise --accumulate, add --amp, or lower --batch_size, --crop_size or " \
+            "--val_batch_size"
     return text.splitlines()[-1].removeprefix("utils.errors.UserError: ") if "DataLoader worker" in text else text

@@ -50,14 +50,12 @@ def evaluate(model, loader, metrics, attack=None, *, on_batch=None, title: str |
     return metrics.get_results()
 
 
-def scored_batches(model, loader, attacks: list, *, attacked=None) -> Iterator[Scored]:
+def scored_batches(model, loader, attacks: list) -> Iterator[Scored]:
     """Every batch of `loader`, scored under each of `attacks` in turn; None among them is clean.
 
-    attacked: the form of `model` that attacks are given, itself where there is none. Each attack begins where the one
-    before it ended: several are one attack with radii that grow (--warm_start).
+    Each attack begins where the one before it ended: several are one attack with radii that grow (--warm_start).
     """
     device = next(model.parameters()).device
-    attacked = model if attacked is None else attacked
     seen = 0
     with eval_mode(model):
         for images, labels, *indices in loader:
@@ -71,7 +69,7 @@ def scored_batches(model, loader, attacks: list, *, attacked=None) -> Iterator[S
             for attack in attacks:
                 start = None if outcome is None else outcome.images
                 if attack is not None:
-                    outcome = attack.run(attacked, images, labels, image_ids=indices, start=start)
+                    outcome = attack.run(model, images, labels, image_ids=indices, start=start)
                 points = images if outcome is None else outcome.images
                 with torch.no_grad():
                     logits = model(points)

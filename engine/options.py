@@ -4,7 +4,7 @@ from pathlib import Path
 
 from engine.flags import build_parser
 from engine.plan import plan_attacks
-from engine.recipe import complete_recipe
+from engine.recipe import complete_recipe, idle_flags
 from engine.values import step_size
 from utils.errors import UserError
 
@@ -15,7 +15,7 @@ OF_ONE_CALL = ("ckpt", "continue_training", "overwrite", "test_only", "output_di
                "attack_seed", "target_class", "warm_start", "val_images", "save_val_results", "sheet_images", "report",
                "report_dir", "verify", "check_data", "num_workers", "enable_vis", "vis_port", "vis_env",
                "vis_num_samples", "num_classes")
-OF_ONE_TEST = ("attack_amp",)  # a continued run keeps it, a test attacks in float32 unless told otherwise
+OF_ONE_TEST = ("amp", "attack_amp")  # a continued run keeps them, a test is in float32 unless told otherwise
 # Flags that --verify has no use for, and all that --report has.
 NOT_FOR_VERIFY = ("attack", "attack_loss", "steps", "alpha", "best_iterate", "red_eps", "restarts", "target_class",
                   "warm_start", "save_val_results", "sheet_images", "amp", "attack_amp")
@@ -42,6 +42,10 @@ def adopt(opts: argparse.Namespace, saved: dict) -> dict:
     new = {name: value for name, value in saved.items()
            if hasattr(opts, name) and name not in own and getattr(opts, name) != value}
     vars(opts).update(new)
+    defaults = vars(build_parser().parse_args([]))
+    for name in idle_flags(opts).keys() - opts.given:  # another --optimizer has no use for what this one's was told
+        setattr(opts, name, defaults[name])
+        new.pop(name, None)
     return new
 
 

@@ -25,7 +25,7 @@ class Bfloat16(nn.Module):
 
 
 class InBfloat16:
-    """An attack that follows the gradients which a network has in bfloat16; all else is that attack's."""
+    """An attack on the bfloat16 form of the network it is given; all else is that attack's."""
 
     def __init__(self, attack: Attack):
         self.attack = attack
@@ -40,7 +40,7 @@ class InBfloat16:
 
     def run(self, model: nn.Module, *args, **kwargs):
         """As the attack's."""
-        return self.attack.run(Bfloat16(model), *args, **kwargs)
+        return self.attack.run(model if isinstance(model, Bfloat16) else Bfloat16(model), *args, **kwargs)
 
     def __call__(self, model: nn.Module, *args, **kwargs) -> Tensor:
         """As the attack's."""

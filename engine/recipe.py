@@ -1,7 +1,9 @@
 """What a training's flags mean together: defaults that hang on other flags, and contradictions."""
 import torch
 
+from engine.update import is_chosen
 from engine.values import step_size
+from optim import BASE_OPTIMIZERS
 from utils import distributed
 from utils.errors import UserError
 
@@ -13,8 +15,11 @@ FOR_OPTIMIZERS = {
     "sam_mode": ("SAM",), "sam_alpha": ("LookSAM", "GSAM"),
     **dict.fromkeys(("sam_sigma", "sam_decay"), ("FriendlySAM",)),
 }
-FOR_ADV = ("adv_attack", "train_eps", "train_alpha", "train_step", "train_rand_init", "norm", "adv_ratio", "awp_gamma")
+FOR_ADV = ("adv_attack", "train_eps", "train_alpha", "train_step", "train_rand_init", "norm", "adv_ratio", "awp_gamma",
+           "awp_start_itr")
 NOT_FOR_FGSM = ("train_alpha", "train_step", "train_rand_init")
+FOR_TORCHRUN = ("sam_sync", "sync_bn")
+TRAIN_EPS = {"linf": 4 / 255, "l2": 0.5}
 
 
 def base_of(opts) -> str:
@@ -25,45 +30,52 @@ def base_of(opts) -> str:
 def complete_recipe(opts):
     """Fill in what was left open; raises UserError for what can't be, or would be ignored."""
     opts.lr = opts.lr if opts.lr is not None else (5e-4 if base_of(opts) == "adam" else 0.01)
-    if opts.optimizer in SAM_FAMILY and not opts.test_only:
-        opts.sam_start_itr = _start(opts, "sam_start_itr", what=opts.optimizer)
-    if opts.awp_gamma and not opts.test_only:
-        opts.awp_start_itr = _start(opts, "awp_start_itr", what="AWP")
-    _refuse_idle_flags(opts)
+    opts.train_eps = opts.train_eps if opts.train_eps is not None else TRAIN_EPS[opts.norm]
+    if not opts.test_only:
+        start(opts, "sam_start_itr", what=opts.optimizer if opts.optimizer in SAM_FAMILY else "")
+        start(opts, "awp_start_itr", what="AWP" if opts.awp_gamma else "")
+    for flag, remedy in idle_flags(opts).items():
+        if flag in opts.given:
+            raise UserError(f"--{flag}: {remedy}")
     _refuse_impossible(opts)
 
 
-def _start(opts, flag: str, *, what: str) -> int:
-    """The iteration that a start flag means: of its share of total_itrs below 1."""
-    start = getattr(opts, flag)
-    itr = round(start * opts.total_itrs) if 0 < start < 1 else int(start)
-    if itr != start and start > 1:
-        raise UserError(f"--{flag} {start:g}: an iteration, or a share of --total_itrs below 1")
-    if itr >= opts.total_itrs:
+def start(opts, flag: str, *, what: str = "") -> int:
+    """The iteration that a start flag means, which may be a share of total_itrs.
+
+    Raises UserError where `what`, if anything, would never run.
+    """
+    given = getattr(opts, flag)
+    itr = round(given * opts.total_itrs) if 0 < given < 1 else int(given)
+    if itr != given and given > 1:
+        raise UserError(f"--{flag} {given:g}: an iteration, or a share of --total_itrs below 1")
+    if what and itr >= opts.total_itrs:
         raise UserError(f"--{flag} {itr} is not before --total_itrs {opts.total_itrs}: {what} would never run")
     return itr
 
 
-def _refuse_idle_flags(opts):
-    """What was given, but could have no effect."""
-    awp = {"sam_sync"} if opts.awp_gamma else set()
-    for flag in sorted(opts.given & FOR_OPTIMIZERS.keys() - awp):
-        if opts.optimizer not in FOR_OPTIMIZERS[flag]:
-            raise UserError(f"--{flag} is for --optimizer {' or '.join(FOR_OPTIMIZERS[flag])}, "
-                            f"this run has {opts.optimizer}: leave it out, or choose one of those")
-    if not opts.adv and (given := sorted(opts.given & set(FOR_ADV))):
-        raise UserError(f"--{given[0]} is for adversarial training: add --adv")
-    if opts.adv_attack == "fgsm" and (given := sorted(opts.given & set(NOT_FOR_FGSM))):
-        raise UserError(f"--{given[0]}: fgsm is one step of the whole eps from the image itself; "
-                        "for another choose --adv_attack pgd --train_step 1")
-    if "awp_start_itr" in opts.given and not opts.awp_gamma:
-        raise UserError("--awp_start_itr: there is no weight perturbation without --awp_gamma")
-    if "eta" in opts.given and not opts.adaptive:
-        raise UserError("--eta is ASAM's: add --adaptive")
-    if opts.sam_mode == "micro" and opts.accumulate == 1 and not opts.test_only:
-        raise UserError("--sam_mode micro perturbs for each part of the batch: give their number with --accumulate")
-    if "attack_amp" in opts.given and opts.attack_amp and opts.attack == ["none"] and not opts.adv:
-        raise UserError("--attack_amp: nothing is attacked, give --attack or --adv")
+def idle_flags(opts) -> dict[str, str]:
+    """The flags that have no effect beside the others, each with what would give it one."""
+    idle = {}
+    for flag, optimizers in FOR_OPTIMIZERS.items():
+        if opts.optimizer not in optimizers and not (flag == "sam_sync" and opts.awp_gamma):
+            idle[flag] = f"is for --optimizer {' or '.join(optimizers)}, this run has {opts.optimizer}"
+    if not opts.adaptive:
+        idle.setdefault("eta", "is ASAM's: add --adaptive")
+    if not opts.adv:
+        idle |= dict.fromkeys(FOR_ADV, "is for adversarial training: add --adv")
+    elif opts.adv_attack == "fgsm":
+        idle |= dict.fromkeys(NOT_FOR_FGSM, "fgsm is one step of the whole eps from the image itself; for another "
+                                            "choose --adv_attack pgd --train_step 1")
+    if not opts.awp_gamma:
+        idle.setdefault("awp_start_itr", "there is no weight perturbation without --awp_gamma")
+    if opts.accumulate == 1:
+        idle.setdefault("sam_mode", "perturbs for each part of the batch: give their number with --accumulate")
+    if opts.attack == ["none"] and not opts.adv:
+        idle["attack_amp"] = "nothing is attacked, give --attack or --adv"
+    if not distributed.launched():
+        idle |= dict.fromkeys(FOR_TORCHRUN, "is for several processes: start them with torchrun")
+    return idle
 
 
 def _refuse_impossible(opts):
@@ -75,9 +87,9 @@ def _refuse_impossible(opts):
         raise UserError(f"--train_alpha {alpha:g}: pixels are in [0, 1]; write {alpha:g}/255 for {alpha:g} grey levels")
     if opts.awp_gamma and opts.optimizer in SAM_FAMILY:
         raise UserError(f"--awp_gamma perturbs the weights, so does --optimizer {opts.optimizer}: choose one")
-    if opts.sam_sync == "local" and opts.optimizer in ("LookSAM", "GSAM"):
-        raise UserError(f"--sam_sync local: {opts.optimizer}'s step holds the first gradient, which must be the whole "
-                        "batch's: leave it out")
+    if opts.sam_sync == "local" and opts.optimizer not in (*BASE_OPTIMIZERS, "SAM"):
+        raise UserError(f"--sam_sync local: {opts.optimizer} keeps or combines the first gradient, which must be the "
+                        "whole batch's: give --sam_sync global")
     if opts.adaptive and opts.sam_perturb == "norm":
         raise UserError("--adaptive scales weights, of which --sam_perturb norm perturbs none: leave one out")
     if opts.gpu_id is not None and distributed.launched():
@@ -88,7 +100,9 @@ def _refuse_impossible(opts):
 
 
 def _refuse_small_parts(opts):
-    """BatchNorm after global pooling needs two images in each normalised piece of the batch."""
+    """BatchNorm after global pooling needs two images in each normalised piece of the batch, an attack one."""
+    if opts.adv and not any(is_chosen(place, opts.adv_ratio) for place in range(opts.batch_size)):
+        raise UserError(f"--adv_ratio {opts.adv_ratio:g} of --batch_size {opts.batch_size} is no image: raise either")
     processes = distributed.world_size()
     parts = processes * opts.accumulate
     if opts.batch_size % parts:

@@ -18,7 +18,7 @@ def attack_name(settings: dict) -> str:
     name = f"red-{name}" if settings.get("red_eps") else name
     parts = [loss] if loss not in (None, name, "ce", "margin") else []
     target = settings.get("target")
-    parts += ["bf16"] if settings.get("attack_amp") else []
+    parts += ["bf16"] if settings.get("amp") or settings.get("attack_amp") else []
     return "-".join([name, *parts, *([] if target is None else ["to", str(target).replace(" ", "-")])])
 
 
@@ -34,7 +34,7 @@ def radius(settings: dict) -> str:
 def label(settings: dict) -> str:
     """A result's name in file names: clean, or pgd_linf_4-255_10steps."""
     if settings["attack"] == "none":
-        return "clean"
+        return "clean-bf16" if settings.get("amp") else "clean"
     parts = [attack_name(settings), settings["norm"], radius(settings).replace("/", "-")]
     parts += [f"{settings['steps']}steps"] if settings.get("steps") else []
     parts += [f"{settings['restarts']}restarts"] if settings.get("restarts", 1) > 1 else []

@@ -33,7 +33,8 @@ def evaluate_all(opts, model, loader, dataset, attacks: list[Attack], *, folder,
     names = [dataset.name(index) for batch in batches_of(loader) for index in batch]
     pictures = report.Pictures(folder / "val_results", dataset, names, needed=opts.save_val_results,
                                count=len(names) if opts.save_val_results else opts.sheet_images)
-    records, forms = [], (precise(model, amp=opts.amp), model)
+    clean = {**CLEAN, "amp": True} if opts.amp else CLEAN
+    records = []
     try:
         with together():
             subject = subject_of(opts, model, dataset) if is_main() else {}
@@ -42,10 +43,11 @@ def evaluate_all(opts, model, loader, dataset, attacks: list[Attack], *, folder,
         for chain in chains(attacks, warm_start=opts.warm_start):
             with ExitStack() as stack:
                 with together():
-                    files = _opened(stack, chain, subject, dataset, folder)
+                    files = _opened(stack, chain, subject, dataset, folder, clean=clean)
                     missing = _missing(files, chain, loader, dataset, pictures)
                 records += files
-                _record(chain, files, from_main(missing), forms, loader, dataset, pictures)
+                form = precise(model, amp=opts.amp if chain == [None] else opts.attack_amp)
+                _record(chain, files, from_main(missing), form, loader, dataset, pictures)
     except BaseException as error:
         _show(opts, records, names, dataset, folder, dashboard)  # no collective: a Ctrl-C may have come to one rank
         if isinstance(error, ValueError) and isinstance(opts.target_class, str):  # else engine.plan refuses all such
@@ -81,18 +83,17 @@ def subject_of(opts, model, dataset) -> dict:
         "weights": weights.hexdigest()[:16], "normalization": model.normalization,
         "dataset": opts.dataset, "year": opts.year, "data": dataset.digest(), "crop_size": dataset.crop_size,
         "torch": torch.__version__, "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
-        "tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32, **({"amp": True} if opts.amp else {}),
+        "tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32,
     }
 
 
-def _opened(stack: ExitStack, chain: list, subject: dict, dataset, folder) -> list[Records]:
+def _opened(stack: ExitStack, chain: list, subject: dict, dataset, folder, *, clean: dict) -> list[Records]:
     """The record file of each attack of `chain`, to be closed with `stack`; on rank 0, else none."""
-    return [stack.enter_context(_open(attack, chain, subject, dataset, folder))
+    return [stack.enter_context(_open(attack, chain, subject, dataset, folder, clean))
             for attack in (chain if is_main() else [])]
 
 
-def _open(attack, chain: list, subject: dict, dataset, folder) -> Records:
-    settings = CLEAN
+def _open(attack, chain: list, subject: dict, dataset, folder, settings: dict) -> Records:
     if attack is not None:
         smaller = [other.settings() for other in chain[:chain.index(attack)]]
         settings = {**attack.settings(), "warm_start": [
@@ -117,11 +118,8 @@ def _missing(files: list[Records], chain: list, loader, dataset, pictures) -> li
     return missing
 
 
-def _record(chain: list, files: list[Records], missing: list[list[int]], forms: tuple, loader, dataset, pictures):
-    """Attack the batches `missing`, and append what was found to `files`, one for each attack of `chain`.
-
-    forms: the model as it is scored, and as it is attacked.
-    """
+def _record(chain: list, files: list[Records], missing: list[list[int]], model, loader, dataset, pictures):
+    """Attack the batches `missing`, and append what was found to `files`, one for each attack of `chain`."""
     if not missing:
         return
     title = title_of(chain[-1]) + (f" from {report.radius(chain[0].settings())}" if len(chain) > 1 else "")
@@ -135,8 +133,7 @@ def _record(chain: list, files: list[Records], missing: list[list[int]], forms: 
                 counts[key] += sum(sum(line[key]) for line in batch[-1][0])
             bar.set_postfix_str(f"aAcc {counts['intersection'] / max(counts['pixels'], 1):.4f}", refresh=False)
 
-        scored = scored_batches(forms[0], bar, chain, attacked=forms[1])
-        hand_over(_found(scored, chain, dataset, pictures), len(missing), take)
+        hand_over(_found(scored_batches(model, bar, chain), chain, dataset, pictures), len(missing), take)
 
 
 def _found(scored: Iterable[Scored], chain: list, dataset, pictures) -> Iterator[list[tuple]]:

@@ -1,9 +1,7 @@
 """The training loop: iterations, validations, checkpoints. It doesn't know which optimizer it has."""
-import signal
-from contextlib import contextmanager
-
 import torch
 
+from engine.interrupts import Interrupted, Interrupts
 from engine.meter import Meter, line
 from engine.update import Update
 from utils import checkpoint, distributed
@@ -49,20 +47,27 @@ class Trainer:
         batches = self.loader.starting_at(self.cur_itrs)
         meter = Meter(images=self.loader.batch_size, device=self.update.device)
         self.update.net.train()
+        with Interrupts() as interrupts:
+            self._train(batches, meter, interrupts, total_itrs, print_interval, val_interval)
+
+    def _train(self, batches, meter: Meter, interrupts: Interrupts, total_itrs: int, print_interval: int,
+               val_interval: int):
         try:
             while self.cur_itrs < total_itrs:
                 meter.start()
-                images, labels = next(batches)
-                with _interrupt_later():
+                with distributed.together():
+                    interrupts.check()
+                    images, labels = next(batches)
+                with interrupts.held_back():
                     meter.stop(self.step(images, labels))
                 if self.cur_itrs % print_interval == 0:
                     self._report(meter.take(itrs_left=total_itrs - self.cur_itrs), total_itrs)
                 if self.cur_itrs % val_interval == 0 or self.cur_itrs == total_itrs:
                     self.validate_and_save()
-        except (KeyboardInterrupt, UserError):  # a Ctrl-C, or an image that can't be read
-            self.save("latest")
+        except (KeyboardInterrupt, Interrupted, UserError, distributed.ElsewhereError) as stop:
+            self.save("latest")  # after a Ctrl-C, or an image that can't be read, here or in another process
             logger.info("Stopped after iteration %d/%d; to go on: %s", self.cur_itrs, total_itrs, self.go_on)
-            raise
+            raise KeyboardInterrupt if isinstance(stop, Interrupted) else stop from None
 
     def step(self, images, labels) -> dict:
         """One iteration; returns what was measured, nothing where it had to be skipped."""
@@ -75,7 +80,14 @@ class Trainer:
             measured = {}
         self.scheduler.step()
         self.cur_itrs += 1
+        self._count(self.cur_itrs)
         return measured
+
+    def _count(self, itrs: int):
+        """SAM's count is the iteration: also of those that were skipped before it began, or that SGD made."""
+        for group in self.optimizer.param_groups:
+            if "sam_step" in group:
+                group["sam_step"] = itrs
 
     def _skip(self, error: FloatingPointError):
         self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
@@ -128,7 +140,8 @@ class Trainer:
     def state_dict(self) -> dict:
         """Everything a checkpoint holds: tensors and plain values."""
         return {
-            "format": FORMAT, "cur_itrs": self.cur_itrs, "cur_epochs": self.cur_epochs, "best_score": self.best_score,
+            "format": FORMAT, "cur_itrs": self.cur_itrs, "cur_epochs": self.cur_epochs, "skipped": self.skipped,
+            "best_score": self.best_score,
             "model_state": self.model.model.state_dict(), "optimizer_state": self.optimizer.state_dict(),
             "scheduler_state": self.scheduler.state_dict(), **self.described,
         }
@@ -138,34 +151,17 @@ class Trainer:
         settings = [{key: value for key, value in group.items() if key not in ("params", "sam_step")}
                     for group in self.optimizer.param_groups]
         base_lrs = self.scheduler.base_lrs
-        self.cur_itrs = state["cur_itrs"]
+        self.cur_itrs, self.skipped = state["cur_itrs"], state.get("skipped", 0)
         if self.paths["best"].exists():  # else the best of this folder is still to come
             self.best_score = state["best_score"]
         try:
             self.optimizer.load_state_dict(state["optimizer_state"])
             for group, now in zip(self.optimizer.param_groups, settings, strict=True):
                 group.update(now)  # lr, rho and the like are those of this call's options
-                if "sam_step" in group:
-                    group["sam_step"] = self.cur_itrs  # counts iterations, also those that SGD made before
+            self._count(self.cur_itrs)
             # VainF saved its schedule one step behind; the iteration says where it stands.
             self.scheduler.load_state_dict(
                 {**state["scheduler_state"], "last_epoch": self.cur_itrs, "base_lrs": base_lrs})
         except (KeyError, ValueError) as error:
             raise UserError(f"the training state in {source} doesn't fit this --optimizer: {error}") from None
         logger.info("Training state restored from %s", source)
-
-@contextmanager
-def _interrupt_later():
-    """Hold a Ctrl-C back until the update is whole: no weights at w + e, no half-made step is ever saved."""
-    pressed = []
-    try:
-        before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
-    except ValueError:  # not the main thread, where no Ctrl-C arrives either
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt

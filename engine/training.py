@@ -8,7 +8,7 @@ from attacks import Attack, build_attack
 from engine import options, report
 from engine.evaluate import evaluate
 from engine.precision import InBfloat16, precise, say_sign_differences
-from engine.recipe import SAM_FAMILY, replicas
+from engine.recipe import SAM_FAMILY, replicas, start
 from engine.train import Trainer
 from engine.update import Update
 from engine.values import step_size
@@ -33,7 +33,7 @@ def build_trainer(opts, run, model, train_loader, val_loader, val_set, dashboard
     if opts.attack_amp:
         say_sign_differences(model, *next(train_loader.starting_at(0)))
     if distributed.world_size() > 1:  # after all weights are drawn: dropout and attacks differ from process to process
-        seed_everything(opts.random_seed + distributed.rank())
+        seed_everything((opts.random_seed + distributed.rank()) % 2**32)
     return Trainer(
         model, update, train_loader, scheduler=scheduler, dashboard=dashboard, go_on=run.continue_command(),
         validate=_validation(opts, model, val_loader, val_set, dashboard),
@@ -67,7 +67,7 @@ def build_training(opts, model: nn.Module, net: nn.Module):
                                     **sharpness(opts, model))
     elif opts.awp_gamma:
         optimizer = build_optimizer("AWP", groups, base_optimizer=opts.optimizer, model=model, **settings,
-                                    gamma=opts.awp_gamma, start_step=opts.awp_start_itr)
+                                    gamma=opts.awp_gamma, start_step=start(opts, "awp_start_itr"))
     else:
         optimizer = build_optimizer(opts.optimizer, groups, **settings)
     say_optimizer(opts, optimizer)
@@ -80,7 +80,7 @@ def build_training(opts, model: nn.Module, net: nn.Module):
 def sharpness(opts, model: nn.Module) -> dict:
     """The keywords of an optimizer of the SAM family."""
     norm, others = norm_parameters(model)
-    settings = {"rho": opts.rho, "start_step": opts.sam_start_itr,
+    settings = {"rho": opts.rho, "start_step": start(opts, "sam_start_itr"),
                 "adaptive": opts.adaptive, "eta": opts.eta if opts.adaptive else 0.0,
                 "unperturbed": {"all": [], "norm": others, "no_norm": norm}[opts.sam_perturb]}
     if opts.sam_interval is not None:
@@ -96,6 +96,9 @@ def say_optimizer(opts, optimizer):
     """Which one it is, and from when on it perturbs."""
     if opts.optimizer in SAM_FAMILY:
         logger.info("Using %s optimizer, rho=%g", opts.optimizer, opts.rho)
+        if opts.rho == 0:
+            logger.info("With --rho 0 every step is a plain one")
+            return
         logger.info("SAM is active from iteration %d%s%s", optimizer.start_step,
                     f", every {optimizer.interval} iterations" if optimizer.interval > 1 else "",
                     f" (adaptive, eta={opts.eta:g})" if opts.adaptive else "")

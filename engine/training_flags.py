@@ -49,7 +49,7 @@ def add_sharpness(parser):
                        help="with --accumulate: one perturbation for the whole batch, or one for each part")
     group.add_argument("--sam_sync", choices=["local", "global"],
                        help="under torchrun: each process perturbs along the gradient of its share of the batch, or "
-                            "all along that of the whole (default: local; LookSAM and GSAM have global alone)")
+                            "all along that of the whole (default: local for SAM and AWP, else global)")
     group.add_argument("--sam_alpha", type=number(float, low=0),
                        help="weight of the reused component in LookSAM (0.7), of the removed one in GSAM (0.4)")
     group.add_argument("--sam_sigma", type=number(float, low=0), default=1.0,
@@ -65,8 +65,8 @@ def add_adversarial(parser):
                        help="train on attacked images; the optimizer may be any")
     group.add_argument("--adv_attack", default="pgd", choices=ADVERSARIES,
                        help="attack of training images; fgsm is one step of the whole eps")
-    group.add_argument("--train_eps", type=number(float, above=0), default="4/255",
-                       help="radius: 4/255 or a number below 1; for l2 any")
+    group.add_argument("--train_eps", type=number(float, above=0),
+                       help="radius: 4/255 or a number below 1; for l2 any (default: 4/255; l2 0.5)")
     group.add_argument("--train_alpha", type=share_of_eps, default="eps/2",
                        help="step size: a share of eps, or a number")
     group.add_argument("--train_step", type=number(int, low=1), default=3, help="steps")
@@ -74,7 +74,7 @@ def add_adversarial(parser):
                        help="begin at a random point of the ball")
     group.add_argument("--norm", default="linf", choices=list(NORMS), help="norm of the radius in training")
     group.add_argument("--adv_ratio", type=number(float, above=0, high=1), default=1.0,
-                       help="share of each batch that is attacked (DDC-AT: 0.5)")
+                       help="share of each batch that is attacked, rounded down (DDC-AT: 0.5)")
     group.add_argument("--awp_gamma", type=number(float, low=0), default=0.0,
                        help="adversarial weight perturbation, relative to each layer's norm; 0.005 is usual, 0 is none")
     group.add_argument("--awp_start_itr", type=number(float, low=0), default=0,
@@ -85,9 +85,10 @@ def add_scale(parser):
     """--amp to --sync_bn."""
     group = parser.add_argument_group("memory and processes")
     group.add_argument("--amp", action=argparse.BooleanOptionalAction, default=False,
-                       help="bfloat16 forward passes in training and evaluation; weights and losses stay float32")
+                       help="bfloat16 forward passes in training and clean evaluation; weights and losses stay float32")
     group.add_argument("--attack_amp", action=argparse.BooleanOptionalAction, default=False,
-                       help="attacks too follow bfloat16 gradients; says how many of their signs differ from float32's")
+                       help="attacks, and what is scored under them, in bfloat16 too; says how many signs of the "
+                            "gradient that changes")
     group.add_argument("--accumulate", type=number(int, low=1), default=1, metavar="K",
                        help="run each batch in K parts, for less memory; the step is the whole batch's")
     group.add_argument("--sync_bn", action=argparse.BooleanOptionalAction, default=True,

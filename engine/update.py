@@ -1,4 +1,5 @@
 """One training step on one batch: attack it, run forward and backward, let the optimizer step, say what was seen."""
+import math
 from contextlib import nullcontext
 from functools import partial
 
@@ -16,8 +17,8 @@ class Update:
     the mean loss over the whole batch's valid pixels, however it is cut: into `accumulate` parts that run one after
     the other, over the processes of torchrun, or both. micro: the optimizer gets the parts one by one and perturbs the
     weights for each alone (m-sharpness), instead of once for all.
-    attack: (model, images, labels) -> images, crafted at the weights w before the step; adv_ratio: the share of the
-    images that it gets.
+    attack: (model, images, labels) -> images, crafted at the weights w before the step, part by part; adv_ratio: the
+    share of the whole batch that it gets, evenly spread.
 
     Whatever isn't finite (the attack, a loss, a gradient) raises FloatingPointError in all processes alike, and leaves
     weights, optimizer and BatchNorm statistics as they were.
@@ -30,7 +31,7 @@ class Update:
         self.accumulate, self.micro = accumulate, micro
         self.device = next(model.parameters()).device
         self._unsynchronised = getattr(net, "no_sync", nullcontext)  # DistributedDataParallel's
-        self._passes: list[tuple[bool, Tensor, Tensor]] = []
+        self._passes: list[tuple[bool, Tensor, Tensor, Tensor | None]] = []  # second, loss, |g|, |e|
 
     def __call__(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """images [B, 3, H, W] in [0, 1], labels int64 [B, H, W] -> 0-dim tensors by name, see _measured."""
@@ -40,7 +41,9 @@ class Update:
         before = [buffer.clone() for buffer in buffers]
         self._passes.clear()
         try:
-            parts = self._parts(self._attacked(images, labels), labels)
+            if self.attack is not None:
+                images = self._attacked(images, labels)
+            parts = self._parts(images, labels)
             if self.micro:
                 self.optimizer.step([partial(self._gradient, [part]) for part in parts])
             else:
@@ -51,17 +54,25 @@ class Update:
         return self._measured()
 
     def _attacked(self, images: Tensor, labels: Tensor) -> Tensor:
-        count = round(self.adv_ratio * len(images))
-        if self.attack is None or count == 0:
-            return images
-        failure = None
+        rank, processes = distributed.rank(), distributed.world_size()
+        chosen = torch.tensor([is_chosen(k * processes + rank, self.adv_ratio) for k in range(len(images))])
+        parts = zip(*(whole.chunk(self.accumulate) for whole in (images, labels, chosen)), strict=True)
+        failure = ""
         try:
-            attacked = self.attack(self.model, images[:count], labels[:count])
+            attacked = torch.cat([self._part_attacked(*part) for part in parts])
         except FloatingPointError as error:
-            failure = error
-        if distributed.any_rank(failure is not None):
-            raise FloatingPointError(f"{failure or 'the attack of another process is not finite'}")
-        return torch.cat([attacked, images[count:]]) if count < len(images) else attacked
+            failure = str(error)
+        if distributed.any_rank(bool(failure)):
+            raise FloatingPointError(failure or "the attack of another process is not finite")
+        return attacked
+
+    def _part_attacked(self, images: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
+        if chosen.all():
+            return self.attack(self.model, images, labels)
+        attacked, chosen = images.clone(), chosen.to(images.device)
+        if chosen.any():
+            attacked[chosen] = self.attack(self.model, images[chosen], labels[chosen])
+        return attacked
 
     def _parts(self, images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """(images, labels, weight) of each part: weighted with their shares, means over parts are the batch's mean."""
@@ -79,11 +90,15 @@ class Update:
             with nullcontext() if number == len(parts) else self._unsynchronised():
                 loss = loss + self._backward(*part)
         norm = grad_norm(self.model.parameters())
-        seen = torch.stack([loss, (~(loss.isfinite() & norm.isfinite())).to(loss)])
-        loss, broken = distributed.total(seen)  # what one process has seen ends the step of all
+        if self.micro:  # of the part's own mean loss
+            norm = norm / parts[0][2].clamp(min=1e-12).to(norm)
+        seen = torch.stack([loss.to(norm), norm, (~(loss.isfinite() & norm.isfinite())).to(norm)])
+        loss, norm, broken = distributed.total(seen)  # what one process has seen ends the step of all
         if broken:
             raise FloatingPointError("the loss or its gradient is not finite")
-        self._passes.append((getattr(self.optimizer, "perturbed", False), loss / distributed.world_size(), norm))
+        processes = distributed.world_size()
+        self._passes.append((getattr(self.optimizer, "second", False), loss / processes, norm / processes,
+                             getattr(self.optimizer, "radius", None)))
         return loss
 
     def _backward(self, images: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
@@ -93,12 +108,20 @@ class Update:
         return loss.detach()
 
     def _measured(self) -> dict[str, Tensor]:
-        """The loss at w and its gradient's norm; where the step climbed, ||e|| and the sharpness L(w + e) - L(w)."""
-        at_w = [(loss, norm) for perturbed, loss, norm in self._passes if not perturbed]
-        above = [loss for perturbed, loss, _ in self._passes if perturbed]
-        losses, norms = map(torch.stack, zip(*at_w, strict=True))
-        measured = {"Loss": losses.sum(), "Gradient norm": norms.mean()}
-        if above:
-            measured["Perturbation"] = torch.as_tensor(self.optimizer.radius)
-            measured["Sharpness"] = torch.stack(above).sum() - losses.sum()
+        """The loss at w and its gradient's norm; where the step climbed, ||e|| and the sharpness L(w + e) - L(w).
+
+        Where processes or parts have gradients and perturbations of their own, the mean of their norms (||e||: of this
+        process's).
+        """
+        _, losses, norms, _ = zip(*(one for one in self._passes if not one[0]), strict=True)
+        measured = {"Loss": torch.stack(losses).sum(), "Gradient norm": torch.stack(norms).mean()}
+        if above := [loss for second, loss, _, _ in self._passes if second]:
+            measured["Sharpness"] = torch.stack(above).sum() - measured["Loss"]
+        if radii := [radius for second, _, _, radius in self._passes if second and radius is not None]:
+            measured["Perturbation"] = torch.stack([torch.as_tensor(radius) for radius in radii]).mean()
         return measured
+
+
+def is_chosen(place: int, ratio: float) -> bool:
+    """Whether the image at `place` in the whole batch is attacked: `ratio` of them are, rounded down, evenly spread."""
+    return math.floor((place + 1) * ratio + 1e-9) > math.floor(place * ratio + 1e-9)

@@ -32,7 +32,8 @@ class SAM(Wrapper):
     plain. model: its BatchNorm statistics are frozen in the second pass. unperturbed: parameters that stay out of e
     and of the norm (SAM-ON: all but those of the normalisation layers, see `norm_parameters`).
     Attributes: `first_pass`, a callable whose context surrounds a first pass that a second one follows: the `no_sync`
-    of DistributedDataParallel gives each rank its own e. `radius`, ||e|| of the last climb, or None.
+    of DistributedDataParallel gives each rank its own e. `second`, whether a second pass is under way; `radius`, ||e||
+    of the last climb, or None.
     Raises ValueError for a rho or eta that is negative or not finite and for an interval below 1.
     Sources: Foret et al., ICLR 2021, algorithm 1; Kwon et al., ICML 2021, section 3 (ASAM); Zhou et al., ICLR 2025
     (SAM in the late phase of training only); Mueller et al., NeurIPS 2023 (SAM-ON).
@@ -41,6 +42,7 @@ class SAM(Wrapper):
     kept = (*Wrapper.kept, "model", "start_step", "interval", "eps", "unperturbed")
     first_pass: Callable = nullcontext          # on the class, so that a copy starts without one
     radius: torch.Tensor | None = None
+    second: bool = False
     takes_micro_batches = True                  # whether step takes several closures
     takes_first_pass = True                     # whether ranks may have first gradients of their own
 
@@ -130,10 +132,12 @@ class SAM(Wrapper):
         try:
             norm = self.first_step()                        # w -> w + e
             if self.perturbed or local:
+                self.second = True
                 with second_pass(self.model if model is None else model, random_state):
                     gradient(self, closure)                 # g' at w + e
             self._return()                                  # back to w, bit for bit
         finally:
+            self.second = False
             self.restore()
         if local:
             norm = grad_norm(self.params)                   # of g', on which the ranks agree

@@ -3,6 +3,7 @@
 A collective must be reached by all ranks in the same order, or those that reach it wait. Objects are pickled: they
 travel only between the processes of one run.
 """
+import gc
 import os
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -63,8 +64,12 @@ def start(device: torch.device):
 
 
 def stop():
-    """Leave the group, if there is one."""
+    """Leave the group, if there is one. What uses it, such as a DistributedDataParallel, must be gone by then.
+
+    Else that is what frees the group, with the interpreter's lock held, for which the group's threads may wait.
+    """
     if grouped():
+        gc.collect()
         dist.destroy_process_group()
 
 

@@ -15,21 +15,23 @@ def parsed(*argv):
 
 
 @pytest.mark.parametrize(("flags", "line"), [
-    (["--rho", "0.05"], "--rho is for --optimizer SAM or LookSAM or GSAM or FriendlySAM, this run has sgd"),
-    (["--optimizer", "adam", "--sam_interval", "2"], "--sam_interval is for --optimizer SAM"),
-    (["--optimizer", "SAM", "--sam_alpha", "0.5"], "--sam_alpha is for --optimizer LookSAM or GSAM"),
-    (["--optimizer", "GSAM", "--sam_mode", "micro", "--accumulate", "2"], "--sam_mode is for --optimizer SAM"),
-    (["--optimizer", "GSAM", "--sam_sigma", "1"], "--sam_sigma is for --optimizer FriendlySAM"),
-    (["--optimizer", "SAM", "--eta", "0.1"], "--eta is ASAM's: add --adaptive"),
-    (["--optimizer", "SAM", "--sam_mode", "micro"], "--sam_mode micro .* --accumulate"),
+    (["--rho", "0.05"], "--rho: is for --optimizer SAM or LookSAM or GSAM or FriendlySAM, this run has sgd"),
+    (["--optimizer", "adam", "--sam_interval", "2"], "--sam_interval: is for --optimizer SAM"),
+    (["--optimizer", "SAM", "--sam_alpha", "0.5"], "--sam_alpha: is for --optimizer LookSAM or GSAM"),
+    (["--optimizer", "GSAM", "--sam_mode", "micro", "--accumulate", "2"], "--sam_mode: is for --optimizer SAM"),
+    (["--optimizer", "GSAM", "--sam_sigma", "1"], "--sam_sigma: is for --optimizer FriendlySAM"),
+    (["--optimizer", "SAM", "--eta", "0.1"], "--eta: is ASAM's: add --adaptive"),
+    (["--optimizer", "SAM", "--sam_mode", "micro"], "--sam_mode: perturbs .* --accumulate"),
     (["--optimizer", "SAM", "--adaptive", "--sam_perturb", "norm"], "--adaptive scales weights"),
     (["--optimizer", "SAM", "--sam_start_itr", "30000"], "--sam_start_itr 30000 is not before .* SAM would never run"),
     (["--optimizer", "GSAM", "--sam_start_itr", "99999"], "GSAM would never run"),
     (["--optimizer", "SAM", "--sam_start_itr", "1"], None),
     (["--optimizer", "SAM", "--sam_start_itr", "1.5"], "an iteration, or a share"),
-    (["--optimizer", "GSAM", "--sam_sync", "local"], "--sam_sync local: GSAM's step"),
-    (["--train_eps", "4/255"], "--train_eps is for adversarial training: add --adv"),
-    (["--awp_gamma", "0.005"], "--awp_gamma is for adversarial training: add --adv"),
+    (["--optimizer", "SAM", "--sam_sync", "local"], "--sam_sync: is for several processes"),
+    (["--no-sync_bn"], "--sync_bn: is for several processes"),
+    (["--adv", "--adv_ratio", "0.25", "--batch_size", "2"], "--adv_ratio 0.25 of --batch_size 2 is no image"),
+    (["--train_eps", "4/255"], "--train_eps: is for adversarial training: add --adv"),
+    (["--awp_gamma", "0.005"], "--awp_gamma: is for adversarial training: add --adv"),
     (["--adv", "--awp_start_itr", "5"], "no weight perturbation without --awp_gamma"),
     (["--adv", "--awp_gamma", "0.01", "--awp_start_itr", "30000"], "AWP would never run"),
     (["--adv", "--awp_gamma", "0.01", "--optimizer", "SAM"], "--awp_gamma perturbs .* so does --optimizer SAM"),
@@ -57,12 +59,34 @@ def test_flags_that_contradict_each_other_or_would_do_nothing_are_refused(flags,
     (4, True, True), (2, True, True), (2, False, False), (4, False, True), (3, True, False)])
 def test_two_processes_share_a_batch(monkeypatch, batch_size, sync_bn, fits):
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "launched", lambda: True)
     flags = ["--batch_size", str(batch_size), "--sync_bn" if sync_bn else "--no-sync_bn"]
     if fits:
         parsed(*flags)
     else:
         with pytest.raises(UserError, match="a multiple of"):
             parsed(*flags)
+
+
+@pytest.mark.parametrize(("name", "fits"), [("SAM", True), ("GSAM", False), ("FriendlySAM", False), ("LookSAM", False)])
+def test_a_first_gradient_that_the_step_keeps_must_be_the_whole_batchs(monkeypatch, name, fits):
+    monkeypatch.setattr(distributed, "launched", lambda: True)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    flags = ["--optimizer", name, "--sam_sync", "local"]
+    if fits:
+        parsed(*flags)
+    else:
+        with pytest.raises(UserError, match=f"--sam_sync local: {name} keeps or combines"):
+            parsed(*flags)
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setattr(distributed, "launched", lambda: True)
+    monkeypatch.setattr(distributed, "local_rank", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="--nproc_per_node=2"):
+        build.choose_device(None)
 
 
 def test_gpus_are_torchruns_business(monkeypatch):
@@ -100,9 +124,33 @@ def test_32_sam_says_when_it_starts_and_one_that_never_would_is_refused(capsys):
 def test_a_start_is_an_iteration_or_a_share_of_the_run():
     flags = ["--optimizer", "SAM", "--total_itrs", "600"]
     for given, itr in [("0.8", 480), ("480", 480), ("0", 0), ("1", 1), ("0.999", 599), ("4e2", 400)]:
-        start = parsed(*flags, "--sam_start_itr", given).sam_start_itr
+        start = recipe.start(parsed(*flags, "--sam_start_itr", given), "sam_start_itr")
         assert start == itr and type(start) is int
-    assert parsed("--adv", "--awp_gamma", "0.01", "--awp_start_itr", "1/3", "--total_itrs", "600").awp_start_itr == 200
+    opts = parsed("--adv", "--awp_gamma", "0.01", "--awp_start_itr", "1/3", "--total_itrs", "600")
+    assert recipe.start(opts, "awp_start_itr") == 200
+
+
+def test_a_share_stays_one_when_the_run_is_made_longer():
+    saved = options.to_dict(parsed("--optimizer", "SAM", "--sam_start_itr", "0.8", "--total_itrs", "600"))
+    opts = options.parse_options(["--continue_training", "--total_itrs", "1000"])
+    options.adopt(opts, saved)
+    assert recipe.start(options.complete(opts), "sam_start_itr") == 800
+
+
+@pytest.mark.parametrize(("before", "now", "back"), [
+    ("--optimizer SAM --sam_mode micro --accumulate 4 --rho 0.3", "--optimizer sgd", {"sam_mode": "full", "rho": 0.02}),
+    ("--optimizer LookSAM --sam_alpha 0.5 --rho 0.3", "--optimizer SAM", {"sam_alpha": None}),
+    ("--adv --awp_gamma 0.01 --awp_start_itr 5 --train_eps 2/255", "--no-adv", {"awp_gamma": 0.0, "awp_start_itr": 0}),
+    ("--optimizer SAM --adaptive --eta 0.5", "--no-adaptive", {"eta": 0.01}),
+])
+def test_a_run_that_goes_on_otherwise_forgets_what_it_has_no_use_for(before, now, back):
+    saved = options.to_dict(parsed(*before.split()))
+    opts = options.parse_options(["--continue_training", *now.split()])
+    taken = options.adopt(opts, saved)
+    assert {name: getattr(opts, name) for name in back} == back and not back.keys() & taken.keys()
+    options.complete(opts)
+    if "--optimizer SAM" in now:
+        assert opts.rho == 0.3  # what still has a use is kept
 
 
 def optimizer_of(*flags):
@@ -155,6 +203,7 @@ def test_what_is_perturbed_can_be_the_normalisation_layers_or_all_else(perturb, 
     ("--train_eps 2/255 --train_alpha 1/255 --train_step 7 --no-train_rand_init", PGD,
      {"eps": 2 / 255, "step_size": 1 / 255, "steps": 7, "random_start": False}),
     ("--adv_attack segpgd --norm l2 --train_eps 3", SegPGD, {"eps": 3.0, "step_size": 1.5, "norm": "l2"}),
+    ("--norm l2", PGD, {"eps": 0.5, "step_size": 0.25, "norm": "l2"}),
     ("--adv_attack fgsm --train_eps 0.01", FGSM, {"eps": 0.01, "step_size": 0.01, "steps": 1, "random_start": False}),
 ])
 def test_flags_reach_the_attack_on_training_images(flags, kind, expected):
@@ -163,9 +212,9 @@ def test_flags_reach_the_attack_on_training_images(flags, kind, expected):
     assert training.build_adversary(parsed()) is None
 
 
-def test_a_test_attacks_in_float32_whatever_the_training_did():
+def test_a_test_is_in_float32_whatever_the_training_was():
     saved = {**options.to_dict(parsed("--adv", "--attack_amp", "--amp")), "eps": None}
     for flag, kept in (("--test_only", False), ("--continue_training", True)):
         opts = options.parse_options([flag])
         options.adopt(opts, saved)
-        assert (opts.attack_amp, opts.amp) == (kept, True)
+        assert (opts.attack_amp, opts.amp) == (kept, kept)

@@ -206,6 +206,28 @@ def test_an_iteration_that_is_not_finite_is_skipped_counted_and_leaves_no_trace(
     assert "Itrs 4/6, no finite loss" in out
 
 
+def test_sams_count_is_the_iteration_also_where_an_attack_ended_it_before_it_began(tmp_path, data):
+    def attack(*_):
+        raise FloatingPointError("not finite")
+
+    trainer = trainer_of(tmp_path, data, "SAM", start_step=2)
+    batches = trainer.loader.starting_at(0)
+    trainer.step(*next(batches))
+    trainer.update.attack = attack
+    assert trainer.step(*next(batches)) == {}
+    trainer.update.attack = None
+    assert "Sharpness" in trainer.step(*next(batches))  # the third, which is SAM's
+
+
+def test_the_count_of_skipped_iterations_goes_on(tmp_path, data):
+    trainer = trainer_of(tmp_path, data)
+    trainer.loader = Poisoned(data, {1})
+    trainer.train(3, print_interval=10, val_interval=10)
+    resumed = trainer_of(tmp_path, data)
+    resumed.restore(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
+    assert resumed.skipped == 1
+
+
 def test_a_gradient_alone_that_is_not_finite_is_skipped_too(tmp_path, data):
     trainer = trainer_of(tmp_path, data)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}

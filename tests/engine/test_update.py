@@ -7,7 +7,7 @@ from torch import nn
 
 from attacks import FGSM, PGD
 from engine.precision import precise
-from engine.update import Update
+from engine.update import Update, is_chosen
 from network import NormalizedModel
 from optim import build_loss, build_optimizer
 
@@ -135,10 +135,11 @@ def test_what_is_measured_is_what_a_second_look_finds():
 def test_31_training_on_attacked_images_crafted_at_w_and_used_in_both_passes(optimizer, ratio):
     images, labels = batch(dtype=torch.float32)
     model, reference = model_of(dtype=torch.float32, frozen=False), model_of(dtype=torch.float32, frozen=False)
-    attack, count = PGD(eps=0.1, step_size=0.05, steps=3), round(8 * ratio)
+    attack, chosen = PGD(eps=0.1, step_size=0.05, steps=3), slice(None) if ratio == 1 else slice(1, None, 2)
     torch.manual_seed(9)
-    adversarial = torch.cat([attack(reference, images[:count], labels[:count]), images[count:]])
-    assert (adversarial[:count] != images[:count]).any()
+    adversarial = images.clone()
+    adversarial[chosen] = attack(reference, images[chosen], labels[chosen])
+    assert (adversarial != images).flatten(1).any(1).sum() == 8 * ratio
     plain = update_of(reference, optimizer)
     plain(adversarial, labels)
     for module in (model, reference):
@@ -166,6 +167,47 @@ def test_31_an_attack_runs_at_frozen_statistics_and_computes_no_parameter_gradie
     ((grads, buffers),) = seen
     assert grads == [None] * 6 and all(torch.equal(buffers[name], before[name]) for name in before)
     assert model.model.norm.num_batches_tracked == 1 and model.model.norm.training
+
+
+@pytest.mark.parametrize(("size", "ratio", "places"), [
+    (8, 0.5, [1, 3, 5, 7]), (8, 1.0, list(range(8))), (8, 0.25, [3, 7]), (3, 0.5, [1]), (2, 0.25, []),
+    (10, 0.3, [3, 6, 9]), (10, 0.7, [1, 2, 4, 5, 7, 8, 9])])
+def test_the_attacked_images_are_the_ratio_rounded_down_and_evenly_spread(size, ratio, places):
+    assert [place for place in range(size) if is_chosen(place, ratio)] == places
+
+
+def test_parts_are_attacked_one_by_one():
+    model, (images, labels) = model_of(), batch()
+    sizes = []
+
+    def attack(model, images, labels):
+        sizes.append(len(images))
+        return images
+
+    update_of(model, attack=attack, accumulate=4)(images, labels)
+    update_of(model, attack=attack, accumulate=2, adv_ratio=0.5)(images, labels)
+    assert sizes == [2, 2, 2, 2, 2, 2]
+
+
+def test_a_part_without_labels_takes_no_part(capsys):
+    model, (images, labels) = model_of(), batch()
+    labels[4:] = 255
+    measured = update_of(model, "SAM", accumulate=2, micro=True)(images, labels)
+    alone = update_of(model_of(), "SAM")(images[:4], labels[:4])
+    assert measured["Perturbation"].item() == pytest.approx(0.1) and measured["Loss"].item() > 0
+    assert {"Loss", "Gradient norm", "Perturbation", "Sharpness"} == set(measured) == set(alone)
+
+
+def test_the_gradient_norm_of_micro_batches_is_the_mean_of_theirs():
+    model, (images, labels) = model_of(), batch()
+    model.model.drop.p = 0.0
+    norms = []
+    for part in (slice(0, 4), slice(4, 8)):
+        loss = CROSS_ENTROPY(model(images[part]), labels[part])
+        grads = torch.autograd.grad(loss, list(model.parameters()))
+        norms.append(math.sqrt(sum(g.square().sum().item() for g in grads)))
+    measured = update_of(model, "SAM", accumulate=2, micro=True)(images, labels)
+    assert measured["Gradient norm"].item() == pytest.approx(sum(norms) / 2, rel=1e-9)
 
 
 def test_an_attack_that_is_not_finite_ends_the_step_before_it_begins():

@@ -80,3 +80,23 @@ def test_the_mean_is_of_the_first_gradients_and_survives_one_that_is_not_finite(
 
 def mean_of(optimizer, bowl):
     return torch.cat([optimizer.memory[p].flatten() for p in bowl.params]).numpy()
+
+
+def test_an_error_in_the_second_pass_leaves_the_mean_as_it_was(bowl):
+    optimizer = FriendlySAM(bowl.params, rho=0.3, **SGD)
+    for t in range(3):
+        optimizer.step(bowl.closure(t))
+    before = {p: mean.clone() for p, mean in optimizer.memory.items()}
+    closure = bowl.closure(3)
+
+    def broken():
+        if optimizer.perturbed:
+            raise FloatingPointError
+        return closure()
+
+    with pytest.raises(FloatingPointError):
+        optimizer.step(broken)
+    assert len(before) == len(bowl.params)
+    assert all(torch.equal(optimizer.memory[p], mean) for p, mean in before.items())
+    optimizer.step(bowl.closure(3))
+    assert not any(torch.equal(optimizer.memory[p], mean) for p, mean in before.items())

@@ -33,7 +33,7 @@ def batch(step: int, dtype) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(*, optimizer="sgd", sync="global", frozen=False, sync_bn=True, poisoned=(), adv=False, dtype=torch.float32,
-          accumulate=1, micro=False, **sam) -> dict:
+          accumulate=1, micro=False, void_rank=None, share=None, **sam) -> dict:
     """STEPS steps on this rank's share of each batch, and what they leave."""
     torch.manual_seed(3)
     model = NormalizedModel(Net(), [0.5] * 3, [0.25] * 3).to(dtype).train()
@@ -54,7 +54,9 @@ def train(*, optimizer="sgd", sync="global", frozen=False, sync_bn=True, poisone
     norm_of = model.model.norm.register_forward_pre_hook(
         lambda *_: perturbed.append(model.model.head.weight.detach().clone()))
     for step in range(STEPS):
-        images, labels = (part[rank::ranks] for part in batch(step, dtype))
+        images, labels = (part[slice(*share) if share else slice(rank, None, ranks)] for part in batch(step, dtype))
+        if rank == void_rank and ranks > 1:
+            labels = torch.full_like(labels, 255)
         variance = model.model.norm.running_var.clone()
         if (rank, step) in poisoned and adv:  # eval mode alone, that of the attack, sees it
             model.model.norm.running_var.fill_(float("nan"))
