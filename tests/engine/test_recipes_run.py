@@ -1,11 +1,12 @@
 """Training recipes end to end on the synthetic data set: each runs, says what it does, is scored as it was asked."""
-import json
 import re
 
 import pytest
 import torch
 
-from engine import build, options
+from attacks import FGSM
+from engine import build, options, report
+from engine.precision import Bfloat16
 from engine.run import Run, load_checkpoint
 from main import main
 from metrics import StreamSegMetrics
@@ -34,29 +35,31 @@ def test_a_recipe_trains_and_continues(tmp_path, train, capsys, flags, says):
     assert "Itrs 3/3" in capsys.readouterr().out
 
 
-def test_bfloat16_scores_the_bfloat16_network_and_attacks_the_float32_one_unless_told(tmp_path, train, capsys):
-    train(tmp_path, "--amp", "--adv", "--attack_amp", "--train_step", "1")
-    share = re.search(r"bfloat16 changes (\S+) % of the signs", capsys.readouterr().out)
-    assert 0 < float(share[1]) < 100
+def test_bfloat16_is_what_is_asked_for_and_one_network_is_attacked_and_scored(tmp_path, train, capsys):
+    last = train(tmp_path, "--amp", "--adv", "--attack_amp", "--train_step", "1", "--attack", "fgsm", "--eps", "4/255")
+    found = capsys.readouterr().out
+    shares = [float(share) for share in re.findall(r"bfloat16 changes (\S+) % of the signs", found)]
+    assert len(shares) == 2 and all(0 < share < 100 for share in shares)  # when training begins, and the evaluation
+    assert [report.attack_name(row["settings"]) for row in last["results"]] == ["none-bf16", "fgsm-bf16"]
     test = ["--test_only", "--output_dir", str(tmp_path), "--num_workers", "0", "--val_images", "4", "--attack", "fgsm",
             "--eps", "4/255"]
-    rows = {}
-    for name, flags in {"bf16": [], "attack": ["--attack_amp"], "fp32": ["--no-amp"]}.items():
-        rows[name] = main([*test, *flags])["results"]
-        assert ("changes" in capsys.readouterr().out) == (name == "attack")
-    assert [rows[name][1]["settings"].get("attack_amp") for name in rows] == [None, True, None]
-    assert rows["bf16"][0]["records"] == rows["attack"][0]["records"] != rows["fp32"][0]["records"]
+    rows = {flag: main([*test, *flag.split()])["results"] for flag in ("", "--amp", "--attack_amp")}
+    names = {flag: [report.attack_name(row["settings"]) for row in found] for flag, found in rows.items()}
+    assert names == {"": ["none", "fgsm"], "--amp": ["none-bf16", "fgsm"], "--attack_amp": ["none", "fgsm-bf16"]}
+    assert rows[""][1]["records"] == rows["--amp"][1]["records"] != rows["--attack_amp"][1]["records"]
+
     opts = options.parse_options(test)
     checkpoint = load_checkpoint(opts, Run(opts))
     options.complete(opts)
     _, loader, val_set = build.build_data(opts, torch.device("cpu"))
     model = build.build_network(opts, torch.device("cpu"), checkpoint=checkpoint).eval()
-    for name, amp in (("bf16", True), ("fp32", False)):
+    for flag, number, amp in [("", 0, False), ("--amp", 0, True), ("", 1, False), ("--attack_amp", 1, True)]:
         metrics = StreamSegMetrics(val_set.num_classes)
+        form = Bfloat16(model) if amp else model
         for images, labels, _ in loader:
             images = images.contiguous(memory_format=torch.channels_last)
+            if number:
+                images = FGSM(eps=4 / 255)(form, images, labels)
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=amp):
                 metrics.update(labels, model(images).argmax(1))
-        assert rows[name][0]["Overall Acc"] == metrics.get_results()["Overall Acc"]
-    saved = json.loads((tmp_path / "exp" / "results.json").read_text())
-    assert saved["options"]["amp"] is False and saved["options"]["attack_amp"] is False
+        assert rows[flag][number]["Overall Acc"] == metrics.get_results()["Overall Acc"], (flag, number)
