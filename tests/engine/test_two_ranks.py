@@ -1,6 +1,7 @@
 """Property 25: two processes are one run. gloo, on the CPU; what a single process does is the truth."""
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -124,6 +125,24 @@ def test_torchrun_trains_attacks_and_writes_once(tmp_path, root, small):
     assert tested.returncode == 0, tested.stderr
     alone = json.loads((tmp_path / "one" / "results.json").read_text())["results"][0]
     assert alone["Class IoU"] == results["results"][0]["Class IoU"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_ctrl_c_stops_all_processes_together_and_saves(tmp_path, root, small):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main.py"]
+    flags = [*small, "--batch_size", "4", "--output_dir", str(tmp_path), "--total_itrs", "100000", "--val_interval",
+             "100000", "--print_interval", "1", "--optimizer", "SAM"]
+    process = subprocess.Popen([*launcher, *flags], cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    for line in process.stdout:
+        if "Itrs 2/" in line:
+            process.send_signal(signal.SIGINT)  # to torchrun, which passes it on
+            break
+    out, err = process.communicate(timeout=120)
+    assert "Stopped after iteration" in out and "gloo" not in err
+    latest = torch.load(next((tmp_path / "exp").glob("latest_*.pth")), weights_only=True)
+    assert latest["cur_itrs"] >= 2
+    assert {group["sam_step"] for group in latest["optimizer_state"]["param_groups"]} == {latest["cur_itrs"]}
 
 
 def test_under_torchrun_a_mistake_is_told_once(tmp_path, root, small):
