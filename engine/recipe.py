@@ -32,26 +32,27 @@ def complete_recipe(opts):
     opts.lr = opts.lr if opts.lr is not None else (5e-4 if base_of(opts) == "adam" else 0.01)
     opts.train_eps = opts.train_eps if opts.train_eps is not None else TRAIN_EPS[opts.norm]
     if not opts.test_only:
-        start(opts, "sam_start_itr", what=opts.optimizer if opts.optimizer in SAM_FAMILY else "")
-        start(opts, "awp_start_itr", what="AWP" if opts.awp_gamma else "")
+        _check_start("sam_start_itr", opts.sam_start_itr, opts.total_itrs,
+                     what=opts.optimizer if opts.optimizer in SAM_FAMILY else "")
+        _check_start("awp_start_itr", opts.awp_start_itr, opts.total_itrs, what="AWP" if opts.awp_gamma else "")
     for flag, remedy in idle_flags(opts).items():
         if flag in opts.given:
             raise UserError(f"--{flag}: {remedy}")
     _refuse_impossible(opts)
 
 
-def start(opts, flag: str, *, what: str = "") -> int:
-    """The iteration that a start flag means, which may be a share of total_itrs.
+def start(given: float, total_itrs: int) -> int:
+    """The iteration that a start flag means: below 1 it is a share of total_itrs."""
+    return round(given * total_itrs) if 0 < given < 1 else int(given)
 
-    Raises UserError where `what`, if anything, would never run.
-    """
-    given = getattr(opts, flag)
-    itr = round(given * opts.total_itrs) if 0 < given < 1 else int(given)
+
+def _check_start(flag: str, given: float, total_itrs: int, *, what: str):
+    """Raise UserError for no iteration, and where `what`, if anything, would never run."""
+    itr = start(given, total_itrs)
     if itr != given and given > 1:
         raise UserError(f"--{flag} {given:g}: an iteration, or a share of --total_itrs below 1")
-    if what and itr >= opts.total_itrs:
-        raise UserError(f"--{flag} {itr} is not before --total_itrs {opts.total_itrs}: {what} would never run")
-    return itr
+    if what and itr >= total_itrs:
+        raise UserError(f"--{flag} {itr} is not before --total_itrs {total_itrs}: {what} would never run")
 
 
 def idle_flags(opts) -> dict[str, str]:
@@ -59,27 +60,29 @@ def idle_flags(opts) -> dict[str, str]:
     idle = {}
     for flag, optimizers in FOR_OPTIMIZERS.items():
         if opts.optimizer not in optimizers and not (flag == "sam_sync" and opts.awp_gamma):
-            idle[flag] = f"is for --optimizer {' or '.join(optimizers)}, this run has {opts.optimizer}"
+            idle[flag] = f"for --optimizer {' or '.join(optimizers)}, this run has {opts.optimizer}"
     if not opts.adaptive:
-        idle.setdefault("eta", "is ASAM's: add --adaptive")
+        idle.setdefault("eta", "for ASAM: add --adaptive")
     if not opts.adv:
-        idle |= dict.fromkeys(FOR_ADV, "is for adversarial training: add --adv")
+        idle |= dict.fromkeys(FOR_ADV, "for adversarial training: add --adv")
     elif opts.adv_attack == "fgsm":
         idle |= dict.fromkeys(NOT_FOR_FGSM, "fgsm is one step of the whole eps from the image itself; for another "
                                             "choose --adv_attack pgd --train_step 1")
     if not opts.awp_gamma:
         idle.setdefault("awp_start_itr", "there is no weight perturbation without --awp_gamma")
     if opts.accumulate == 1:
-        idle.setdefault("sam_mode", "perturbs for each part of the batch: give their number with --accumulate")
+        idle.setdefault("sam_mode", "for a perturbation of each part of the batch: give their number with --accumulate")
     if opts.attack == ["none"] and not opts.adv:
         idle["attack_amp"] = "nothing is attacked, give --attack or --adv"
     if not distributed.launched():
-        idle |= dict.fromkeys(FOR_TORCHRUN, "is for several processes: start them with torchrun")
+        idle |= dict.fromkeys(FOR_TORCHRUN, "for several processes: start them with torchrun")
     return idle
 
 
 def _refuse_impossible(opts):
     """What can't be together, or isn't meant so."""
+    if opts.adv and opts.attack == ["none"] and "eps" in opts.given:
+        raise UserError("--eps is for --attack after the training: the training's own radius is --train_eps")
     if opts.norm == "linf" and opts.train_eps >= 1:
         raise UserError(f"--train_eps {opts.train_eps:g}: pixels are in [0, 1]; write {opts.train_eps:g}/255 for "
                         f"{opts.train_eps:g} grey levels")

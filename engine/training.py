@@ -67,11 +67,12 @@ def build_training(opts, model: nn.Module, net: nn.Module):
                                     **sharpness(opts, model))
     elif opts.awp_gamma:
         optimizer = build_optimizer("AWP", groups, base_optimizer=opts.optimizer, model=model, **settings,
-                                    gamma=opts.awp_gamma, start_step=start(opts, "awp_start_itr"))
+                                    gamma=opts.awp_gamma, start_step=start(opts.awp_start_itr, opts.total_itrs))
     else:
         optimizer = build_optimizer(opts.optimizer, groups, **settings)
     say_optimizer(opts, optimizer)
     if distributed.world_size() > 1 and opts.sam_sync != "global" and getattr(optimizer, "takes_first_pass", False):
+        logger.info("Each process climbs along a gradient of its own (--sam_sync local)")
         optimizer.first_pass = net.no_sync  # around forward and backward: each process climbs its own gradient
     scheduler = build_scheduler(opts.lr_policy, optimizer, total_itrs=opts.total_itrs, step_size=opts.step_size)
     return optimizer, scheduler
@@ -80,7 +81,7 @@ def build_training(opts, model: nn.Module, net: nn.Module):
 def sharpness(opts, model: nn.Module) -> dict:
     """The keywords of an optimizer of the SAM family."""
     norm, others = norm_parameters(model)
-    settings = {"rho": opts.rho, "start_step": start(opts, "sam_start_itr"),
+    settings = {"rho": opts.rho, "start_step": start(opts.sam_start_itr, opts.total_itrs),
                 "adaptive": opts.adaptive, "eta": opts.eta if opts.adaptive else 0.0,
                 "unperturbed": {"all": [], "norm": others, "no_norm": norm}[opts.sam_perturb]}
     if opts.sam_interval is not None:
@@ -99,9 +100,12 @@ def say_optimizer(opts, optimizer):
         if opts.rho == 0:
             logger.info("With --rho 0 every step is a plain one")
             return
+        details = [f"adaptive, eta={opts.eta:g}"] * opts.adaptive + [f"over {opts.base_optimizer}"] * (
+            opts.base_optimizer != "sgd") + [f"perturbing {opts.sam_perturb}"] * (opts.sam_perturb != "all")
+        details += [f"for each of {opts.accumulate} parts"] * (opts.sam_mode == "micro")
         logger.info("SAM is active from iteration %d%s%s", optimizer.start_step,
                     f", every {optimizer.interval} iterations" if optimizer.interval > 1 else "",
-                    f" (adaptive, eta={opts.eta:g})" if opts.adaptive else "")
+                    f" ({', '.join(details)})" if details else "")
         return
     logger.info("Using %s optimizer", {"sgd": "SGD", "adam": "Adam"}[opts.optimizer])
     if opts.awp_gamma:
@@ -118,7 +122,7 @@ def build_adversary(opts) -> Attack | None:
         settings |= {"steps": opts.train_step, "step_size": step_size(opts.train_alpha, opts.train_eps),
                      "random_start": opts.train_rand_init}
     attack = build_attack(opts.adv_attack, **settings)
-    logger.info("Using adversarial training on %g of each batch: %r", opts.adv_ratio, attack)
+    logger.info("Using adversarial training on %g %% of each batch: %r", 100 * opts.adv_ratio, attack)
     return InBfloat16(attack) if opts.attack_amp else attack
 
 

@@ -11,7 +11,7 @@ from utils.errors import UserError
 @pytest.mark.parametrize(("error", "line"), [
     (UserError("--lr: too high"), "error: --lr: too high"),
     (FloatingPointError("PGD: not finite"), "error: PGD: not finite"),
-    (torch.OutOfMemoryError("CUDA out of memory\nTried to"), "error: the GPU's memory is full: lower --batch_size"),
+    (torch.OutOfMemoryError("CUDA out of memory\nTried to"), "error: the GPU's memory is full: raise --accumulate, "),
     (UserError("Caught UserError in DataLoader worker process 0.\nOriginal Traceback:\n  File x\n"
                "utils.errors.UserError: Can't read a.png"), "error: Can't read a.png"),
 ])

@@ -15,26 +15,27 @@ def parsed(*argv):
 
 
 @pytest.mark.parametrize(("flags", "line"), [
-    (["--rho", "0.05"], "--rho: is for --optimizer SAM or LookSAM or GSAM or FriendlySAM, this run has sgd"),
-    (["--optimizer", "adam", "--sam_interval", "2"], "--sam_interval: is for --optimizer SAM"),
-    (["--optimizer", "SAM", "--sam_alpha", "0.5"], "--sam_alpha: is for --optimizer LookSAM or GSAM"),
-    (["--optimizer", "GSAM", "--sam_mode", "micro", "--accumulate", "2"], "--sam_mode: is for --optimizer SAM"),
-    (["--optimizer", "GSAM", "--sam_sigma", "1"], "--sam_sigma: is for --optimizer FriendlySAM"),
-    (["--optimizer", "SAM", "--eta", "0.1"], "--eta: is ASAM's: add --adaptive"),
-    (["--optimizer", "SAM", "--sam_mode", "micro"], "--sam_mode: perturbs .* --accumulate"),
+    (["--rho", "0.05"], "--rho: for --optimizer SAM or LookSAM or GSAM or FriendlySAM, this run has sgd"),
+    (["--optimizer", "adam", "--sam_interval", "2"], "--sam_interval: for --optimizer SAM"),
+    (["--optimizer", "SAM", "--sam_alpha", "0.5"], "--sam_alpha: for --optimizer LookSAM or GSAM"),
+    (["--optimizer", "GSAM", "--sam_mode", "micro", "--accumulate", "2"], "--sam_mode: for --optimizer SAM"),
+    (["--optimizer", "GSAM", "--sam_sigma", "1"], "--sam_sigma: for --optimizer FriendlySAM"),
+    (["--optimizer", "SAM", "--eta", "0.1"], "--eta: for ASAM: add --adaptive"),
+    (["--optimizer", "SAM", "--sam_mode", "micro"], "--sam_mode: for a perturbation .* --accumulate"),
     (["--optimizer", "SAM", "--adaptive", "--sam_perturb", "norm"], "--adaptive scales weights"),
     (["--optimizer", "SAM", "--sam_start_itr", "30000"], "--sam_start_itr 30000 is not before .* SAM would never run"),
     (["--optimizer", "GSAM", "--sam_start_itr", "99999"], "GSAM would never run"),
     (["--optimizer", "SAM", "--sam_start_itr", "1"], None),
     (["--optimizer", "SAM", "--sam_start_itr", "1.5"], "an iteration, or a share"),
-    (["--optimizer", "SAM", "--sam_sync", "local"], "--sam_sync: is for several processes"),
-    (["--no-sync_bn"], "--sync_bn: is for several processes"),
+    (["--optimizer", "SAM", "--sam_sync", "local"], "--sam_sync: for several processes"),
+    (["--no-sync_bn"], "--sync_bn: for several processes"),
     (["--adv", "--adv_ratio", "0.25", "--batch_size", "2"], "--adv_ratio 0.25 of --batch_size 2 is no image"),
-    (["--train_eps", "4/255"], "--train_eps: is for adversarial training: add --adv"),
-    (["--awp_gamma", "0.005"], "--awp_gamma: is for adversarial training: add --adv"),
+    (["--train_eps", "4/255"], "--train_eps: for adversarial training: add --adv"),
+    (["--awp_gamma", "0.005"], "--awp_gamma: for adversarial training: add --adv"),
     (["--adv", "--awp_start_itr", "5"], "no weight perturbation without --awp_gamma"),
     (["--adv", "--awp_gamma", "0.01", "--awp_start_itr", "30000"], "AWP would never run"),
     (["--adv", "--awp_gamma", "0.01", "--optimizer", "SAM"], "--awp_gamma perturbs .* so does --optimizer SAM"),
+    (["--adv", "--eps", "8/255"], "--eps is for --attack .* --train_eps"),
     (["--adv", "--train_eps", "64"], "--train_eps 64: .* write 64/255"),
     (["--adv", "--train_eps", "1"], "--train_eps 1: .* write 1/255"),
     (["--adv", "--norm", "l2", "--train_eps", "2"], None),
@@ -124,17 +125,17 @@ def test_32_sam_says_when_it_starts_and_one_that_never_would_is_refused(capsys):
 def test_a_start_is_an_iteration_or_a_share_of_the_run():
     flags = ["--optimizer", "SAM", "--total_itrs", "600"]
     for given, itr in [("0.8", 480), ("480", 480), ("0", 0), ("1", 1), ("0.999", 599), ("4e2", 400)]:
-        start = recipe.start(parsed(*flags, "--sam_start_itr", given), "sam_start_itr")
+        start = recipe.start(parsed(*flags, "--sam_start_itr", given).sam_start_itr, 600)
         assert start == itr and type(start) is int
     opts = parsed("--adv", "--awp_gamma", "0.01", "--awp_start_itr", "1/3", "--total_itrs", "600")
-    assert recipe.start(opts, "awp_start_itr") == 200
+    assert recipe.start(opts.awp_start_itr, opts.total_itrs) == 200
 
 
 def test_a_share_stays_one_when_the_run_is_made_longer():
     saved = options.to_dict(parsed("--optimizer", "SAM", "--sam_start_itr", "0.8", "--total_itrs", "600"))
     opts = options.parse_options(["--continue_training", "--total_itrs", "1000"])
     options.adopt(opts, saved)
-    assert recipe.start(options.complete(opts), "sam_start_itr") == 800
+    assert recipe.start(options.complete(opts).sam_start_itr, opts.total_itrs) == 800
 
 
 @pytest.mark.parametrize(("before", "now", "back"), [

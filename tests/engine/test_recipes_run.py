@@ -16,8 +16,8 @@ from metrics import StreamSegMetrics
     ("--optimizer SAM --accumulate 2 --sam_mode micro --batch_size 4", "SAM is active from iteration 0"),
     ("--optimizer SAM --sam_start_itr 0.5 --adaptive", "SAM is active from iteration 1 (adaptive, eta=0.01)"),
     ("--optimizer LookSAM --sam_interval 2 --base_optimizer adam --lr 1e-3", "iteration 0, every 2 iterations"),
-    ("--optimizer FriendlySAM --sam_perturb no_norm --adv", "training on 1 of each batch: PGD(attack=pgd"),
-    ("--optimizer GSAM --adv --adv_attack fgsm --adv_ratio 0.5", "on 0.5 of each batch: FGSM(attack=fgsm"),
+    ("--optimizer FriendlySAM --sam_perturb no_norm --adv", "training on 100 % of each batch: PGD(attack=pgd"),
+    ("--optimizer GSAM --adv --adv_attack fgsm --adv_ratio 0.5", "on 50 % of each batch: FGSM(attack=fgsm"),
     ("--adv --adv_attack segpgd --train_step 1 --awp_gamma 0.01 --awp_start_itr 1",
      "Using adversarial weight perturbation, gamma=0.01, from iteration 1"),
 ])
