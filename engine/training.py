@@ -30,7 +30,7 @@ def build_trainer(opts, run, model, train_loader, val_loader, val_set, dashboard
     update = Update(
         model, net, optimizer=optimizer, criterion=build_loss(opts.loss_type), adv_ratio=opts.adv_ratio,
         attack=attack, accumulate=opts.accumulate, micro=opts.sam_mode == "micro")
-    if opts.attack_amp:
+    if opts.attack_amp and attack is not None:
         say_sign_differences(model, *next(train_loader.starting_at(0)))
     if distributed.world_size() > 1:  # after all weights are drawn: dropout and attacks differ from process to process
         seed_everything((opts.random_seed + distributed.rank()) % 2**32)
