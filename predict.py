@@ -14,11 +14,13 @@ import torch
 from PIL import Image
 
 from datasets import DATASETS
-from datasets.files import images_in, read_image
+from datasets.files import read_image
+from datasets.names import images_in
 from engine import build, options, report
 from engine.errors import reported_errors
 from engine.precision import precise
-from engine.run import Run, load_checkpoint
+from engine.resume import load_checkpoint
+from engine.run import Run
 from utils.errors import UserError
 from utils.logging import logger
 from utils.modes import eval_mode
@@ -74,8 +76,8 @@ def with_targets(images: list[tuple[Path, Path]], folder: Path) -> list[tuple[Pa
 
 @torch.no_grad()
 def segment(model, path: Path, target: Path, dataset) -> Path:
-    """Write the label map `target` and the overlay of one image, at its own size; returns `target`."""
-    image = read_image(path).as_subclass(torch.Tensor).float().div(255)  # [3, H, W]
+    """Write the label map `target` and the overlay of one image, upright and at its own size; returns `target`."""
+    image = read_image(path, upright=True).as_subclass(torch.Tensor).float().div(255)  # [3, H, W]
     with eval_mode(model):
         pred = model(image[None].to(next(model.parameters()).device)).argmax(1)[0].byte().cpu().numpy()  # [H, W]
     label_map = Image.fromarray(pred, mode="P")

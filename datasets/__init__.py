@@ -6,10 +6,11 @@ from .camvid import CamVid
 from .check import check_dataset
 from .loaders import batches_of, build_loaders, restricted
 from .synthetic import Synthetic
+from .vetting import vetted
 from .voc import VOCSegmentation
 
 __all__ = ["DATASETS", "SegmentationDataset", "batches_of", "build_datasets", "build_loaders", "check_dataset",
-           "restricted"]
+           "restricted", "vetted"]
 
 DATASETS = {
     "voc": VOCSegmentation,

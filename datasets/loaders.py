@@ -1,5 +1,6 @@
 """Batches of a training and a validation set, the same ones for the same seed."""
-from collections.abc import Iterator
+import signal
+from collections.abc import Generator, Iterator
 from itertools import count
 
 import torch
@@ -38,6 +39,16 @@ class Augmented(Dataset):
             return self.dataset[index]
 
 
+class Loader(DataLoader):
+    """A DataLoader whose processes leave a Ctrl-C to the one they work for, and whose own end is told as what it is."""
+
+    def __init__(self, dataset: Dataset, **settings):
+        super().__init__(dataset, worker_init_fn=ignore_interrupts, **settings)
+
+    def __iter__(self) -> Generator:
+        return _told(super().__iter__())
+
+
 class TrainingLoader:
     """Shuffled training batches (images [B, 3, H, W], labels [B, H, W]), epoch after epoch, the last of each dropped.
 
@@ -53,12 +64,12 @@ class TrainingLoader:
     def __len__(self) -> int:
         return len(self.dataset) // self.batch_size
 
-    def starting_at(self, itr: int) -> Iterator:
-        """The batches of the iterations itr, itr + 1, ... (from 0), without end."""
+    def starting_at(self, itr: int) -> Generator:
+        """The batches of the iterations itr, itr + 1, ... (from 0), without end; close() ends its workers."""
         batches = self._places(itr, share=slice(distributed.rank(), None, distributed.world_size()))
         # A generator of its own: DataLoader draws its workers' seed from it, not from the network's stream.
-        return iter(DataLoader(Augmented(self.dataset, seed=self.seed), batch_sampler=batches,
-                               generator=_generator(self.seed), **self.settings))
+        return iter(Loader(Augmented(self.dataset, seed=self.seed), batch_sampler=batches,
+                           generator=_generator(self.seed), **self.settings))
 
     def _places(self, first: int, *, share: slice) -> Iterator[list[tuple[int, int]]]:
         for epoch in count(first // len(self)):
@@ -78,9 +89,9 @@ def build_loaders(train_set: SegmentationDataset | None, val_set: SegmentationDa
     Raises UserError if there are fewer training images than batch_size.
     """
     chosen = torch.linspace(0, len(val_set) - 1, min(val_images or len(val_set), len(val_set))).long().unique().tolist()
-    val_loader = DataLoader(Indexed(val_set), sampler=chosen, batch_size=_val_batch_size(val_set, val_batch_size),
-                            generator=_generator(seed), num_workers=num_workers, persistent_workers=num_workers > 0,
-                            pin_memory=pin_memory)
+    val_loader = Loader(Indexed(val_set), sampler=chosen, batch_size=_val_batch_size(val_set, val_batch_size),
+                        generator=_generator(seed), num_workers=num_workers, persistent_workers=num_workers > 0,
+                        pin_memory=pin_memory)
     if train_set is None:
         return None, val_loader
     if len(train_set) < batch_size:
@@ -99,8 +110,23 @@ def restricted(loader: DataLoader, batches: list[list[int]]) -> DataLoader:
     """A validation loader of these batches; `loader` itself where it gives the same ones."""
     if batches == batches_of(loader):
         return loader
-    return DataLoader(loader.dataset, batch_sampler=batches, num_workers=loader.num_workers,
-                      pin_memory=loader.pin_memory, generator=loader.generator)
+    return Loader(loader.dataset, batch_sampler=batches, num_workers=loader.num_workers,
+                  pin_memory=loader.pin_memory, generator=loader.generator)
+
+
+def _told(batches: Iterator) -> Generator:
+    """The same batches; a process that was killed, mostly for want of memory, is a UserError."""
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise UserError(f"{str(error).splitlines()[0]} (for want of memory? lower --num_workers)") from None
+
+
+def ignore_interrupts(_):
+    """In a worker: a Ctrl-C in the terminal reaches it too, but when it ends is for the process that it works for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _generator(seed):

@@ -1,4 +1,5 @@
 """Pascal VOC segmentation, 2007 to 2012, and 2012 with the additional masks of SBD."""
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from utils.logging import logger
 
 from .base import PairedFiles, make_palette
 from .download import fetch_folder
-from .files import images_in, read_names
+from .names import images_in, read_names, shown
 
 AUG = "_aug"
 YEARS = [*sorted(year for year in DATASET_YEAR_DICT if year.isdigit()), "2012" + AUG]
@@ -43,6 +44,7 @@ class VOCSegmentation(PairedFiles):
         if year.endswith(AUG) and split == "train":
             masks = folder / "SegmentationClassAug"
             names, origin = read_aug(root, folder, masks)
+        refuse_classification(names, origin, images=folder / "JPEGImages")
         pairs = [(folder / "JPEGImages" / f"{name}.jpg", masks / f"{name}.png") for name in names]
         super().__init__(pairs, split, origin=origin, crop_size=crop_size)
 
@@ -65,6 +67,14 @@ def read_split(folder: Path, split: str) -> tuple[list[str], Path]:
     """Return the names of a split and the list they are from."""
     path = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
     return read_names(path), path
+
+
+def refuse_classification(names: list[str], origin: Path, *, images: Path):
+    """Raise UserError for a list of ImageSets/Main: an image's name and whether it shows the class, -1, 0 or 1."""
+    marked = names and all(re.fullmatch(r"\S+\s+(-1|0|1)", name) for name in names)
+    if marked and not (images / f"{names[0]}.jpg").exists():
+        raise UserError(f"The list {shown(origin)} is one for classification, with -1, 0 or 1 behind each name: put "
+                        "that of ImageSets/Segmentation there.")
 
 
 def read_aug(root: Path, folder: Path, masks: Path) -> tuple[list[str], Path]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from datasets import build_datasets, build_loaders, check_dataset
+from datasets import build_datasets, build_loaders, vetted
 from network import build_model, load_weights, set_bn_momentum
 from utils import distributed
 from utils.checkpoint import model_state
@@ -14,7 +14,6 @@ from utils.logging import logger
 from utils.visualizer import NullVisualizer, Visualizer
 
 GPUS = Path("/proc/driver/nvidia/gpus")  # there wherever NVIDIA's driver has a GPU
-CHECKED_IMAGES = 8  # of each split, before a run; --check_data reads all
 
 
 def choose_device(gpu_id: str | None) -> torch.device:
@@ -45,8 +44,12 @@ def choose_device(gpu_id: str | None) -> torch.device:
     return torch.device("cuda")
 
 
-def build_data(opts, device: torch.device):
-    """(train_loader or None, val_loader, val_set); both splits are there and their first images are sound."""
+def build_data(opts, device: torch.device, *, skipped: dict | None = None):
+    """(train_loader or None, val_loader, val_set); both splits are there, and their first images sound.
+
+    With --check_data all images are, with --skip_bad_images all that the data sets keep; a data set's `skipped` has the
+    names of the others. The argument, {"train": names, "val": names}, is such names that a run found before.
+    """
     with distributed.main_first():  # one process downloads
         train_set, val_set = build_datasets(
             opts.dataset, data_root=opts.data_root, year=opts.year, download=opts.download, crop_size=opts.crop_size,
@@ -54,8 +57,10 @@ def build_data(opts, device: torch.device):
     if opts.num_classes not in (None, val_set.num_classes):
         raise UserError(f"--num_classes {opts.num_classes}: {opts.dataset} has {val_set.num_classes}")
     opts.num_classes = val_set.num_classes
-    for dataset in filter(None, (train_set, val_set)):
-        check_dataset(dataset, limit=None if opts.check_data else CHECKED_IMAGES)
+    sets = {"val": val_set} if train_set is None else {"train": train_set, "val": val_set}
+    sets = vetted(sets, check_all=opts.check_data, skip_bad=opts.skip_bad_images, skipped=skipped,
+                  num_workers=opts.num_workers)
+    train_set, val_set = sets.get("train"), sets["val"]
     train_size = "" if train_set is None else f"Train set: {len(train_set)}, "
     logger.info("Dataset: %s, %sVal set: %d", opts.dataset, train_size, len(val_set))
     loaders = build_loaders(
@@ -75,7 +80,10 @@ def build_network(opts, device: torch.device, *, checkpoint: dict | None) -> nn.
     if checkpoint is not None:
         load_weights(model.model, model_state(checkpoint), source=opts.ckpt)
         if "normalization" in checkpoint:
-            model.normalization = checkpoint["normalization"]
+            try:
+                model.normalization = checkpoint["normalization"]
+            except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+                raise UserError(f"{opts.ckpt}: its normalization is none ({error})") from None
     return model.to(device, memory_format=torch.channels_last)  # faster convolutions on CPU and GPU
 
 

@@ -41,6 +41,24 @@ def test_a_folder_becomes_label_maps_and_overlays_of_the_same_sizes(tmp_path, we
         assert (np.array(shown.convert("RGB")) == DATASETS["synthetic"].decode_target(np.array(shown))).all()
 
 
+def test_an_image_is_segmented_as_one_sees_it(tmp_path, weights):
+    """Upright by its EXIF orientation, and with the brightness of its 16 bits."""
+    model, flags = weights
+    rng = np.random.RandomState(0)
+    (tmp_path / "in").mkdir()
+    turned, deep = rng.randint(0, 256, (70, 90, 3)).astype(np.uint8), rng.randint(0, 2**16, (66, 80)).astype(np.uint16)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(turned).save(tmp_path / "in" / "a.png", exif=exif)
+    Image.fromarray(deep).save(tmp_path / "in" / "b.png")
+    written = predict(["--input", str(tmp_path / "in"), "--save_val_results_to", str(tmp_path / "out"), *flags])
+    expected = np.rot90(turned, -1), (deep // 256)[..., None].repeat(3, axis=2)
+    for path, picture in zip(written, expected, strict=True):
+        preds = model(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] / 255).argmax(1)[0].numpy()
+        with Image.open(path) as label_map:
+            assert label_map.size == picture.shape[1::-1] and (np.array(label_map) == preds).mean() > 0.99
+
+
 @pytest.mark.parametrize(("names", "out"), [(["a.jpg", "a.png"], "out"), (["a.png"], "in")])
 def test_nothing_is_written_over_an_image_or_another_label_map(tmp_path, weights, capsys, names, out):
     (tmp_path / "in").mkdir()

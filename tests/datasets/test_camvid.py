@@ -3,6 +3,7 @@ import pytest
 
 from datasets import build_datasets, check_dataset
 from datasets.camvid import CamVid
+from tests.datasets.pictures import PIXELS, encoded
 from utils.errors import UserError
 
 
@@ -32,10 +33,20 @@ def test_same_size_only_where_it_is_so(camvid_root, write):
     _, val = build_datasets("camvid", data_root=camvid_root)
     assert val.same_size
     write.image(camvid_root / "val" / "0003.png", size=(13, 8))
+    write.mask(camvid_root / "valannot" / "0003.png", size=(13, 8))
     _, val = build_datasets("camvid", data_root=camvid_root)
     assert not val.same_size
     _, val = build_datasets("camvid", data_root=camvid_root, crop_size=5, crop_val=True)
     assert val.same_size
+
+
+def test_images_that_exif_turns_are_of_the_size_of_their_masks(camvid_root, write):
+    (camvid_root / "val" / "0001.jpg").write_bytes(encoded(PIXELS.swapaxes(0, 1), orientation=6))  # stored 8 x 12
+    _, val = build_datasets("camvid", data_root=camvid_root)
+    check_dataset(val)
+    assert val.same_size and {tuple(val[i][0].shape) for i in range(2)} == {(3, 8, 12)}
+    write.mask(camvid_root / "valannot" / "0001.png", size=(8, 12))
+    assert not val.same_size and val[0][0].shape == (3, 12, 8)
 
 
 @pytest.mark.parametrize("folder", ["train", "trainannot", "val", "valannot"])

@@ -4,6 +4,7 @@ from PIL import Image
 
 from datasets import build_datasets, build_loaders, check_dataset
 from datasets.files import read_image, read_mask
+from tests.datasets.pictures import PIXELS, encoded
 from utils.errors import UserError
 
 
@@ -88,6 +89,17 @@ def test_a_wrong_label_stops_training_with_its_file(voc_root, folder, write, num
     loader, _ = build_loaders(*sets, batch_size=2, val_batch_size=1, num_workers=num_workers, seed=1)
     with pytest.raises(UserError, match="b.png has the label 99"):
         next(loader.starting_at(0))
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_torn_image_stops_training_with_its_file(voc_root, folder, num_workers):
+    (folder / "JPEGImages" / "b.jpg").write_bytes(encoded(PIXELS, "JPEG")[:-40])
+    sets = build_datasets("voc", data_root=voc_root, crop_size=8)
+    loader, _ = build_loaders(*sets, batch_size=2, val_batch_size=1, num_workers=num_workers, seed=1)
+    with pytest.raises(UserError) as error:
+        next(loader.starting_at(0))
+    line = str(error.value).strip().splitlines()[-1]  # a worker's traceback comes before
+    assert f"Can't read {folder / 'JPEGImages' / 'b.jpg'} (image file is truncated" in line and line[-1] == "."
 
 
 @pytest.mark.parametrize("mode, suffix", [("L", "jpg"), ("CMYK", "jpg"), ("P", "png"), ("RGBA", "png"), ("1", "png"),

@@ -8,7 +8,8 @@ import torchvision
 
 from engine import build, options, plan, training
 from engine.plan import plan_attacks
-from engine.run import Run, load_checkpoint
+from engine.resume import load_checkpoint
+from engine.run import Run
 from utils.errors import UserError
 
 
@@ -41,6 +42,32 @@ def test_weights_are_read_for_balanced_losses_alone(monkeypatch):
     monkeypatch.setattr(plan, "build_datasets", lambda *_, **__: pytest.fail("the training set was read"))
     opts = parsed("--attack", "apgd", "--attack_loss", "mce", "js", "--eps", "0.01")
     assert plan.weights_for(opts) is None
+
+
+@pytest.mark.parametrize("flags", [[], ["--check_data"], ["--skip_bad_images"], ["--test_only", "--skip_bad_images"]])
+def test_data_is_checked_as_the_flags_say(monkeypatch, flags):
+    """vetted() decides what is read; its data sets are the ones that the loaders have."""
+    asked = {}
+
+    def vetted(sets, **settings):
+        asked.update(settings, splits=list(sets))
+        return {split: Subset(dataset) for split, dataset in sets.items()}
+
+    class Subset:
+        def __init__(self, dataset):
+            self.dataset, self.skipped, self.same_size = dataset, ["train_0001"], True
+
+        def __len__(self):
+            return 7
+
+    monkeypatch.setattr(build, "vetted", vetted)
+    opts = parsed("--dataset", "synthetic", "--batch_size", "2", "--num_workers", "0", *flags)
+    train_loader, val_loader, val_set = build.build_data(opts, torch.device("cpu"), skipped={"train": ["train_0001"]})
+    assert asked == {"check_all": "--check_data" in flags, "skip_bad": "--skip_bad_images" in flags, "num_workers": 0,
+                     "skipped": {"train": ["train_0001"]},
+                     "splits": ["val"] if "--test_only" in flags else ["train", "val"]}
+    assert val_loader.dataset.dataset is val_set and len(val_set) == 7
+    assert train_loader is None if "--test_only" in flags else len(train_loader) == 3
 
 
 @pytest.mark.parametrize(("given", "env", "expected"), [
