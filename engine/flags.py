@@ -1,12 +1,16 @@
 """Every flag: its type, bounds, default and help; the only place in engine that knows argparse."""
 import argparse
+import difflib
+import time
 
 from attacks import ATTACKS, LOSSES, NORMS
 from datasets import DATASETS
 from datasets.voc import YEARS
+from engine.errors import TURN
 from engine.training_flags import add_adversarial, add_scale, add_sharpness, add_training
-from engine.values import number, run_name, share_of_eps, target
+from engine.values import gpu_ids, number, plain_text, run_name, share_of_eps, target
 from network import MODELS
+from utils.distributed import is_main
 
 DESCRIPTION = """Train DeepLabV3 / DeepLabV3+ with SGD, Adam or SAM, and measure how robust the segmentation is.
 
@@ -16,7 +20,7 @@ DESCRIPTION = """Train DeepLabV3 / DeepLabV3+ with SGD, Adam or SAM, and measure
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of main.py."""
-    parser = argparse.ArgumentParser("main.py", description=DESCRIPTION, formatter_class=_Help, allow_abbrev=False)
+    parser = _Parser("main.py", description=DESCRIPTION, formatter_class=_Help, allow_abbrev=False)
     for add in (_data_flags, _model_flags, add_training, add_sharpness, add_adversarial, add_scale, _attack_flags,
                 _report_flags, _run_flags, _dashboard_flags):
         add(parser)
@@ -30,7 +34,8 @@ def _data_flags(parser):
     group.add_argument("--year", default="2012", choices=YEARS, help="of VOC; 2012_aug trains on SegmentationClassAug")
     group.add_argument("--download", action="store_true", help="download VOC into data_root first, if it is not there")
     group.add_argument("--num_classes", type=number(int, low=1), help="checked against the data set's own number")
-    group.add_argument("--crop_size", type=number(int, low=65), default=513, help="side of training crops, pixels")
+    group.add_argument("--crop_size", type=number(int, low=65, high=16384), default=513,
+                       help="side of training crops, pixels")
     group.add_argument("--crop_val", action=argparse.BooleanOptionalAction, default=False,
                        help="validate on images resized and centre-cropped to crop_size, as VainF's published figures "
                             "were; without it at native size")
@@ -38,9 +43,12 @@ def _data_flags(parser):
                        help="training images per iteration, all GPUs, processes and parts together")
     group.add_argument("--val_batch_size", type=number(int, low=1), default=4,
                        help="validation images per batch; 1 where their sizes differ")
-    group.add_argument("--num_workers", type=number(int, low=0), default=2, help="processes that load images")
+    group.add_argument("--num_workers", type=number(int, low=0, high=256), default=2, help="processes that load images")
     group.add_argument("--check_data", action="store_true",
-                       help="read every image and mask before anything else, not only the first ones")
+                       help="before anything else read every image and mask, not only the first ones: list all that "
+                            "are bad, and the pixels of each class")
+    group.add_argument("--skip_bad_images", action=argparse.BooleanOptionalAction, default=False,
+                       help="do the same, and go on without the bad images")
 
 
 def _model_flags(parser):
@@ -114,8 +122,9 @@ def _run_flags(parser):
     group.add_argument("--continue_training", action="store_true",
                        help="go on with the run of that name, or in a new folder with the training state in --ckpt; "
                             "options are the run's own unless given")
-    group.add_argument("--gpu_id", help="GPUs, such as 0 or 0,1,2,3 for DataParallel (default: 0, or what "
-                                        "CUDA_VISIBLE_DEVICES says; torchrun gives each process its own)")
+    group.add_argument("--gpu_id", type=gpu_ids,
+                       help="GPUs, such as 0 or 0,1,2,3 for DataParallel (default: 0, or what CUDA_VISIBLE_DEVICES "
+                            "says; torchrun gives each process its own)")
 
 
 def _dashboard_flags(parser):
@@ -126,11 +135,34 @@ def _dashboard_flags(parser):
     group.add_argument("--vis_num_samples", type=number(int, low=0), default=8, help="validation images to show")
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong, as what is found later is said; flags without a type take plain text."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.register("type", None, plain_text)
+
+    def error(self, message: str):
+        """End with exit code 2; of several processes rank 0 says why."""
+        if not is_main():
+            time.sleep(TURN)
+        line = " ".join(message.removeprefix("argument ").split())
+        self.exit(2, f"error: {line}{self._meant(line)}\n" if is_main() else None)
+
+    def _meant(self, line: str) -> str:
+        if not line.startswith("unrecognized arguments: "):
+            return ""
+        typed = line.split()[2].partition("=")[0]
+        near = difflib.get_close_matches(typed, self._option_string_actions, n=1, cutoff=0.7)
+        return f" (did you mean {near[0]}?)" if near else " (--help lists all flags)"
+
+
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """Defaults are shown, except those that say nothing (None and False)."""
+    """Defaults are shown, except those that say nothing (None and False), and so are bounds."""
 
     def _get_help_string(self, action):
-        default = action.default
+        default, bounds = action.default, getattr(action.type, "bounds", "")
         if default is None or default is False or default is argparse.SUPPRESS:
-            return action.help
-        return f"{action.help} (default: {' '.join(default) if isinstance(default, list) else default})"
+            return action.help + (f"; {bounds}" if bounds else "")
+        said = f"default: {' '.join(default) if isinstance(default, list) else default}"
+        return f"{action.help} ({said}; {bounds})" if bounds else f"{action.help} ({said})"

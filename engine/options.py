@@ -1,11 +1,14 @@
 """What a call asks for: flags, what they leave to the checkpoint, what hangs on one another, contradictions."""
 import argparse
+import inspect
 from pathlib import Path
 
+from datasets import DATASETS
+from engine.errors import refuse_ranks
 from engine.flags import build_parser
 from engine.plan import plan_attacks
 from engine.recipe import complete_recipe, idle_flags
-from engine.values import step_size
+from engine.values import number, step_size
 from utils.errors import UserError
 
 DEFAULT_EPS = {"linf": [2 / 255, 4 / 255, 8 / 255], "l2": [0.5, 1.0, 2.0]}
@@ -25,7 +28,7 @@ FOR_REPORT = ("report", "report_dir", "output_dir", "attack", "attack_loss", "at
 def parse_options(argv=None) -> argparse.Namespace:
     """argv -> validated options; `opts.given` is the set of names that argv itself sets.
 
-    What is wrong with one flag ends in argparse's message, what is wrong with two together in a UserError.
+    What is wrong with one flag ends with its line and exit code 2, what is wrong with two together in a UserError.
     """
     parser = build_parser()
     opts = parser.parse_args(argv)
@@ -33,12 +36,88 @@ def parse_options(argv=None) -> argparse.Namespace:
     untouched = vars(parser.parse_args(argv, untouched))
     opts.given = frozenset(name for name, value in untouched.items() if value is not None)
     opts.test_only |= opts.verify
+    if not opts.report:  # report_arguments() knows what that has use for
+        _refuse_call(opts)
     return opts
+
+
+def _refuse_call(opts):
+    """Contradictions within one call, which no checkpoint mends: seen before one is read."""
+    test = "--verify" if opts.verify else "--test_only"
+    if opts.test_only and (opts.continue_training or opts.overwrite):
+        raise UserError(f"{test} trains nothing: leave out --continue_training and --overwrite")
+    if opts.continue_training and opts.overwrite:
+        raise UserError("--continue_training keeps the run that --overwrite would delete: give one of them")
+    if opts.val_images is not None and not opts.test_only:
+        raise UserError("--val_images is for --test_only and --verify: training validates on all images")
+    if opts.report_dir is not None:
+        raise UserError("--report_dir is where --report writes: name the runs to compare with that")
+    radii = opts.eps or DEFAULT_EPS[opts.attack_norm]
+    for flag, size in (("eps", max(radii)), ("alpha", step_size(opts.alpha, max(radii)))):
+        if opts.attack_norm == "linf" and size > 1:
+            raise UserError(f"--{flag} {size:g}: for linf at most 1, pixels are in [0, 1]; "
+                            f"write {size:g}/255 for {size:g} grey levels")
+    if opts.verify:
+        _refuse_for_verify(opts)
+    elif "attack" not in opts.given:
+        for flag, of_training in (("eps", "train_eps"), ("attack_norm", "norm")):
+            if flag in opts.given:
+                raise UserError(f"--{flag} is for --attack, which is not given; a training's own is --{of_training}")
+
+
+def _refuse_for_verify(opts):
+    refuse_ranks("--verify")
+    if given := sorted(opts.given & set(NOT_FOR_VERIFY)):
+        raise UserError(f"--verify runs attacks of its own: leave out --{', --'.join(given)}")
+    if opts.attack_norm != "linf":
+        raise UserError("--verify checks linf attacks (and the l2 ball): leave out --attack_norm, give --eps as 4/255")
+    if opts.eps is not None and opts.eps[0] == 0:
+        raise UserError("--eps 0: --verify checks attacks at a radius above 0, at most 1")
+
+
+def sound(saved, *, given: frozenset[str], source: str) -> dict:
+    """Those of a checkpoint's options that a run adopts or compares, as if they had been typed.
+
+    Raises UserError for one that no command line could have set, unless it is `given` anew: a checkpoint may be a
+    stranger's. What is no flag, or one of OF_ONE_CALL, is left out.
+    """
+    if not isinstance(saved, dict):
+        raise UserError(f"{source}: its options are no dict")
+    kept = {}
+    for action in build_parser()._actions:
+        if action.dest in saved and action.dest not in OF_ONE_CALL:
+            try:
+                kept[action.dest] = _typed(action, saved[action.dest])
+            except (ValueError, argparse.ArgumentTypeError) as error:
+                if action.dest not in given:
+                    raise UserError(f"{source}: the option {action.dest} in it is none ({error}): give "
+                                    f"--{action.dest}") from None
+    return kept
+
+
+def _typed(action: argparse.Action, value):
+    """`value`, if the flag could have it; ValueError or argparse's error else."""
+    if value is None and action.default is None:
+        return value
+    if isinstance(action.default, bool):
+        kinds = (bool,)
+    elif isinstance(action.type, number):
+        kinds = (int, float)
+    else:
+        kinds = tuple({type(choice) for choice in action.choices or [""]})
+    if type(value) not in kinds:
+        raise ValueError(f"it is of type {type(value).__name__}")
+    if action.choices and value not in action.choices:
+        raise ValueError(f"choose from {', '.join(map(str, action.choices))}")
+    if isinstance(value, str) and not (value.isprintable() and len(value) < 4096):
+        raise ValueError("it has characters that no name has, or too many")
+    return action.type(str(value)) if action.type else value
 
 
 def adopt(opts: argparse.Namespace, saved: dict) -> dict:
     """Take from a checkpoint's options what describes its run and argv didn't give; returns what that changed."""
     own = {*OF_ONE_CALL, *opts.given, *(OF_ONE_TEST if opts.test_only else ())}
+    own |= {"data_root"} if opts.download else set()  # a stranger's says where to read, never where to write
     new = {name: value for name, value in saved.items()
            if hasattr(opts, name) and name not in own and getattr(opts, name) != value}
     vars(opts).update(new)
@@ -61,22 +140,22 @@ def complete(opts: argparse.Namespace) -> argparse.Namespace:
     opts.output_stride = opts.output_stride or (4 if stride_4 else 16)
     if stride_4 != (opts.output_stride == 4):
         raise UserError(f"--output_stride {opts.output_stride}: {opts.model} takes {4 if stride_4 else '8 or 16'}")
+    _refuse_data(opts)
     opts.eps = opts.eps or DEFAULT_EPS[opts.attack_norm]
-    for flag, size in (("eps", max(opts.eps)), ("alpha", step_size(opts.alpha, max(opts.eps)))):
-        if opts.attack_norm == "linf" and size > 1:
-            raise UserError(f"--{flag} {size:g}: for linf at most 1, pixels are in [0, 1]; "
-                            f"write {size:g}/255 for {size:g} grey levels")
     plan_attacks(opts)
-    if opts.val_images is not None and not opts.test_only:
-        raise UserError("--val_images is for --test_only and --verify: training validates on all images")
-    if opts.verify and (given := sorted(opts.given & set(NOT_FOR_VERIFY))):
-        raise UserError(f"--verify runs attacks of its own: leave out --{', --'.join(given)}")
-    if opts.test_only and (opts.continue_training or opts.overwrite):
-        raise UserError("--test_only trains nothing: leave out --continue_training and --overwrite")
-    if opts.continue_training and opts.overwrite:
-        raise UserError("--continue_training keeps the run that --overwrite would delete: give one of them")
     complete_recipe(opts)
     return opts
+
+
+def _refuse_data(opts):
+    """What the data set has no use for, or has otherwise."""
+    dataset = DATASETS[opts.dataset]
+    if opts.num_classes not in (None, dataset.num_classes):
+        raise UserError(f"--num_classes {opts.num_classes}: {opts.dataset} has {dataset.num_classes}")
+    for flag in ("year", "download"):
+        if flag in opts.given and flag not in inspect.signature(dataset).parameters:
+            able = " or ".join(name for name in DATASETS if flag in inspect.signature(DATASETS[name]).parameters)
+            raise UserError(f"--{flag}: for --dataset {able}, this run has {opts.dataset}")
 
 
 def report_arguments(opts: argparse.Namespace) -> dict:

@@ -49,12 +49,17 @@ def takes(name: str, setting: str) -> bool:
     return setting in inspect.signature(ATTACKS[name]).parameters
 
 
-def weights_for(opts) -> list[float] | None:
-    """Class weights from the training set's labels where a planned attack is balanced by them, else None."""
+def weights_for(opts, train_set=None, *, skipped: dict | None = None) -> list[float] | None:
+    """Class weights from the training set's labels where a planned attack is balanced by them, else None.
+
+    A test has no train_set: it is built here, without the images that the run `skipped`.
+    """
     members = [member for attack in plan_attacks(opts) for member in attack.members or [attack]]
     if not any(LOSSES[member.attack_loss].balanced for member in members):
         return None
-    train_set, _ = build_datasets(opts.dataset, data_root=opts.data_root, year=opts.year, seed=opts.random_seed)
+    if train_set is None:
+        train_set, _ = build_datasets(opts.dataset, data_root=opts.data_root, year=opts.year, seed=opts.random_seed)
+        train_set = train_set.without((skipped or {}).get("train", ()))
     counts = torch.zeros(opts.num_classes, dtype=torch.int64)
     for index in tqdm(range(len(train_set)), desc="pixels of each class, for mce_bal", unit="label", mininterval=1,
                       disable=not is_main()):

@@ -1,7 +1,9 @@
 """What a training's flags mean together: defaults that hang on other flags, and contradictions."""
+import math
+
 import torch
 
-from engine.update import is_chosen
+from engine import build
 from engine.values import step_size
 from optim import BASE_OPTIMIZERS
 from utils import distributed
@@ -70,6 +72,8 @@ def idle_flags(opts) -> dict[str, str]:
                                             "choose --adv_attack pgd --train_step 1")
     if not opts.awp_gamma:
         idle.setdefault("awp_start_itr", "there is no weight perturbation without --awp_gamma")
+    if opts.lr_policy != "step":
+        idle["step_size"] = f"for --lr_policy step, this run has {opts.lr_policy}"
     if opts.accumulate == 1:
         idle.setdefault("sam_mode", "for a perturbation of each part of the batch: give their number with --accumulate")
     if opts.attack == ["none"] and not opts.adv:
@@ -104,7 +108,7 @@ def _refuse_impossible(opts):
 
 def _refuse_small_parts(opts):
     """BatchNorm after global pooling needs two images in each normalised piece of the batch, an attack one."""
-    if opts.adv and not any(is_chosen(place, opts.adv_ratio) for place in range(opts.batch_size)):
+    if opts.adv and opts.batch_size * opts.adv_ratio + 1e-9 < 1:  # as engine.update.is_chosen counts
         raise UserError(f"--adv_ratio {opts.adv_ratio:g} of --batch_size {opts.batch_size} is no image: raise either")
     processes = distributed.world_size()
     parts = processes * opts.accumulate
@@ -115,6 +119,8 @@ def _refuse_small_parts(opts):
     if opts.batch_size // parts * together < 2:
         raise UserError(f"--batch_size {opts.batch_size} leaves one image for each part, too few for the BatchNorm "
                         f"after global pooling: give a multiple of {2 * parts // together}")
+    if opts.gpu_id is not None and build.GPUS.is_dir():  # where they aren't all there, build.choose_device() says so
+        _refuse_small_shares(opts, len(opts.gpu_id.split(",")))
 
 
 def replicas(opts) -> int:
@@ -123,8 +129,13 @@ def replicas(opts) -> int:
     Raises UserError where one of them would get a single image.
     """
     count = 1 if distributed.launched() else torch.cuda.device_count() or 1
-    shares = torch.empty(opts.batch_size // opts.accumulate).chunk(count)  # as DataParallel: 10 on 4 is 3, 3, 3, 1
-    if count > 1 and len(shares[-1]) < 2:
-        raise UserError(f"--batch_size {opts.batch_size} leaves a GPU with one image, too few for the BatchNorm after "
-                        f"global pooling: give a multiple of {2 * count * opts.accumulate}")
+    _refuse_small_shares(opts, count)
     return count
+
+
+def _refuse_small_shares(opts, gpus: int):
+    images = opts.batch_size // opts.accumulate
+    share = math.ceil(images / gpus)  # DataParallel cuts 10 for 4 into 3, 3, 3, 1
+    if gpus > 1 and (images - 1) % share + 1 < 2:
+        raise UserError(f"--batch_size {opts.batch_size} leaves a GPU with one image, too few for the BatchNorm after "
+                        f"global pooling: give a multiple of {2 * gpus * opts.accumulate}")

@@ -2,63 +2,114 @@
 import argparse
 import math
 import re
+import unicodedata
 from fractions import Fraction
 from pathlib import Path
+
+LARGEST = 10**18  # no flag means more: int64 holds it, and float32 the product of two
+EXPONENT = 400  # no number's is larger: float64 ends at 1e308, and the digits of 1e999999999 would fill the memory
+NAME_BYTES, PATH_BYTES = 255, 4095  # what a file system takes
+NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, half pairs (bytes that are no text), line ends
 
 
 def step_size(alpha: str, eps: float) -> float:
     """--alpha as a number for this eps: `eps/4` is relative, `1/255` or `0.01` absolute."""
     if alpha.startswith("eps"):
-        return eps / float(Fraction(alpha[4:] or 1))
+        return eps / float(fraction(alpha[4:] or "1"))
     return float(fraction(alpha))
 
 
 def fraction(text: str) -> Fraction:
     """4/255, 0.5/255, 0.01, 1e-4, 30e3 exactly. Raises ValueError, TypeError or ZeroDivisionError else."""
+    if any(abs(int(exponent)) > EXPONENT for exponent in re.findall(r"[eE]([+-]?[\d_]+)", text)):
+        raise ValueError(f"{text} is beyond all numbers")
     numerator, *denominator = text.split("/")
     return Fraction(numerator) / Fraction(*denominator or "1")  # of more than one: a TypeError, as Fraction("1", "2")
 
 
-def number(kind, *, low=-math.inf, high=math.inf, above=-math.inf):
-    """A flag's type: a number (4/255, 30e3 and 30000 are numbers) within bounds that the error names."""
-    def parse(text: str):
+class number:  # noqa: N801, it reads as argparse's own types do: type=number(int, low=1)
+    """A flag's type: a number (4/255, 30e3 and 30000 are numbers) within bounds that the error and --help name."""
+
+    def __init__(self, kind, *, low=-math.inf, high=math.inf, above=-math.inf):
+        self.kind, self.low, self.high, self.above = kind, low, high, above
+
+    @property
+    def bounds(self) -> str:
+        """As words: 1 or more, 0 to 1, above 0."""
+        if self.above > -math.inf:
+            return f"above {self.above}" + (f", at most {self.high}" if self.high < math.inf else "")
+        if self.low > -math.inf:
+            return f"{self.low} or more" if self.high == math.inf else f"{self.low} to {self.high}"
+        return f"at most {self.high}" if self.high < math.inf else ""
+
+    def __call__(self, text: str):
+        """The number that is typed; argparse.ArgumentTypeError for anything else."""
         try:
             value = fraction(text)
-            float(value)  # 1e400 is none
-        except (ValueError, TypeError, ZeroDivisionError, OverflowError):
+        except (ValueError, TypeError, ZeroDivisionError):
             raise argparse.ArgumentTypeError(f"{text!r} is no number (write 0.01, 1e-4, 30e3 or 4/255)") from None
-        if kind is int and value.denominator != 1:
+        if self.kind is int and value.denominator != 1:
             raise argparse.ArgumentTypeError(f"{text} is not a whole number")
-        if not (low <= value <= high and value > above):
-            bounds = f"above {above}" if above > -math.inf else f"{low} or more"
-            bounds += f", at most {high}" if high < math.inf else ""
-            raise argparse.ArgumentTypeError(f"{text} is out of bounds: {bounds}")
-        return kind(value)
-    return parse
+        if not self._holds(value):
+            raise argparse.ArgumentTypeError(f"{text} is out of bounds: {self.bounds}")
+        if abs(value) > LARGEST:
+            raise argparse.ArgumentTypeError(f"{text} is out of bounds: at most {float(LARGEST):g}")
+        if not self._holds(self.kind(value)):  # 1e-400 is above 0, the float nearest to it isn't
+            raise argparse.ArgumentTypeError(f"{text} is out of bounds: {self.bounds}, and a float")
+        return self.kind(value)
+
+    def _holds(self, value) -> bool:
+        return self.low <= value <= self.high and value > self.above
 
 
 def share_of_eps(text: str) -> str:
     """--alpha: kept as typed, see step_size."""
-    if re.fullmatch(r"eps(/[\d.]+)?|[\d./e-]+", text):
+    if re.fullmatch(r"eps(/[\d.]+)?|[\d./e+-]+", text):
         try:
-            if step_size(text, 1.0) > 0:
+            if 0 < step_size(text, 1.0) <= LARGEST:
                 return text
-        except (ValueError, TypeError, ZeroDivisionError):
+        except (ValueError, TypeError, ZeroDivisionError, OverflowError):
             pass  # said below
     raise argparse.ArgumentTypeError(f"{text!r}: write a share of eps such as eps/4, or a number above 0 such as 1/255")
 
 
+share_of_eps.bounds = "above 0"
+
+
+def plain_text(text: str) -> str:
+    """A path, a name or a choice: what a file system, a log and a terminal can take."""
+    if not text:
+        raise argparse.ArgumentTypeError("'' is empty: give a value, or leave the flag out")
+    if any(unicodedata.category(character) in NO_TEXT for character in text):
+        raise argparse.ArgumentTypeError(f"{text!r} holds what is no text: control characters, or line ends")
+    if len(text.encode()) > PATH_BYTES or any(len(name.encode()) > NAME_BYTES for name in text.split("/")):
+        raise argparse.ArgumentTypeError(f"'{text[:20]}...' is too long: names have at most {NAME_BYTES} bytes, paths "
+                                         f"{PATH_BYTES}")
+    return text
+
+
 def run_name(text: str) -> str:
     """--exp_name: a folder below another one."""
-    if not text or Path(text).is_absolute() or ".." in Path(text).parts:
-        raise argparse.ArgumentTypeError(f"{text!r}: a name for a folder in --output_dir")
+    path = Path(plain_text(text))
+    if not path.parts or path.is_absolute() or any(part == ".." or part != part.strip() for part in path.parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: a name for a folder in --output_dir, without spaces at its ends")
     return text
+
+
+def gpu_ids(text: str) -> str:
+    """--gpu_id: 0 or 0,1,2,3."""
+    if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", text):
+        raise argparse.ArgumentTypeError(f"{text!r}: numbers of GPUs, such as 0 or 0,1,2,3")
+    numbers = [int(part) for part in text.split(",")]
+    if len(set(numbers)) < len(numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} names a GPU twice")
+    return ",".join(map(str, numbers))
 
 
 def target(text: str) -> int | str:
     """--target_class: a class number, or the path of a label map."""
-    if re.fullmatch(r"\d+", text):
+    if re.fullmatch(r"[0-9]{1,9}", text):
         return int(text)
-    if not Path(text).is_file():
+    if not Path(plain_text(text)).is_file():
         raise argparse.ArgumentTypeError(f"{text!r}: a class number, or an image file of class numbers")
     return text

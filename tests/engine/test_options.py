@@ -3,7 +3,8 @@ import argparse
 
 import pytest
 
-from engine import options
+from engine import flags, options
+from utils import distributed
 from utils.errors import UserError
 
 
@@ -26,7 +27,7 @@ def test_defaults_are_vainfs_where_it_has_them():
 
 def test_numbers_are_read_as_people_write_them():
     opts = parsed("--total_itrs", "30e3", "--rho", "0.05", "--eps", "4/255", "0.5", "0", "0.5/255", "--lr", "1e-3",
-                  "--adaptive", "--optimizer", "SAM")
+                  "--adaptive", "--optimizer", "SAM", "--attack", "pgd")
     assert opts.total_itrs == 30000 and type(opts.total_itrs) is int
     assert opts.eps == [4 / 255, 0.5, 0.0, 0.5 / 255]
     assert opts.rho == 0.05 and opts.lr == 0.001 and opts.adaptive is True
@@ -46,9 +47,9 @@ def test_alpha_is_a_share_of_eps_or_a_number(alpha, size):
     (["--lr", "nan"], "'nan' is no number"),
     (["--rho", "-0.1"], "-0.1 is out of bounds: 0 or more"),
     (["--crop_size", "64"], "64 is out of bounds: 65 or more"),
-    (["--eps", "1e400"], "'1e400' is no number"),
-    (["--random_seed", "4294967296"], "at most 4294967295"),
-    (["--exp_name", ""], "a name for a folder"),
+    (["--eps", "1e400"], "1e400 is out of bounds: at most 1e+18"),
+    (["--random_seed", "4294967296"], "0 to 4294967295"),
+    (["--exp_name", ""], "'' is empty: give a value"),
     (["--exp_name", "../mine"], "a name for a folder"),
     (["--exp_name", "/tmp/mine"], "a name for a folder"),
     (["--eps", "4/0"], "'4/0' is no number"),
@@ -56,18 +57,30 @@ def test_alpha_is_a_share_of_eps_or_a_number(alpha, size):
     (["--alpha", "eps*2"], "write a share of eps such as eps/4"),
     (["--alpha", "0"], "write a share of eps such as eps/4"),
     (["--alpha", "eps/0"], "write a share of eps such as eps/4"),
-    (["--vis_port", "70000"], "1 or more, at most 65535"),
+    (["--vis_port", "70000"], "1 to 65535"),
     (["--model", "deeplabv4"], "deeplabv3plus_mobilenet"),
     (["--attack", "psd"], "'none', 'fgsm', 'pgd'"),
     (["--attack"], "expected at least one argument"),
     (["--optimizer", "sam"], "'sgd', 'adam', 'SAM'"),
-    (["--batchsize", "4"], "unrecognized arguments: --batchsize"),
-    (["--total", "4"], "unrecognized arguments: --total"),
+    (["--batchsize", "4"], "unrecognized arguments: --batchsize 4 (did you mean --batch_size?)"),
+    (["--total", "4"], "unrecognized arguments: --total 4 (did you mean --total_itrs?)"),
+    (["--zzz", "4"], "unrecognized arguments: --zzz 4 (--help lists all flags)"),
 ])
 def test_a_bad_value_is_named_with_its_remedy(flags, line, capsys):
     with pytest.raises(SystemExit) as stop:
         options.parse_options(flags)
-    assert stop.value.code == 2 and line in capsys.readouterr().err
+    (said,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and said.startswith("error: ") and line in said
+
+
+def test_of_several_processes_one_says_what_is_wrong(monkeypatch, capsys):
+    for name in distributed.TORCHRUN:
+        monkeypatch.setenv(name, "1")  # this is rank 1
+    waited = []
+    monkeypatch.setattr(flags.time, "sleep", waited.append)
+    with pytest.raises(SystemExit) as stop:
+        options.parse_options(["--lr", "0"])
+    assert (stop.value.code, waited, capsys.readouterr().err) == (2, [flags.TURN], "")
 
 
 @pytest.mark.parametrize(("flags", "line"), [
@@ -75,9 +88,20 @@ def test_a_bad_value_is_named_with_its_remedy(flags, line, capsys):
     (["--alpha", "2"], "--alpha 2: for linf at most 1.*2/255"),
     (["--model", "deeplabv3_hrnetv2_32", "--output_stride", "8"], "--output_stride 8: deeplabv3_hrnetv2_32 takes 4"),
     (["--output_stride", "4"], "takes 8 or 16"),
-    (["--test_only", "--continue_training"], "--test_only"),
-    (["--test_only", "--overwrite"], "--test_only"),
-    (["--overwrite", "--continue_training"], "--overwrite"),
+    (["--test_only", "--continue_training"], "--test_only trains nothing: leave out --continue_training"),
+    (["--test_only", "--overwrite"], "--test_only trains nothing"),
+    (["--verify", "--overwrite"], "--verify trains nothing"),
+    (["--overwrite", "--continue_training"], "--continue_training keeps the run that --overwrite would delete"),
+    (["--val_images", "3"], "--val_images is for --test_only and --verify"),
+    (["--report_dir", "x"], "--report_dir is where --report writes"),
+    (["--eps", "4/255"], "--eps is for --attack, which is not given; a training's own is --train_eps"),
+    (["--test_only", "--attack_norm", "l2"], "--attack_norm is for --attack, which is not given"),
+    (["--verify", "--attack", "pgd", "--steps", "3"], "--verify runs attacks of its own: leave out --attack, --steps"),
+    (["--verify", "--attack_norm", "l2"], "--verify checks linf attacks .* leave out --attack_norm"),
+    (["--verify", "--eps", "0"], "--eps 0: --verify checks attacks at a radius above 0"),
+    (["--num_classes", "20"], "--num_classes 20: voc has 21"),
+    (["--dataset", "camvid", "--year", "2012"], "--year: for --dataset voc, this run has camvid"),
+    (["--dataset", "synthetic", "--download"], "--download: for --dataset voc, this run has synthetic"),
     (["--optimizer", "SAM", "--sam_start_itr", "10000", "--total_itrs", "10000"], "SAM would never run"),
 ])
 def test_a_contradiction_is_named(flags, line):
@@ -88,9 +112,22 @@ def test_a_contradiction_is_named(flags, line):
 def test_defaults_that_hang_on_other_flags():
     assert parsed("--model", "deeplabv3_hrnetv2_48").output_stride == 4
     assert parsed("--optimizer", "adam").lr == 5e-4 and parsed("--optimizer", "adam", "--lr", "0.1").lr == 0.1
-    assert parsed().eps == [2 / 255, 4 / 255, 8 / 255] and parsed("--attack_norm", "l2").eps == [0.5, 1.0, 2.0]
-    assert parsed("--attack_norm", "l2", "--eps", "64").eps == [64.0]
+    l2 = ["--attack", "pgd", "--attack_norm", "l2"]
+    assert parsed().eps == [2 / 255, 4 / 255, 8 / 255] and parsed(*l2).eps == [0.5, 1.0, 2.0]
+    assert parsed(*l2, "--eps", "64").eps == [64.0]
     assert parsed("--no-pretrained_backbone").pretrained_backbone is False
+
+
+@pytest.mark.parametrize("argv", [
+    "--model deeplabv3plus_mobilenet --enable_vis --vis_port 28333 --gpu_id 0 --year 2012_aug --crop_val --lr 0.01 "
+    "--crop_size 513 --batch_size 16 --output_stride 16",
+    "--model deeplabv3plus_mobilenet --enable_vis --vis_port 28333 --gpu_id 0 --year 2012_aug --crop_val --lr 0.01 "
+    "--crop_size 513 --batch_size 16 --output_stride 16 --ckpt best.pth --test_only --save_val_results",
+    "--model deeplabv3plus_mobilenet --enable_vis --vis_port 28333 --gpu_id 0,1 --year 2012_aug --crop_val --lr 0.01 "
+    "--crop_size 513 --batch_size 16 --output_stride 16 --ckpt latest.pth --continue_training",
+])
+def test_what_vainfs_readme_types_is_accepted(argv):
+    assert parsed(*argv.split()).vis_port == 28333
 
 
 def test_given_is_what_argv_sets_even_to_the_default():
@@ -133,6 +170,7 @@ def test_help_tells_each_default_truly(capsys):
     for action in parser._actions:
         if action.default is argparse.SUPPRESS or action.default is None or isinstance(action.default, bool):
             continue  # said in words where they say anything
-        assert f"(default: {action.default if action.dest != 'attack' else 'none'})" in text, action.dest
+        said = f"(default: {action.default if action.dest != 'attack' else 'none'}"
+        assert f"{said})" in text or f"{said}; {getattr(action.type, 'bounds', None)})" in text, action.dest
     assert "--sam_start_itr SAM_START_ITR plain steps before this iteration; below 1 it is a share" in text
     assert "deeplabv3plus_hrnetv2_48" in text

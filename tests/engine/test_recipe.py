@@ -4,6 +4,7 @@ import torch
 
 from attacks import FGSM, PGD, SegPGD
 from engine import build, options, recipe, training
+from engine.update import is_chosen
 from optim import AWP, GSAM, SAM, FriendlySAM, LookSAM
 from utils import distributed
 from utils.errors import UserError
@@ -35,7 +36,7 @@ def parsed(*argv):
     (["--adv", "--awp_start_itr", "5"], "no weight perturbation without --awp_gamma"),
     (["--adv", "--awp_gamma", "0.01", "--awp_start_itr", "30000"], "AWP would never run"),
     (["--adv", "--awp_gamma", "0.01", "--optimizer", "SAM"], "--awp_gamma perturbs .* so does --optimizer SAM"),
-    (["--adv", "--eps", "8/255"], "--eps is for --attack .* --train_eps"),
+    (["--adv", "--eps", "8/255"], "--eps is for --attack.* --train_eps"),
     (["--adv", "--train_eps", "64"], "--train_eps 64: .* write 64/255"),
     (["--adv", "--train_eps", "1"], "--train_eps 1: .* write 1/255"),
     (["--adv", "--norm", "l2", "--train_eps", "2"], None),
@@ -47,6 +48,10 @@ def parsed(*argv):
     (["--batch_size", "4", "--accumulate", "4"], "one image for each part.* a multiple of 8"),
     (["--batch_size", "1"], "one image for each part.* a multiple of 2"),
     (["--batch_size", "1", "--test_only"], None),
+    (["--adv", "--adv_ratio", "1e-18", "--batch_size", "1e17"], "is no image"),  # at once, however large
+    (["--step_size", "10"], "--step_size: for --lr_policy step, this run has poly"),
+    (["--step_size", "10", "--lr_policy", "step"], None),
+    (["--adv", "--attack", "none", "--eps", "8/255"], "--eps is for --attack after the training"),
 ])
 def test_flags_that_contradict_each_other_or_would_do_nothing_are_refused(flags, line):
     if line is None:
@@ -94,6 +99,28 @@ def test_gpus_are_torchruns_business(monkeypatch):
     monkeypatch.setattr(distributed, "launched", lambda: True)
     with pytest.raises(UserError, match="--gpu_id is for a single process"):
         parsed("--gpu_id", "0,1")
+
+
+@pytest.mark.parametrize("ratio", [1, 0.5, 0.3, 1 / 3, 0.1, 0.01])
+def test_a_share_that_is_no_image_is_one_that_no_place_gets(ratio):
+    for batch_size in range(2, 121, 2):
+        some = any(is_chosen(place, ratio) for place in range(batch_size))
+        flags = ["--adv", "--adv_ratio", repr(ratio), "--batch_size", str(batch_size)]
+        if some:
+            parsed(*flags)
+        else:
+            with pytest.raises(UserError, match="is no image"):
+                parsed(*flags)
+
+
+def test_a_batch_too_small_for_the_gpus_that_are_named_is_refused_before_anything_is_built(monkeypatch, tmp_path):
+    monkeypatch.setattr(build, "GPUS", tmp_path)
+    with pytest.raises(UserError, match="--batch_size 14 leaves a GPU with one image.* a multiple of 16"):
+        parsed("--gpu_id", "0,1,2,3", "--batch_size", "14", "--accumulate", "2")
+    parsed("--gpu_id", "0,1,2,3", "--batch_size", "14")
+    parsed("--gpu_id", "0,1,2,3", "--batch_size", "7", "--test_only")
+    monkeypatch.setattr(build, "GPUS", tmp_path / "none")  # on the CPU, where --gpu_id changes nothing
+    parsed("--gpu_id", "0,1,2,3", "--batch_size", "7")
 
 
 @pytest.mark.parametrize(("gpus", "batch_size", "accumulate", "fits"), [
