@@ -4,6 +4,7 @@ import os
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import quote
 
 from engine import curves, figures, report, tables
 from engine.errors import refuse_ranks
@@ -12,6 +13,7 @@ from engine.records import canonical
 from engine.rows import rows_of
 from utils.errors import UserError
 from utils.logging import logger
+from utils.text import is_file_name, plain
 
 LEGEND = """\
 - mIoU: IoU pooled over all images, mean over classes. In a union the adversary picks one of its records or the clean
@@ -54,7 +56,8 @@ def _draw(part: Path, folders: dict[str, Path], rows: list[dict], names: list[st
     drawn = ["curves.png"]
     for run, folder in folders.items():
         own = [row for row in rows if row["run"] == run]
-        sheets = list(curves.sheets(run, folder / "val_results", own, names=names))
+        pictured = list(filter(is_file_name, names))  # others, in a stranger's record, lead elsewhere
+        sheets = list(curves.sheets(run, folder / "val_results", own, names=pictured))
         if not sheets:
             logger.info("%s has no pictures of these records: --sheet_images and --save_val_results keep them", run)
         for name, title, grid in sheets:
@@ -65,22 +68,22 @@ def _draw(part: Path, folders: dict[str, Path], rows: list[dict], names: list[st
 
 def _markdown(rows: list[dict], *, images: int, note: str, pictures: list[str]) -> str:
     runs = list(dict.fromkeys(row["run"] for row in rows))
-    unions = [f"- {row['run']}: {row['attack']}, {row['norm']}, {report.radius(row)}: {', '.join(row['members'])}"
-              for row in rows if row["members"]]
+    unions = [plain(f"- {row['run']}: {row['attack']}, {row['norm']}, {report.radius(row)}: "
+                    f"{', '.join(row['members'])}") for row in rows if row["members"]]
     parts = [
-        "# Robustness of " + ", ".join(runs),
-        f"Runs: {len(runs)}. Images: {images}." + (f" Note: {note}." if note else ""),
+        plain("# Robustness of " + ", ".join(runs)),
+        f"Runs: {len(runs)}. Images: {images}." + (f" Note: {plain(note)}." if note else ""),
         tables.comparison(rows), LEGEND,
         "## IoU of each class", tables.class_table(rows),
         "## Cost: forward + backward passes per image", tables.cost_table(rows),
         *(["## Members of the unions", "\n".join(unions)] if unions else []),
-        "## Pictures", "\n\n".join(f"![{name}]({name})" for name in pictures),
+        "## Pictures", "\n\n".join(f"![{plain(name)}]({quote(os.fsencode(name))})" for name in pictures),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _write(path: Path, text: str):
-    path.write_text(text, encoding="utf-8", newline="\n")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")  # a folder's name may be no UTF-8
 
 
 @contextmanager

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from utils.text import printable
+
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # Okabe and Ito's, for all eyes
 MARKERS, DASHES = "osD^vPX", ("-", "--", ":")
 
@@ -31,7 +33,7 @@ def robustness_curves(path: Path, panels: list[Panel]):
         furthest = max(point[0] for other in panels if other.norm == panel.norm for points in other.curves.values()
                        for point in points) or 1
         axis.set(xlim=(-0.03 * furthest, 1.05 * furthest), ylim=(0, 100))
-        axis.set_title(panel.title, fontsize=9)
+        _title(axis, panel.title)
         axis.set_xlabel("eps (linf, n/255)" if panel.norm == "linf" else f"eps ({panel.norm})", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
@@ -39,7 +41,10 @@ def robustness_curves(path: Path, panels: list[Panel]):
         axis.set_ylabel("mIoU (%)", fontsize=8)
     for axis in axes[len(panels):]:
         axis.set_axis_off()
-    figure.legend(shown.values(), shown, loc="outside lower center", ncols=wide, fontsize=8, frameon=False)
+    names = [printable(run, keep="") for run in shown]
+    legend = figure.legend(shown.values(), names, loc="outside lower center", ncols=wide, fontsize=8, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     _save(figure, path)
 
 
@@ -53,11 +58,15 @@ def picture_sheet(path: Path, title: str, grid: dict[str, dict[str, Path]]):
         for axis, picture in zip(line, pictures.values(), strict=True):
             axis.imshow(_read(picture), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
-        line[0].set_ylabel(name, fontsize=7)
+        line[0].set_ylabel(printable(name, keep=""), fontsize=7, parse_math=False)
     for axis, column in zip(axes[0], columns, strict=True):
-        axis.set_title(column, fontsize=9)
-    figure.suptitle(title, fontsize=10)
+        _title(axis, column)
+    figure.suptitle(printable(title, keep=""), fontsize=10, parse_math=False)
     _save(figure, path)
+
+
+def _title(axis, text: str):
+    axis.set_title(printable(text, keep=""), fontsize=9, parse_math=False)  # a name may hold dollars: no formulas
 
 
 def _draw_curve(axis, points, *, style: int):

@@ -62,7 +62,8 @@ def _is_clean(record: Record) -> bool:
 
 def _read_all(run: Path) -> list[Record]:
     """Every record of a run that holds an image, oldest first."""
-    paths = sorted((run / "records").glob("*.jsonl"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    files = filter(Path.is_file, (run / "records").glob("*.jsonl"))  # reading a pipe would never end
+    paths = sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))
     records = [Record(path, *read(path)) for path in paths]
     first = {}
     for record in records:

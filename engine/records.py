@@ -11,16 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from engine.appending import AppendOnly
+from engine.record_lines import COUNTS, FORMAT, canonical, check_header, check_line, parse
 from utils.errors import UserError
-
-FORMAT = 1  # to be raised when an attack or a count changes, so that old lines are not taken for new ones
-COUNTS = ("intersection", "union", "pixels")  # a list of one int per class each
-NUMBERS = ("radius", "loss", "forwards", "backwards")
-
-
-def canonical(value) -> str:
-    """JSON in one form, arrays and tensors as lists. Raises ValueError for nan and inf, which JSON has not."""
-    return json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"), default=lambda item: item.tolist())
+from utils.text import printable
 
 
 def read(path) -> tuple[dict, dict[str, dict]]:
@@ -28,7 +21,11 @@ def read(path) -> tuple[dict, dict[str, dict]]:
 
     The header is {} where not even that is whole. Raises UserError for a damaged line, naming file, line and remedy.
     """
-    header, lines, _ = _parse(Path(path), Path(path).read_bytes())
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}): make it readable, or remove it") from None
+    header, lines, _ = _parse(Path(path), content)
     return header, lines
 
 
@@ -78,7 +75,7 @@ class Records(Record):
     """
 
     def __init__(self, folder, header: dict, *, label: str):
-        header = _check_header(json.loads(canonical({"format": FORMAT, **header})))
+        header = check_header(json.loads(canonical({"format": FORMAT, **header})))
         digest = hashlib.sha256(canonical(header).encode()).hexdigest()[:8]
         super().__init__(Path(folder) / f"{label}_{digest}.jsonl", header, {})
         self._file = AppendOnly(self.path)
@@ -95,7 +92,7 @@ class Records(Record):
         """
         new = {}
         for line in lines:
-            plain = _check_line(json.loads(canonical(line)), classes=len(self.header["class_names"]))
+            plain = check_line(json.loads(canonical(line)), classes=len(self.header["class_names"]))
             if plain["image"] not in self:
                 new.setdefault(plain["image"], plain)
         self._file.write("".join(canonical(line) + "\n" for line in new.values()))
@@ -127,43 +124,15 @@ def _parse(path: Path, data: bytes) -> tuple[dict, dict[str, dict], int]:
     header, lines = {}, {}
     for number, raw in enumerate(whole, start=1):
         try:
-            value = json.loads(raw.decode(), parse_constant=_refuse_constant)
+            value = parse(raw)
             if number == 1:
-                header = _check_header(value)
+                header = check_header(value)
                 continue
-            line = _check_line(value, classes=len(header["class_names"]))
+            line = check_line(value, classes=len(header["class_names"]))
             if line["image"] in lines:
-                raise ValueError(f"{line['image']} is recorded a second time")
+                raise ValueError(f"{printable(line['image'], keep='')} is recorded a second time")
             lines[line["image"]] = line
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             remedy = "the file" if number == 1 else "the line, then its image is attacked again, or the file"
             raise UserError(f"{path}, line {number} is damaged ({error}): delete {remedy}") from None
     return header, lines, len(data) - len(torn)
-
-
-def _refuse_constant(text: str):
-    raise ValueError(f"{text} is no JSON")
-
-
-def _check_header(header) -> dict:
-    """The header; ValueError where it is none."""
-    kinds = {"attack": dict, "subject": dict, "class_names": list}
-    if not isinstance(header, dict) or any(not isinstance(header.get(key), kind) for key, kind in kinds.items()):
-        raise ValueError(f"no header with {', '.join(kinds)}")
-    if header.get("format") != FORMAT:
-        raise ValueError(f"format {header.get('format')}, this program knows {FORMAT}")
-    return header
-
-
-def _check_line(line, *, classes: int) -> dict:
-    """The line, its radius and loss as floats; ValueError where it is none of one image over so many classes."""
-    if not isinstance(line, dict) or not isinstance(line.get("image"), str):
-        raise ValueError("no line of an image")
-    for key in COUNTS:
-        counts = line.get(key)
-        if not isinstance(counts, list) or len(counts) != classes or any(type(count) is not int for count in counts):
-            raise ValueError(f"{key} of {line['image']} is no list of {classes} ints")
-    for key in NUMBERS:
-        if type(line.get(key)) not in (int, float):
-            raise ValueError(f"{key} of {line['image']} is no number")
-    return {**line, "radius": float(line["radius"]), "loss": float(line["loss"])}

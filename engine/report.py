@@ -9,7 +9,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from utils.errors import UserError
 from utils.logging import logger
+from utils.text import is_file_name, plain
 
 
 def attack_name(settings: dict) -> str:
@@ -55,8 +57,10 @@ def table(rows: list[dict]) -> str:
 
 def markdown(columns: dict[str, list[str]]) -> str:
     """Columns as a Markdown table that is legible as text too."""
-    widths = [max(map(len, [title, *values])) for title, values in columns.items()]
-    lines = [list(columns), ["-" * width for width in widths], *zip(*columns.values(), strict=True)]
+    columns = [[plain(title), *map(plain, values)] for title, values in columns.items()]
+    widths = [max(map(len, column)) for column in columns]
+    title, *rows = zip(*columns, strict=True)
+    lines = [title, ["-" * width for width in widths], *rows]
     return "\n".join("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
                      for line in lines)
 
@@ -111,6 +115,10 @@ class Pictures:
     def __init__(self, folder: Path, dataset, names: list[str], *, count: int, needed: bool = True):
         self.folder, self.dataset, self.needed = Path(folder), dataset, needed
         self.names = {names[k] for k in evenly(len(names), count)}
+        for name in self.names:
+            if not is_file_name(name):
+                raise UserError(f"no picture can be called after the image {name!r}: rename it, to fewer letters "
+                                "and no slash")
 
     def lacks(self, result: str, name: str) -> bool:
         """Whether this image has to be attacked for its pictures."""

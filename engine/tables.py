@@ -121,15 +121,25 @@ def cost_table(rows: list[dict]) -> str:
 
 
 def flat(rows: list[dict]) -> str:
-    """CSV, a line per row: class IoUs as columns `IoU <class>`, lists separated by blanks, nothing for None and nan."""
+    """CSV, a line per row: class IoUs as columns `IoU <class>`, lists separated by blanks, nothing for None and nan.
+
+    A name that a spreadsheet would take for a formula has a ' in front.
+    """
     records = [{**without(row, "Class IoU"), "settings": row["settings"] and canonical(row["settings"]),
                 "members": " ".join(row["members"]), "records": " ".join(row["records"]),
                 **{f"IoU {name}": iou for name, iou in row["Class IoU"].items()}} for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: "" if _undefined(value) else value for key, value in record.items()} for record in records)
+    writer.writerows({key: _cell(value) for key, value in record.items()} for record in records)
     return text.getvalue()
+
+
+def _cell(value):
+    """A value in a CSV; a spreadsheet would compute a text that begins as a formula does."""
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return "'" + value
+    return "" if _undefined(value) else value
 
 
 def _runs(rows: list[dict]) -> list[str]:

@@ -1,5 +1,7 @@
 """One logger for everything the user reads: bare lines on the console, and in log.txt once the run has a folder.
 
+Names in these lines may be a stranger's (of files, classes, weights), so control characters are written out.
+
 Of several processes rank 0 has them; the others only say what went wrong, as "[rank 1] error: ...".
 """
 import logging
@@ -7,12 +9,24 @@ import sys
 from pathlib import Path
 
 from utils.distributed import is_main, rank
+from utils.text import printable
 
 logger = logging.getLogger("segmentation")
 
 
+class _Visible(logging.Formatter):
+    """The bare message, without characters that a terminal obeys."""
+
+    def format(self, record):
+        return printable(super().format(record))
+
+
 class _Console(logging.Handler):
     """Errors to stderr, all else to stdout, as they are at that moment: a redirected or captured one gets the line."""
+
+    def __init__(self):
+        super().__init__()
+        self.setFormatter(_Visible())
 
     def emit(self, record):
         stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
@@ -25,6 +39,7 @@ class _Earlier(logging.Handler):
 
     def __init__(self):
         super().__init__()
+        self.setFormatter(_Visible())
         self.lines = []
 
     def emit(self, record):
@@ -41,7 +56,7 @@ def start_log():
         logger.addHandler(_Earlier())
     else:
         logger.setLevel(logging.ERROR)
-        console.setFormatter(logging.Formatter(f"[rank {rank()}] %(message)s"))
+        console.setFormatter(_Visible(f"[rank {rank()}] %(message)s"))
 
 
 def log_to_file(path):
@@ -49,6 +64,7 @@ def log_to_file(path):
     if not is_main():
         return
     file = logging.FileHandler(Path(path), encoding="utf-8")
+    file.setFormatter(_Visible())
     for handler in list(logger.handlers):
         if isinstance(handler, _Earlier):
             file.stream.writelines(line + "\n" for line in handler.lines)

@@ -8,6 +8,7 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.logging import logger
+from utils.text import printable
 
 TIMEOUT = 10  # seconds that a server may take to answer
 
@@ -31,7 +32,8 @@ class Visualizer:
     """Windows on a running visdom server, each named by its title.
 
     Raises UserError where no server answers at the start. One that stops answering later costs one warning, and
-    everything after it is dropped: a dashboard never ends a training run.
+    everything after it is dropped: a dashboard never ends a training run. Names are shown as they are: the browser
+    gets them with HTML's characters escaped, also titles and legends, in which plotly would make links of tags.
     """
 
     enabled = True
@@ -51,24 +53,28 @@ class Visualizer:
 
     def vis_scalar(self, name: str, x: float, y: float, *, line: str | None = None):
         """Append the point (x, y) to the curve `name` (to its line `line`, if there are several)."""
-        window = self.prefix + name
+        window = self._window(name)
         options = {"title": window, "showlegend": line is not None}
         update = "append" if window in self.started else None
-        self._send("line", X=np.array([x]), Y=np.array([y]), win=window, name=line, update=update, opts=options)
+        self._send("line", X=np.array([x]), Y=np.array([y]), win=window, name=line and _escaped(line), update=update,
+                   opts=options)
         self.started.add(window)
 
     def vis_image(self, name: str, image: np.ndarray):
         """Show an image, uint8 [3, H, W]."""
-        window = self.prefix + name
+        window = self._window(name)
         self._send("image", img=image, win=window, opts={"title": window})
 
     def vis_table(self, name: str, table: dict):
         """Show a dict as a table of two columns, Term and Value."""
-        window = self.prefix + name
-        rows = "".join(f"<tr><td>{html.escape(str(term))}</td><td>{html.escape(str(value))}</td></tr>"
+        window = self._window(name)
+        rows = "".join(f"<tr><td>{_escaped(term)}</td><td>{_escaped(value)}</td></tr>"
                        for term, value in table.items())
         text = f'<table border="1"><tr><th>Term</th><th>Value</th></tr>{rows}</table>'
         self._send("text", text=text, win=window, opts={"title": window})
+
+    def _window(self, name: str) -> str:
+        return _escaped(self.prefix + name)
 
     def _send(self, kind: str, **content):
         if self.vis is None:
@@ -79,6 +85,11 @@ class Visualizer:
         except ConnectionError:
             logger.warning("Warning: the visdom server stopped answering; the run goes on without the dashboard.")
             self.vis = None
+
+
+def _escaped(value) -> str:
+    """Text for a place where the browser reads HTML."""
+    return html.escape(printable(str(value)))
 
 
 def _client(visdom, **options):

@@ -6,6 +6,7 @@ import logging
 import pickle
 import socket
 import threading
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -149,6 +150,56 @@ def test_a_file_with_another_hash_is_refused(publish, tmp_path):
     assert not list(Path(tmp_path, "torch_home").rglob("*.pth"))
 
 
+def in_cache(tmp_path, name="mobilenet"):
+    path = tmp_path / "torch_home" / "hub" / "checkpoints" / PRETRAINED[name].name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.mark.parametrize("size", [0, 1000, None])
+def test_a_file_in_the_cache_is_checked_too(publish, tmp_path, size):
+    """Torn, or changed since; torch.hub takes what is there."""
+    publish("mobilenet", published("mobilenet"))
+    network.MODELS["deeplabv3_mobilenet"]()
+    path = in_cache(tmp_path)
+    content = path.read_bytes()
+    half = len(content) // 2
+    flipped = content[:half] + bytes([content[half] ^ 1]) + content[half + 1:]
+    path.write_bytes(flipped if size is None else content[:size])
+    message = refusal()
+    assert str(path) in message and "delete it" in message
+    path.unlink()
+    network.MODELS["deeplabv3_mobilenet"]()
+
+
+def test_other_weights_of_that_name_are_refused(publish, tmp_path):
+    """Sound weights, which load, but not those that were published."""
+    publish("mobilenet", published("mobilenet"))
+    torch.save(published("mobilenet"), in_cache(tmp_path))
+    assert "instead of" in refusal()
+
+
+def test_an_archive_of_that_name_is_not_unpacked(publish, tmp_path):
+    """torch.hub unpacks a zip of one file next to the cache."""
+    def zipped(state, path):
+        torch.save(state, path.with_suffix(".one"))
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.write(path.with_suffix(".one"), "../escaped.pth")
+        path.with_suffix(".one").unlink()
+
+    publish("mobilenet", published("mobilenet"), write=zipped)
+    refusal()
+    assert [path.name for path in tmp_path.rglob("*.pth") if path.parent.name == "checkpoints"] == [
+        PRETRAINED["mobilenet"].name] and not list(tmp_path.rglob("escaped*"))
+
+
+def test_a_file_with_another_hash_leaves_nothing_for_the_next_run(publish, tmp_path):
+    publish("mobilenet", published("mobilenet"), digest="0123abcd")
+    for _ in range(2):
+        assert "hash" in refusal()
+    assert not [path for path in Path(tmp_path, "torch_home").rglob("*") if path.is_file()]
+
+
 def test_a_missing_file_is_refused(publish):
     publish.use("mobilenet", f"{publish.address}/mobilenet-0123abcd.pth")
     assert "404" in refusal()
@@ -177,5 +228,5 @@ def test_code_in_a_file_is_not_run(publish, tmp_path):
 
 
 def test_every_published_file_carries_its_hash():
-    assert all(torch.hub.HASH_REGEX.search(weights.name)[1] for weights in PRETRAINED.values())
+    assert all(len(weights.digest) >= 8 for weights in PRETRAINED.values())
     assert PRETRAINED["xception"].name == "xception-43020ad28.pth"

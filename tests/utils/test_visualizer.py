@@ -1,4 +1,7 @@
 """The dashboard against a real visdom server on a free loopback port, read back through its API."""
+import html
+import json
+import re
 import signal
 import threading
 import urllib.request
@@ -10,6 +13,7 @@ import pytest
 from utils import visualizer
 from utils.errors import UserError
 from utils.logging import start_log, stop_log
+from utils.text import printable
 from utils.visualizer import NullVisualizer, Visualizer
 
 
@@ -41,6 +45,28 @@ def test_windows_arrive_as_sent(visdom_server, visdom_windows):
     table = shown["Options"]["content"]
     assert "<td>lr</td><td>0.1</td>" in table and "&lt;script&gt;" in table and "<script>" not in table
     assert shown["Sample 0"]["content"]["src"].startswith("data:image")
+
+
+HOSTILE = "<script>alert(1)</script> & \"'<a href='javascript:x'>\x1b[2J"
+
+
+def test_nothing_that_is_sent_is_html(visdom_server, visdom_windows):
+    """Tables are HTML; in titles and legends plotly takes <b> and <a href>; all names may be a stranger's."""
+    port, _ = visdom_server
+    dashboard = Visualizer(port=port, env="run", id=HOSTILE)
+    for line in (None, HOSTILE):
+        for itr in range(2):
+            dashboard.vis_scalar(f"{HOSTILE} {line is None}", itr, 1.0, line=line)
+    dashboard.vis_table(f"{HOSTILE} table", {HOSTILE: HOSTILE})
+    dashboard.vis_image(f"{HOSTILE} image", np.zeros((3, 4, 4), np.uint8))
+    shown = visdom_windows(port, "run")
+    assert len(shown) == 4
+    text = json.dumps(shown)
+    for tag in ("<script", "<a ", "<b>", "\\u001b"):
+        assert tag not in text
+    (table,) = [window["content"] for window in shown.values() if window["type"] == "text"]
+    assert re.findall(r"<(\w+)", table) == ["table", "tr", "th", "th", "tr", "td", "td"]
+    assert html.unescape(re.findall("<td>(.*?)</td>", table)[1]) == printable(HOSTILE)
 
 
 def test_a_prefix_keeps_two_runs_apart(visdom_server, visdom_windows):
