@@ -9,8 +9,9 @@ from engine import build, options
 from engine.compare import compare
 from engine.errors import reported_errors
 from engine.plan import plan_attacks, weights_for
+from engine.resume import load_checkpoint, skipped_before
 from engine.robustness import evaluate_all
-from engine.run import Run, load_checkpoint
+from engine.run import Run
 from engine.training import build_trainer
 from engine.verify import verify
 from utils.seed import seed_everything
@@ -33,7 +34,8 @@ def carry_out(opts) -> dict:
 
     seed_everything(opts.random_seed)
     device = build.choose_device(opts.gpu_id)
-    train_loader, val_loader, val_set = build.build_data(opts, device)
+    skipped = skipped_before(opts, checkpoint)
+    train_loader, val_loader, val_set = build.build_data(opts, device, skipped=skipped)
     model = build.build_network(opts, device, checkpoint=checkpoint)
     dashboard = build.build_dashboard(opts)
     dashboard.vis_table("Options", options.to_dict(opts))
@@ -41,13 +43,14 @@ def carry_out(opts) -> dict:
         trainer = build_trainer(opts, run, model, train_loader, val_loader, val_set, dashboard)
         if opts.continue_training:
             trainer.restore(checkpoint, source=opts.ckpt)
-    attacks = plan_attacks(opts, weights=weights_for(opts))
+    attacks = plan_attacks(opts, weights=weights_for(opts, train_loader and train_loader.dataset, skipped=skipped))
     build.say_start(opts)
     run.open(opts)
     if opts.verify:
         return verify(opts, model, val_loader, val_set, folder=run.folder)
     if not opts.test_only:
-        trainer.train(opts.total_itrs, print_interval=opts.print_interval, val_interval=opts.val_interval)
+        trainer.train(opts.total_itrs, print_interval=opts.print_interval, val_interval=opts.val_interval,
+                      save_interval=opts.save_interval)
         trainer.load_best()
     return evaluate_all(opts, model, val_loader, val_set, attacks, folder=run.folder, dashboard=dashboard)
 

@@ -1,52 +1,86 @@
-"""A Ctrl-C that comes at a good moment: after an update is whole, and at the same one in all processes."""
+"""SIGINT (Ctrl-C) and SIGTERM (clusters, spot machines): the first ends a run in good order, the second at once."""
+import os
 import signal
-from contextlib import contextmanager
+import socket
+import threading
+import time
 
 from utils import distributed
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Seconds in which the same signal may come twice without being meant: `timeout` sends it to the process and to its
+# group, torchrun passes on what the terminal has sent to all processes already.
+ECHO, ECHO_OF_TORCHRUN = 0.3, 3.0
 
-class Interrupted(Exception):
-    """A Ctrl-C, where it is told to the other processes."""
+
+class Stopped(Exception):
+    """A signal that a training has taken notice of, where all is saved."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class Terminated(KeyboardInterrupt):
+    """A SIGTERM outside of training: what handles a Ctrl-C handles it too."""
 
 
 class Interrupts:
-    """Holds a Ctrl-C back: no weights at w + e, no half-made step is ever saved.
+    """While it is entered, the first signal raises KeyboardInterrupt or Terminated; the second ends the process.
 
-    In a single process it comes through between updates, as always. Of several processes each would stop elsewhere and
-    leave the others waiting, so there it only comes with check().
+    `held`: the first raises nothing, but check() does from then on. So no weights at w + e and no half-made step are
+    ever saved, and of several processes none leaves the others waiting. A thread listens, because handlers have to
+    wait for the end of a convolution, and a backward pass is a single call.
     """
 
-    def __init__(self):
-        self.pressed, self.busy = False, False
+    def __init__(self, *, held: bool = False):
+        self.held, self.signum = held, None
 
     def __enter__(self):
-        try:
-            self._before = signal.signal(signal.SIGINT, self._press)
-        except ValueError:  # not the main thread, where no Ctrl-C arrives either
-            self._before = None
+        self._before = {}
+        if threading.current_thread() is not threading.main_thread():  # where no signal arrives
+            return self
+        self._ear, self._mouth = socket.socketpair()
+        self._mouth.setblocking(False)
+        self._before = {signum: signal.signal(signum, self._handle) for signum in SIGNALS}
+        if self.held and hasattr(signal, "SIGCHLD"):
+            # torch's handler raises inside a step where a loader's process has died; the loader says so between two.
+            self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._fd_before = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._listen, daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *_):
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        if not self._before:
+            return
+        signal.set_wakeup_fd(self._fd_before)
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        self._mouth.shutdown(socket.SHUT_RDWR)  # a forked process may have it too
+        self._thread.join()
+        self._mouth.close()
+        self._ear.close()
 
     def check(self):
-        """Raise Interrupted if there was one."""
-        if self.pressed:
-            raise Interrupted
+        """Raise Stopped if there was a signal."""
+        if self.signum is not None:
+            raise Stopped(self.signum)
 
-    @contextmanager
-    def held_back(self):
-        """Until the end of the block."""
-        self.busy = True
-        try:
-            yield
-        finally:
-            self.busy = False
-        if distributed.world_size() == 1 and self.pressed:
-            raise KeyboardInterrupt
+    def _handle(self, signum, _):
+        if not self.held:
+            raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
 
-    def _press(self, *_):
-        self.pressed = True
-        if distributed.world_size() == 1 and not self.busy:
-            raise KeyboardInterrupt
+    def _listen(self):
+        while heard := self._ear.recv(1):
+            if heard[0] in SIGNALS:
+                self._notice(heard[0])
+
+    def _notice(self, signum: int):
+        if self.signum is None:
+            self.signum, self._first = signum, time.monotonic()
+            if self.held and distributed.is_main():  # not the log, which the training may be writing
+                os.write(2, f"\n{signal.Signals(signum).name}: the run stops after this iteration; "
+                            "once more ends it at once\n".encode())
+        elif time.monotonic() - self._first > (ECHO_OF_TORCHRUN if distributed.launched() else ECHO):
+            os._exit(128 + signum)  # no waiting, for nobody: checkpoints and records are whole at any moment

@@ -25,6 +25,7 @@ class Meter:
     def clear(self):
         """Forget what was collected."""
         self.values, self.seconds, self.steps = defaultdict(list), 0.0, 0
+        self.before = {}  # by name, what steps measured before the run was stopped: [n] each
 
     def start(self):
         """A step begins: its batch is asked for."""
@@ -37,10 +38,19 @@ class Meter:
         for name, value in measured.items():
             self.values[name].append(value)
 
+    def values_so_far(self) -> dict[str, torch.Tensor]:
+        """What was measured since the last line, by name: float32 [n] on the CPU."""
+        now = {name: torch.stack([value.float() for value in values]).cpu() for name, values in self.values.items()}
+        return {name: torch.cat([part[name] for part in (self.before, now) if name in part])
+                for name in self.before | now}
+
+    def go_on_from(self, values: dict[str, torch.Tensor]):
+        """Take up values_so_far() of a run that was stopped; the time it took stays out."""
+        self.before = {str(name): value.float().flatten() for name, value in values.items()}
+
     def take(self, *, itrs_left: int) -> dict:
         """The means by name, and Images/s, ETA (timedelta) and Memory (GiB); collecting begins anew."""
-        means = {name: torch.stack([value.float() for value in values]).mean().item()
-                 for name, values in self.values.items()}
+        means = {name: values.mean().item() for name, values in self.values_so_far().items()}
         pace = self.seconds / self.steps
         means |= {"Images/s": self.images / pace, "ETA": timedelta(seconds=round(itrs_left * pace)),
                   "Memory": peak_memory(self.device)}

@@ -187,4 +187,4 @@ def _results(opts, records: list[Records], names: list[str], dataset) -> dict:
     rows = rows_of(whole, names, class_names=dataset.class_names) if whole else []
     place = {record.stem: number for number, record in enumerate(whole)}
     rows.sort(key=lambda row: len(place) if row["members"] else place[row["records"][0]])  # as asked for, unions last
-    return {"options": options.to_dict(opts), "images": names, "results": rows}
+    return {"options": options.to_dict(opts), "images": names, "skipped_images": list(dataset.skipped), "results": rows}

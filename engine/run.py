@@ -1,19 +1,20 @@
 """The run folder: what is in it, when it may be written, and the checkpoints it keeps."""
-import argparse
 import shlex
 import shutil
 from pathlib import Path
 
 from engine import options
-from engine.recipe import base_of
 from utils import checkpoint, logging
-from utils.distributed import is_main, together
+from utils.distributed import is_main, launched, local_world_size, together
 from utils.errors import UserError
-from utils.logging import logger
 
-TRAINED = ("latest_*.pth", "best_*.pth", "opts.txt")  # what training leaves
-OWN_FILES = (*TRAINED, "log.txt", "results*.json", "val_results*", "records", "report", "verify*.json")
-KEPT = ("model", "dataset", "output_stride", "separable_conv")  # a continued run has the options it began with
+CHECKPOINTS = ("latest_*.pth", "previous*.pth", "best_*.pth")
+TRAINED = (*CHECKPOINTS, "opts.txt")  # what training leaves
+OWN_FILES = (*TRAINED, "*.pth.tmp", "*.pth.damaged",
+             "log.txt", "results*.json", "val_results*", "records", "report", "verify*.json")
+# Flags of one call that the command which continues doesn't repeat.
+NOT_AGAIN = ("ckpt", "continue_training", "overwrite", "output_dir", "exp_name", "download", "check_data",
+             "num_classes")
 
 
 class Run:
@@ -21,6 +22,7 @@ class Run:
 
     def __init__(self, opts):
         self.folder = Path(opts.output_dir) / opts.exp_name
+        self.fallback = None  # (the checkpoint that is gone on with, the latest_* that it stands in for)
 
     def files(self, patterns=OWN_FILES) -> list[Path]:
         """What an earlier run left here."""
@@ -63,65 +65,63 @@ class Run:
         for path in self.files() if opts.overwrite else []:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.fallback:
+            checkpoint.reinstate(*self.fallback)
         logging.log_to_file(self.folder / "log.txt")
         if not opts.test_only:
             with open(self.folder / "opts.txt", "a", encoding="utf-8") as file:  # a continued run adds its own
                 file.write(_as_text(options.to_dict(opts)))
 
-    def continue_command(self) -> str:
-        """What goes on with this run; all other options are in its checkpoint."""
-        return shlex.join(["python", "main.py", "--continue_training", "--output_dir", str(self.folder.parent),
-                           "--exp_name", self.folder.name])
+    def continue_command(self, opts) -> str:
+        """What goes on with this run; options that are not this call's own are in its checkpoint."""
+        start = ["python"] if not launched() else ["torchrun", f"--nproc_per_node={local_world_size()}"]
+        return shlex.join([*start, "main.py", "--continue_training", f"--output_dir={self.folder.parent}",
+                           f"--exp_name={self.folder.name}", *_of_this_call(opts)])
+
+    def refuse_full_disk(self, needed: int):
+        """UserError where `needed` more bytes of checkpoints than what is there now would not fit."""
+        there = sum(path.stat().st_size for path in self.files(CHECKPOINTS))
+        folder = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
+        free = shutil.disk_usage(folder).free
+        if is_main() and needed - there > free:
+            raise UserError(f"{self.folder}: the checkpoints of this run take {needed / 1e6:.0f} MB, but there is room "
+                            f"for {(free + there) / 1e6:.0f}: make room, choose another --output_dir, or lower --keep")
 
     def checkpoint_path(self, kind: str, opts) -> Path:
         """Where the `kind` (latest or best) checkpoint is, named as VainF names it."""
         return self.folder / f"{kind}_{opts.model}_{opts.dataset}_os{opts.output_stride}.pth"
 
+    def named(self, kind: str, opts) -> list[Path]:
+        """The folder's `kind` checkpoints that --model and --dataset, where given, allow."""
+        return sorted(self.folder.glob(_pattern(kind, opts)))
+
     def find(self, kind: str, opts) -> Path:
-        """The folder's only `kind` checkpoint that --model and --dataset, where given, allow."""
-        model, data_set = (getattr(opts, name) if name in opts.given else "*" for name in ("model", "dataset"))
-        found = sorted(self.folder.glob(f"{kind}_{model}_{data_set}_os*.pth"))
+        """The only one of named()."""
+        found = self.named(kind, opts)
         if not found:
-            wanted = f"{kind}_{model}_{data_set}_*.pth".replace("*_*_*", "*")
-            others = ", ".join(path.name for path in self.files(TRAINED[:2]))
+            others = ", ".join(path.name for path in self.files(CHECKPOINTS))
             there = f" (only {others})" if others else ""
-            raise UserError(f"no {wanted} in {self.folder}{there}: train first, or name weights with --ckpt or another "
-                            "run with --exp_name")
+            raise UserError(f"no {_pattern(kind, opts)} in {self.folder}{there}: train first, or name "
+                            "weights with --ckpt or another run with --exp_name")
         if len(found) > 1:
             raise UserError(f"several checkpoints in {self.folder} ({', '.join(path.name for path in found)}): "
                             "name one with --ckpt")
         return found[0]
 
 
-def load_checkpoint(opts, run: Run) -> dict | None:
-    """The checkpoint that opts asks for, or None; sets opts.ckpt to its path and completes opts from it."""
-    if opts.ckpt is None and (opts.test_only or opts.continue_training):
-        opts.ckpt = str(run.find("best" if opts.test_only else "latest", opts))
-    if opts.ckpt is None:
-        return None
-    loaded = checkpoint.load(opts.ckpt)
-    saved = loaded.get("options") or {}
-    if opts.test_only or opts.continue_training:
-        taken = options.adopt(opts, saved)
-        if taken:
-            logger.info("Options from the checkpoint: %s", options.as_flags(taken))
-    if opts.continue_training:
-        _refuse_another_run(opts, loaded, saved)
-    return loaded
+def _pattern(kind: str, opts) -> str:
+    model, data_set = (getattr(opts, name) if name in opts.given else "*" for name in ("model", "dataset"))
+    return f"{kind}_{model}_{data_set}_os*.pth".replace("*_*_os*", "*")
 
 
-def _refuse_another_run(opts, loaded: dict, saved: dict):
-    """To continue means the same network, data and kind of optimizer."""
-    if "optimizer_state" not in loaded:
-        raise UserError(f"{opts.ckpt} holds weights but no training state: leave out --continue_training")
-    for name in KEPT:
-        if name in saved and getattr(opts, name) != saved[name]:
-            raise UserError(f"--{name} {getattr(opts, name)}: {opts.ckpt} was trained with {saved[name]}; to start a "
-                            "new run from its weights leave out --continue_training")
-    before = argparse.Namespace(**{"optimizer": "sgd", "base_optimizer": "sgd", **saved})  # VainF has no other
-    if base_of(opts) != base_of(before):
-        raise UserError(f"--optimizer {opts.optimizer} can't go on with the state of {before.optimizer} in "
-                        f"{opts.ckpt}: to start a new run from its weights leave out --continue_training")
+def _of_this_call(opts) -> list[str]:
+    """The given flags that no checkpoint carries on, as one would type them again."""
+    flags = []
+    for name in sorted(opts.given & set(options.OF_ONE_CALL) - set(NOT_AGAIN)):
+        value = getattr(opts, name)
+        values = [] if value is True else map(str, value if isinstance(value, list) else [value])
+        flags += [f"--{name}", *values]
+    return flags
 
 
 def _as_text(values: dict) -> str:

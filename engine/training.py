@@ -1,4 +1,5 @@
 """From options to a Trainer: the optimizer and its schedule, the adversary, replicas, validation."""
+import hashlib
 from datetime import datetime
 
 from torch import nn
@@ -8,7 +9,7 @@ from attacks import Attack, build_attack
 from engine import options, report
 from engine.evaluate import evaluate
 from engine.precision import InBfloat16, precise, say_sign_differences
-from engine.recipe import SAM_FAMILY, replicas, start
+from engine.recipe import SAM_FAMILY, base_of, replicas, start
 from engine.train import Trainer
 from engine.update import Update
 from engine.values import step_size
@@ -27,6 +28,7 @@ def build_trainer(opts, run, model, train_loader, val_loader, val_set, dashboard
     net = parallel(opts, model)
     optimizer, scheduler = build_training(opts, model, net)
     attack = build_adversary(opts)
+    run.refuse_full_disk(_bytes_of_checkpoints(opts, model))
     update = Update(
         model, net, optimizer=optimizer, criterion=build_loss(opts.loss_type), adv_ratio=opts.adv_ratio,
         attack=attack, accumulate=opts.accumulate, micro=opts.sam_mode == "micro")
@@ -35,11 +37,25 @@ def build_trainer(opts, run, model, train_loader, val_loader, val_set, dashboard
     if distributed.world_size() > 1:  # after all weights are drawn: dropout and attacks differ from process to process
         seed_everything((opts.random_seed + distributed.rank()) % 2**32)
     return Trainer(
-        model, update, train_loader, scheduler=scheduler, dashboard=dashboard, go_on=run.continue_command(),
-        validate=_validation(opts, model, val_loader, val_set, dashboard),
+        model, update, train_loader, scheduler=scheduler, dashboard=dashboard, keep=opts.keep,
+        go_on=run.continue_command(opts), validate=_validation(opts, model, val_loader, val_set, dashboard),
         paths={kind: run.checkpoint_path(kind, opts) for kind in ("latest", "best")},
-        described={"options": options.to_dict(opts), "normalization": model.normalization,
-                   "class_names": val_set.class_names})
+        described={"options": options.to_dict(opts), "seed": opts.random_seed, "normalization": model.normalization,
+                   "class_names": val_set.class_names, "train_images": _names_of(train_loader.dataset),
+                   "skipped_images": {"train": list(train_loader.dataset.skipped), "val": list(val_set.skipped)}})
+
+
+def _bytes_of_checkpoints(opts, model: nn.Module) -> int:
+    """What all files of a run take at most: latest_*, those before it, best_*, and the one that is being written."""
+    slots = {"sgd": 1, "adam": 2}[base_of(opts)] + (opts.optimizer in ("LookSAM", "FriendlySAM"))
+    one = sum(4 * parameter.numel() * (1 + slots) for parameter in model.parameters())
+    savings = opts.total_itrs // min(opts.save_interval or opts.val_interval, opts.val_interval) + 1
+    return one * (2 + min(opts.keep, savings))
+
+
+def _names_of(dataset) -> str:
+    """What tells these images, in this order, from others; their content isn't read."""
+    return hashlib.sha256("\n".join(map(dataset.name, range(len(dataset)))).encode()).hexdigest()[:16]
 
 
 def parallel(opts, model: nn.Module) -> nn.Module:
@@ -132,8 +148,12 @@ def _validation(opts, model, val_loader, val_set, dashboard):
     scored = precise(model, amp=opts.amp)
 
     def validate(trainer):
+        def on_batch(batch):
+            samples(batch)
+            trainer.interrupts.check()
+
         metrics = StreamSegMetrics(val_set.num_classes)
-        results = evaluate(scored, val_loader, metrics, on_batch=samples, title="validation")
+        results = evaluate(scored, val_loader, metrics, on_batch=on_batch, title="validation")
         logger.info(metrics.to_str(results))
         report.show_validation(dashboard, results, itr=trainer.cur_itrs, class_names=val_set.class_names)
         return results

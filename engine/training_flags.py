@@ -28,6 +28,11 @@ def add_training(parser):
                        help="seed of weights and data")
     group.add_argument("--print_interval", type=number(int, low=1), default=10, help="iterations between loss lines")
     group.add_argument("--val_interval", type=number(int, low=1), default=100, help="iterations between validations")
+    group.add_argument("--save_interval", type=number(int, low=1),
+                       help="iterations between checkpoints (default: one at every validation, and where a run stops)")
+    group.add_argument("--keep", type=number(int, low=1), default=2,
+                       help="how many of a run's last checkpoints stay: latest_*, previous1_* and so on; best_* does "
+                            "anyway")
 
 
 def add_sharpness(parser):

@@ -46,6 +46,11 @@ def local_rank() -> int:
     return _environment("LOCAL_RANK", 0)
 
 
+def local_world_size() -> int:
+    """The number of processes on this machine."""
+    return _environment("LOCAL_WORLD_SIZE", 1)
+
+
 def is_main() -> bool:
     """Whether this is rank 0, which alone writes files and speaks."""
     return rank() == 0
@@ -162,4 +167,4 @@ def from_main(obj):
 
 
 def _environment(name: str, default: int) -> int:
-    return int(os.environ[name]) if launched() else default
+    return int(os.environ.get(name, default)) if launched() else default

@@ -13,6 +13,29 @@ def seed_everything(seed: int):
     torch.manual_seed(seed)
 
 
+def rng_state(devices: list[torch.device]) -> dict:
+    """Where the streams of torch, NumPy and Python are, and those of the GPUs `devices`: tensors and plain values."""
+    numpy = np.random.get_state(legacy=False)
+    words = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
+    version, internal, gauss = random.getstate()
+    return {
+        "torch": torch.get_rng_state(), "cuda": [torch.cuda.get_rng_state(device) for device in devices],
+        "numpy": {**numpy, "state": {**numpy["state"], "key": words}},
+        "python": {"version": version, "words": torch.tensor(internal), "gauss": gauss},
+    }
+
+
+def set_rng_state(state: dict, devices: list[torch.device]):
+    """Go on where rng_state() was; GPUs of another number than then keep their streams."""
+    torch.set_rng_state(state["torch"])
+    numpy, python = state["numpy"], state["python"]
+    np.random.set_state({**numpy, "state": {**numpy["state"], "key": numpy["state"]["key"].numpy()}})
+    random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
+    if len(devices) == len(state["cuda"]):
+        for device, stream in zip(devices, state["cuda"], strict=True):
+            torch.cuda.set_rng_state(stream, device)
+
+
 @contextmanager
 def drawing_from(*parts):
     """Python, NumPy and torch (the CPU's) draw a stream that depends on `parts` alone; then they go on as before."""

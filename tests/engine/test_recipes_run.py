@@ -7,7 +7,8 @@ import torch
 from attacks import FGSM
 from engine import build, options, report
 from engine.precision import Bfloat16
-from engine.run import Run, load_checkpoint
+from engine.resume import load_checkpoint
+from engine.run import Run
 from main import main
 from metrics import StreamSegMetrics
 

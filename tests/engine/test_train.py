@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from engine.interrupts import Stopped
 from engine.train import Trainer
 from engine.update import Update
 from network import NormalizedModel
@@ -289,7 +290,7 @@ def test_ctrl_c_inside_a_step_waits_for_its_end_then_saves(tmp_path, data):
         return build_loss("cross_entropy")(logits, labels)
 
     trainer.update.criterion = criterion
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped):
         trainer.train(6, print_interval=10, val_interval=10)
     saved = checkpoint.load(tmp_path / "latest.pth")
     assert calls == [False, True, False, True] and saved["cur_itrs"] == 2

@@ -1,0 +1,130 @@
+"""SIGINT and SIGTERM to real processes: what clusters, spot machines and people send."""
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from utils import checkpoint
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+ENDLESS = ["--total_itrs", "100000", "--val_interval", "100000", "--print_interval", "1"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+
+
+@pytest.fixture
+def start(root):
+    """A function that starts main.py with these flags, in a process group of its own, as a shell does."""
+    started = []
+
+    def run(*flags, launcher=(sys.executable,)):
+        process = subprocess.Popen([*launcher, "main.py", *flags], cwd=root, text=True, start_new_session=True,
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=1,
+                                   env={**os.environ, "OMP_NUM_THREADS": "1"})
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def until(process, text):
+    """Read its lines up to one with this text."""
+    for line in process.stdout:
+        if text in line:
+            return line
+    raise AssertionError(f"ended without {text!r}: {process.stderr.read()}")
+
+
+def latest(folder):
+    file, = folder.glob("latest_*.pth")
+    return checkpoint.load(file)
+
+
+@pytest.mark.parametrize(("signum", "code", "group"), [
+    (signal.SIGINT, 130, True), (signal.SIGTERM, 143, False), (signal.SIGTERM, 143, True)])
+def test_the_first_ends_the_run_after_its_iteration_and_the_printed_command_goes_on(
+        start, tmp_path, small, signum, code, group):
+    """A Ctrl-C goes to the loader's processes too, and so may a SIGTERM."""
+    process = start(*small, "--output_dir", str(tmp_path), *ENDLESS, "--num_workers", "2")
+    until(process, "Itrs 2/")
+    (os.killpg if group else os.kill)(process.pid, signum)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in err
+    assert f"{signal.Signals(signum).name}: the run stops after this iteration" in err
+    state = latest(tmp_path / "exp")
+    stopped, = (line for line in out.splitlines() if line.startswith("Stopped after iteration "))
+    assert f" {state['cur_itrs']}/100000; to go on: python main.py " in stopped and state["cur_itrs"] >= 2
+    command = shlex.split(stopped.split("; to go on: python main.py ")[1])
+    process = start(*command, "--total_itrs", str(state["cur_itrs"] + 1))
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert latest(tmp_path / "exp")["cur_itrs"] == state["cur_itrs"] + 1
+
+
+def test_the_second_ends_at_once(start, tmp_path, small):
+    """In an iteration of minutes: nothing is written, what was there stays."""
+    process = start(*small, "--output_dir", str(tmp_path), *ENDLESS, "--save_interval", "1", "--crop_size", "513",
+                    "--batch_size", "64")
+    until(process, "Dataset: ")
+    time.sleep(2)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    began = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=30)
+    assert process.returncode == 143 and time.monotonic() - began < 5
+    assert not list(tmp_path.rglob("*.pth"))
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_in_a_test_it_ends_what_is_found_being_kept(start, trained, tmp_path, workers):
+    best, = (trained / "exp").glob("best_*.pth")
+    process = start("--test_only", "--ckpt", str(best), "--output_dir", str(tmp_path), "--attack", "fgsm", "pgd",
+                    "--eps", "2/255", "--steps", "100000", "--num_workers", workers)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("pgd_*.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 143 and "error" not in err.replace("RuntimeError", "")
+    assert workers == "2" or "Traceback" not in err  # torch may remark that its own process was killed
+    assert "| fgsm" in out and "Results written to" in out
+
+
+def test_several_processes_stop_together_and_go_on_to_the_same_bits(start, tmp_path, small):
+    """With random starts and, without --sync_bn, BatchNorm statistics that each process has of its own."""
+    flags = [*small, "--batch_size", "4", "--output_dir", str(tmp_path), "--total_itrs", "12", "--val_interval", "6",
+             "--print_interval", "4", "--optimizer", "SAM", "--no-sync_bn", "--adv", "--train_step", "1",
+             "--lr", "0.1"]
+    whole = start(*flags, "--exp_name", "whole", launcher=TORCHRUN)
+    assert whole.wait(timeout=200) == 0
+    cut = start(*flags, "--exp_name", "cut", "--save_interval", "1", launcher=TORCHRUN)
+    until(cut, "Model saved as")
+    cut.send_signal(signal.SIGTERM)  # to torchrun, which passes it on to both
+    out, err = cut.communicate(timeout=100)
+    assert "Stopped after iteration" in out and cut.returncode != 0
+    assert "to go on: torchrun --nproc_per_node=2 main.py --continue_training" in out
+    assert 1 <= latest(tmp_path / "cut")["cur_itrs"] < 12
+    go_on = start("--continue_training", "--output_dir", str(tmp_path), "--exp_name", "cut", "--num_workers", "0",
+                  launcher=TORCHRUN)
+    assert go_on.wait(timeout=200) == 0
+    one, other = (latest(tmp_path / name) for name in ("whole", "cut"))
+    assert one["cur_itrs"] == other["cur_itrs"] == 12 and one["best_score"] == other["best_score"]
+    for key, value in one["model_state"].items():
+        assert torch.equal(value, other["model_state"][key]), key
+    for mine, theirs in zip(one["ranks"], other["ranks"], strict=True):
+        assert torch.equal(mine["rng"]["torch"], theirs["rng"]["torch"])
+        assert all(torch.equal(*pair) for pair in zip(mine["buffers"], theirs["buffers"], strict=True))
+    first, second = one["ranks"]
+    assert not torch.equal(first["rng"]["torch"], second["rng"]["torch"])  # as said
+    states = (state["optimizer_state"]["state"] for state in (one, other))
+    for mine, theirs in zip(*(state.values() for state in states), strict=True):
+        assert torch.equal(mine["momentum_buffer"], theirs["momentum_buffer"])
