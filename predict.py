@@ -43,9 +43,17 @@ def predict(argv=None) -> list[Path]:
         opts.num_classes = dataset.num_classes
         model = build.build_network(opts, build.choose_device(opts.gpu_id), checkpoint=checkpoint)
         model = precise(model, amp=opts.amp)
-        written = [segment(model, path, target, dataset) for path, target in images]
         logger.info("Model restored from %s", opts.ckpt)
+        written, problems = [], []
+        for path, target in images:
+            try:
+                written.append(segment(model, path, target, dataset))
+            except UserError as problem:  # the others are worth having
+                problems.append(problem)
+                logger.warning("Left out: %s", problem)
         logger.info("%d label maps and overlays written to %s", len(written), own.save_val_results_to)
+        if problems:
+            raise UserError(f"{len(problems)} of {len(images)} images can't be read: {problems[0]}")
     return written
 
 

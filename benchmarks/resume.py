@@ -9,6 +9,7 @@ import contextlib
 import io
 import statistics
 import tempfile
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -25,41 +26,30 @@ class Begun(Exception):
     """The first batch is there."""
 
 
-def begin(*_):
-    """Instead of a training step."""
-    raise Begun
-
-
-def first_step(*flags):
+def first_step(*flags) -> Trainer:
     """From argv to the first batch in the trainer's hands."""
-    step, Trainer.step = Trainer.step, begin
+    found, step = [], Trainer.step
+
+    def begin(trainer, *_):
+        found.append(trainer)
+        raise Begun
+
+    Trainer.step = begin
     try:
-        run([*FLAGS, *flags])
-    except Begun:
-        pass
+        with contextlib.suppress(Begun):
+            run([*FLAGS, *flags])
     finally:
         Trainer.step = step
+    return found[0]
 
 
 def prepare(folder: Path, train: list[str]) -> dict[str, Path]:
-    """Runs of the second epoch, stopped at each of PLACES."""
-    kept = []
-    steps, take_up = Trainer.step, Trainer.__init__
-
-    def init(trainer, *args, **kwargs):
-        take_up(trainer, *args, **kwargs)
-        kept.append(trainer)
-
-    Trainer.step, Trainer.__init__ = begin, init
-    with contextlib.suppress(Begun):
-        run([*FLAGS, *train, "--output_dir", str(folder), "--exp_name", "none"])
-    Trainer.step, Trainer.__init__ = steps, take_up
-    trainer = kept[0]
-    trainer.step(*next(trainer.loader.starting_at(0)))  # the optimizer has its momenta
+    """Runs that were stopped in their second epoch, at each of PLACES."""
+    trainer = first_step(*train, "--output_dir", str(folder), "--exp_name", "none")
+    trainer.step(*next(trainer.loader.starting_at(0)))  # so that the optimizer has its momenta
     runs = {}
     for name, part in PLACES.items():
-        trainer.cur_itrs = len(trainer.loader) + round(part * (len(trainer.loader) - 1))
-        trainer.validated = trainer.cur_itrs
+        trainer.cur_itrs = trainer.validated = len(trainer.loader) + round(part * (len(trainer.loader) - 1))
         runs[name] = folder / f"at_{trainer.cur_itrs}"
         runs[name].mkdir()
         trainer.paths = {kind: runs[name] / path.name for kind, path in trainer.paths.items()}
@@ -79,12 +69,11 @@ def main():
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         runs, numbers = prepare(Path(folder), train), count()
         file, = runs["in its middle"].glob("latest_*")
-        functions = {
+        go_on = ["--continue_training", "--num_workers", opts.num_workers, "--output_dir", folder, "--exp_name"]
+        times = rounds({
             "new": lambda: first_step(*train, "--output_dir", folder, "--exp_name", f"new{next(numbers)}"),
-            **{name: lambda path=path: first_step("--continue_training", "--output_dir", folder, "--exp_name", path.name,
-                                                  "--num_workers", opts.num_workers) for name, path in runs.items()},
-            "load the file": lambda: checkpoint.load(file)}
-        times = rounds(functions, count=opts.rounds)
+            **{name: partial(first_step, *go_on, path.name) for name, path in runs.items()},
+            "load the file": partial(checkpoint.load, file)}, count=opts.rounds)
     report(times, baseline="new")
     for name in PLACES:
         cost = [one - new - load for one, new, load in zip(

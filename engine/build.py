@@ -98,5 +98,5 @@ def say_start(opts):
 def build_dashboard(opts):
     """A connected visdom dashboard, or one that shows nothing."""
     if opts.enable_vis and distributed.is_main():
-        return Visualizer(port=opts.vis_port, env=opts.vis_env)
+        return Visualizer(port=opts.vis_port, env=opts.vis_env, go_on=opts.continue_training)
     return NullVisualizer()

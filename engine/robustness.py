@@ -182,8 +182,8 @@ def _results(opts, records: list[Records], names: list[str], dataset) -> dict:
     whole = [record for record in records if all(name in record for name in names)]
     for record in records:
         if record not in whole:
-            logger.warning("%s: %d of %d images; the same command goes on there", record.path,
-                           sum(name in record for name in names), len(names))
+            logger.warning("%s: %d of %d images; %s goes on there", record.path, sum(name in record for name in names),
+                           len(names), "the same command" if opts.test_only else "--continue_training")
     rows = rows_of(whole, names, class_names=dataset.class_names) if whole else []
     place = {record.stem: number for number, record in enumerate(whole)}
     rows.sort(key=lambda row: len(place) if row["members"] else place[row["records"][0]])  # as asked for, unions last

@@ -77,3 +77,16 @@ def test_what_cannot_be_segmented_is_one_line(tmp_path, weights, capsys):
         with pytest.raises(SystemExit) as stop:
             predict(["--input", str(tmp_path / source), "--save_val_results_to", str(tmp_path / "out"), *weights[1]])
         assert stop.value.code == 2 and source in capsys.readouterr().err
+
+
+def test_a_damaged_image_costs_only_itself(tmp_path, weights, capsys):
+    (tmp_path / "in").mkdir()
+    for name in "abc":
+        Image.new("RGB", (65, 65)).save(tmp_path / "in" / f"{name}.png")
+    (tmp_path / "in" / "b.png").write_bytes((tmp_path / "in" / "b.png").read_bytes()[:60])
+    with pytest.raises(SystemExit) as stop:
+        predict(["--input", str(tmp_path / "in"), "--save_val_results_to", str(tmp_path / "out"), *weights[1]])
+    assert stop.value.code == 2
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "a_overlay.png", "c.png",
+                                                                        "c_overlay.png"]
+    assert "error: 1 of 3 images can't be read: " in (err := capsys.readouterr().err) and "b.png" in err

@@ -38,11 +38,12 @@ class Visualizer:
 
     enabled = True
 
-    def __init__(self, port: int, env: str = "main", id: str | None = None):
+    def __init__(self, port: int, env: str = "main", id: str | None = None, *, go_on: bool = False):
+        """go_on: curves of one line that an earlier call began are continued, instead of replaced."""
         import visdom  # only here: a run without a dashboard doesn't need it
 
         self.prefix = f"[{id}]" if id else ""
-        self.started = set()
+        self.started, self.go_on = set(), go_on
         logging.getLogger("visdom").setLevel(logging.ERROR)  # it remarks on every connection
         try:
             with _quiet():
@@ -55,7 +56,8 @@ class Visualizer:
         """Append the point (x, y) to the curve `name` (to its line `line`, if there are several)."""
         window = self._window(name)
         options = {"title": window, "showlegend": line is not None}
-        update = "append" if window in self.started else None
+        begun = window in self.started or (line is None and self._began_earlier(window))
+        update = "append" if begun else None
         self._send("line", X=np.array([x]), Y=np.array([y]), win=window, name=line and _escaped(line), update=update,
                    opts=options)
         self.started.add(window)
@@ -75,6 +77,15 @@ class Visualizer:
 
     def _window(self, name: str) -> str:
         return _escaped(self.prefix + name)
+
+    def _began_earlier(self, window: str) -> bool:
+        if not self.go_on or self.vis is None:
+            return False
+        try:
+            with _quiet():
+                return bool(self.vis.win_exists(window))
+        except ConnectionError:
+            return False  # _send() says so
 
     def _send(self, kind: str, **content):
         if self.vis is None:

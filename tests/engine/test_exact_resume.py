@@ -1,6 +1,7 @@
 """A run that was stopped, anywhere, and continued ends with the same bits as one that never was."""
 import os
 import re
+import shutil
 import signal
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from datasets import vetting
 from engine.train import Trainer
 from main import main
 
@@ -193,3 +195,30 @@ def test_a_finished_run_is_only_evaluated(whole_once, capsys):
     results = main(["--continue_training", "--output_dir", str(whole_once[1].parent), *TEST])
     assert rows(results) == whole_once[0] and "Nothing to train" in capsys.readouterr().out
     assert {path.name: path.read_bytes() for path in whole_once[1].glob("*.pth")} == before
+
+
+def test_bad_images_are_left_out_again_without_being_looked_for(data, run, stopped, tmp_path, capsys, monkeypatch,
+                                                                whole_once):
+    """The same bits as if they had never been there."""
+    shutil.copytree(data, tmp_path / "data")
+    for folder in ("train", "trainannot", "val", "valannot"):
+        Image.new("L", (90, 70), 40 * ("annot" not in folder)).save(tmp_path / "data" / folder / "2b.png")
+    bad = tmp_path / "data" / "train" / "2b.png", tmp_path / "data" / "valannot" / "2b.png"
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:50])
+    stopped("cut", *RECIPES["SAM adv"], "--data_root", str(tmp_path / "data"), "--skip_bad_images", itr=5)
+    assert "Skipped 1 of 7 training and 1 of 3 validation images (--skip_bad_images)" in capsys.readouterr().out
+    with monkeypatch.context() as patch:
+        patch.setattr(vetting, "survey", None)  # nobody reads all
+        results = run("cut", "--continue_training")
+        again = main(["--test_only", "--output_dir", str(tmp_path), "--exp_name", "cut", *TEST])
+    out = capsys.readouterr().out
+    assert out.count("Skipped 1 of 7 training and 1 of 3 validation images (as before") == 1
+    assert out.count("Skipped 1 of 3 validation images (as before") == 1
+    one, other = (torch.load(next(folder.glob("latest_*")), weights_only=True)
+                  for folder in (whole_once[1], tmp_path / "cut"))
+    assert other["skipped_images"] == {"train": ["2b"], "val": ["2b"]}
+    assert again["skipped_images"] == results["skipped_images"] == ["2b"] and again["images"] == ["0", "1"]
+    for key, value in one["model_state"].items():
+        assert torch.equal(value, other["model_state"][key]), key
+    assert [row["Mean IoU"] for row in rows(results)] == [row["Mean IoU"] for row in whole_once[0]]

@@ -1,6 +1,6 @@
 """SIGKILL at random moments of a run on real images, resumed each time: the end has the bits of a run without.
 
-SEG_KILLS says how many (default 2; each costs about ten seconds): SEG_KILLS=30 pytest tests/engine/test_kills.py --log-cli-level=WARNING
+SEG_KILLS says how many (default 2; each costs some ten seconds). With --log-cli-level=WARNING it tells of each.
 """
 import json
 import logging

@@ -47,6 +47,19 @@ def test_windows_arrive_as_sent(visdom_server, visdom_windows):
     assert shown["Sample 0"]["content"]["src"].startswith("data:image")
 
 
+def test_a_continued_run_goes_on_with_its_curves_a_new_one_replaces_them(visdom_server, visdom_windows):
+    port, _ = visdom_server
+    for first, go_on in ((0, False), (2, True), (0, False)):
+        dashboard = Visualizer(port=port, env="again", go_on=go_on)
+        for itr in (first, first + 1):
+            dashboard.vis_scalar("Loss", itr, 3.0 - itr)
+            dashboard.vis_scalar("Robust", itr, 0.5, line="pgd")
+        shown = visdom_windows(port, "again")
+        expected = [0, 1, 2, 3] if go_on else [0, 1]
+        assert shown["Loss"]["content"]["data"][0]["x"] == expected
+        assert shown["Robust"]["content"]["data"][0]["x"] == [first, first + 1]
+
+
 HOSTILE = "<script>alert(1)</script> & \"'<a href='javascript:x'>\x1b[2J"
 
 
