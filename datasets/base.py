@@ -34,7 +34,7 @@ class SegmentationDataset(Dataset):
     num_classes: int
     palette: np.ndarray         # [256, 3] uint8, colour of every label
     native_same_size = False    # may validation images be batched as they are? False is always safe
-    skipped: tuple[str, ...] | list[str] = ()  # names of the images left out
+    skipped: list[str] = []     # names of the images left out
     origin = ""                 # where the images are from: a list or a folder, for messages
 
     def __init__(self, split: str, *, crop_size: int | None = None):

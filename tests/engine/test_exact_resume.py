@@ -1,4 +1,5 @@
 """A run that was stopped, anywhere, and continued ends with the same bits as one that never was."""
+import gc
 import os
 import re
 import shutil
@@ -74,6 +75,8 @@ def stopped(monkeypatch, run):
             patch.setattr(Trainer, "validate_and_save", validate_and_save)
             run(name, *flags)
         assert stop.value.code == 128 + signum
+        del stop
+        gc.collect()  # the loaders in its traceback, before the next ones start their processes
     return call
 
 
@@ -170,7 +173,7 @@ def test_in_a_validation(itr, run, stopped, tmp_path, whole_once):
     assert_same(whole_once[1], tmp_path / "cut", "best")
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 0), (0, 3)])
+@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 0), (0, 1)])
 def test_whatever_the_number_of_workers(before, after, run, stopped, tmp_path, whole_once):
     stopped("cut", *RECIPES["SAM adv"], "--num_workers", str(before), itr=5)
     run("cut", "--continue_training", "--num_workers", str(after))

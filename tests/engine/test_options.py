@@ -46,7 +46,7 @@ def test_alpha_is_a_share_of_eps_or_a_number(alpha, size):
     (["--lr", "0"], "0 is out of bounds: above 0"),
     (["--lr", "nan"], "'nan' is no number"),
     (["--rho", "-0.1"], "-0.1 is out of bounds: 0 or more"),
-    (["--crop_size", "64"], "64 is out of bounds: 65 or more"),
+    (["--crop_size", "64"], "64 is out of bounds: 65 to 16384"),
     (["--eps", "1e400"], "1e400 is out of bounds: at most 1e+18"),
     (["--random_seed", "4294967296"], "0 to 4294967295"),
     (["--exp_name", ""], "'' is empty: give a value"),
