@@ -43,6 +43,14 @@ class CamVid(PairedFiles):
         first = next(sizes, None)
         return all(size == first for size in sizes)
 
+    def remarks(self, i: int) -> list[str]:
+        """Return a line on labels that CamVid doesn't have: a coloured or scaled mask has hardly any others."""
+        label = super().label(i)
+        odd = label[(label > self.num_classes) & (label != IGNORE)]
+        line = f"{self.files(i)[1]} has the label {int(odd[0])}: above {self.num_classes - 1} all are ignored" \
+            if odd.numel() else ""
+        return [*super().remarks(i), *filter(None, [line])]
+
     def label(self, i: int) -> tv_tensors.Mask:
         """Read the label [H, W], with 255 for "unlabelled"."""
         label = super().label(i)

@@ -12,6 +12,7 @@ from utils.logging import logger
 from utils.seed import drawing_from, generator_for
 
 from .base import SegmentationDataset
+from .vetting import HINT
 
 
 class Indexed(Dataset):
@@ -115,9 +116,13 @@ def restricted(loader: DataLoader, batches: list[list[int]]) -> DataLoader:
 
 
 def _told(batches: Iterator) -> Generator:
-    """The same batches; a process that was killed, mostly for want of memory, is a UserError."""
+    """The same batches; a process that was killed, mostly for want of memory, is a UserError, as is a bad image."""
     try:
         yield from batches
+    except UserError as error:
+        # One from another process comes as the last line of that process's traceback.
+        line = str(error).strip().splitlines()[-1].removeprefix("utils.errors.UserError: ")
+        raise UserError(f"{line} {HINT}") from None
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker (pid"):
             raise

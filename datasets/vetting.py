@@ -8,6 +8,7 @@ from .names import shown
 from .survey import log_survey, survey
 
 CHECKED_IMAGES = 8  # of each split, where not all are read
+HINT = "(--check_data lists all bad images, --skip_bad_images goes on without them)"
 SPLITS = {"train": "training", "val": "validation"}  # in a sentence
 
 
@@ -24,7 +25,7 @@ def vetted(sets: dict, *, check_all: bool = False, skip_bad: bool = False, skipp
     known = skip_bad and skipped is not None
     if known:
         sets = without(sets, skipped)
-        say_skipped(sets, "as before, without reading all images again")
+        say_skipped(sets, "as before, without reading all images again; --skip_bad_images reads them anew")
     if check_all or (skip_bad and not known):
         bad = problems(sets, num_workers=num_workers, word="skipped" if skip_bad else "bad")
         if not skip_bad:
@@ -33,8 +34,11 @@ def vetted(sets: dict, *, check_all: bool = False, skip_bad: bool = False, skipp
         sets = without(sets, bad)
         say_skipped(sets, "--skip_bad_images")
         return sets
-    for dataset in sets.values():
-        check_dataset(dataset, limit=CHECKED_IMAGES)
+    try:
+        for dataset in sets.values():
+            check_dataset(dataset, limit=CHECKED_IMAGES)
+    except UserError as error:
+        raise UserError(f"{error} {HINT}") from None
     return sets
 
 

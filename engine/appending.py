@@ -12,7 +12,8 @@ try:
 except ImportError:  # Windows: nothing there keeps a second process out
     fcntl = None
 
-LOCK_WAIT = 6.0  # seconds: the loader's workers of a killed run hold its files open for up to five more
+# Seconds: the loader's processes of a killed run hold its files open for some more, seven were seen.
+LOCK_WAIT = 12.0
 
 
 class AppendOnly:

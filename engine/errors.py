@@ -66,11 +66,10 @@ def _is_ours(error: Exception) -> bool:
 
 
 def _own_words(error: Exception) -> str:
-    """The message; one from a DataLoader's worker process comes as the last line of that process's traceback."""
-    text = str(error).strip()
+    """The message, or for what is the system's the remedy."""
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU's memory is full: raise --accumulate, add --amp, or lower --batch_size, --crop_size or " \
             "--val_batch_size"
     if isinstance(error, OSError):
         return f"{error.filename or 'writing'}: {error.strerror}: make room there, or choose another --output_dir"
-    return text.splitlines()[-1].removeprefix("utils.errors.UserError: ") if "DataLoader worker" in text else text
+    return str(error).strip()

@@ -11,6 +11,7 @@ from attacks import Outcome
 from engine import report
 from engine.sharing import share_of
 from utils.distributed import is_main, together, world_size
+from utils.logging import Steady
 from utils.modes import eval_mode
 
 
@@ -86,5 +87,5 @@ def title_of(attack) -> str:
 
 def progress(loader, title: str) -> tqdm:
     """A bar on rank 0's stderr; where that is a file, a line every half minute instead of ten a second."""
-    return tqdm(loader, desc=title, unit="batch", mininterval=0.2 if sys.stderr.isatty() else 30,
+    return tqdm(loader, desc=title, unit="batch", file=Steady(sys.stderr), mininterval=0.2 if sys.stderr.isatty() else 30,
                 disable=not is_main())

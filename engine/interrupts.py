@@ -4,6 +4,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import suppress
 
 from utils import distributed
 
@@ -80,7 +81,8 @@ class Interrupts:
         if self.signum is None:
             self.signum, self._first = signum, time.monotonic()
             if self.held and distributed.is_main():  # not the log, which the training may be writing
-                os.write(2, f"\n{signal.Signals(signum).name}: the run stops after this iteration; "
-                            "once more ends it at once\n".encode())
+                with suppress(OSError):  # a closed terminal
+                    os.write(2, f"\n{signal.Signals(signum).name}: the run stops when its iteration is whole; "
+                                "once more ends it at once\n".encode())
         elif time.monotonic() - self._first > (ECHO_OF_TORCHRUN if distributed.launched() else ECHO):
             os._exit(128 + signum)  # no waiting, for nobody: checkpoints and records are whole at any moment

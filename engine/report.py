@@ -2,6 +2,7 @@
 import itertools
 import json
 import math
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -73,8 +74,10 @@ def bracket(row: dict) -> str:
 
 def write_results(path: Path, results: dict):
     """Write results.json, nan as null; results of an earlier evaluation are kept as results.1.json, .2 and so on."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(without_nan(results), indent=1) + "\n", encoding="utf-8")
     keep_earlier(path)
-    path.write_text(json.dumps(without_nan(results), indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)  # whole or not at all
     logger.info("Results written to %s", path)
 
 

@@ -1,5 +1,6 @@
 """Which checkpoint a call means, what it takes from it, and whether a run may go on with it."""
 import argparse
+from contextlib import suppress
 from pathlib import Path
 
 from engine import options
@@ -19,8 +20,7 @@ def load_checkpoint(opts, run: Run) -> dict | None:
     if opts.ckpt is None and opts.continue_training:
         opts.ckpt, loaded = _last_good(run, opts)
     else:
-        opts.ckpt = opts.ckpt or str(run.find("best", opts))
-        loaded = checkpoint.load(opts.ckpt)
+        loaded = _named(run, opts)
     saved = options.sound(loaded.get("options", {}), given=opts.given, source=opts.ckpt)
     if opts.test_only or opts.continue_training:
         taken = options.adopt(opts, saved)
@@ -30,6 +30,18 @@ def load_checkpoint(opts, run: Run) -> dict | None:
         _refuse_another_run(opts, loaded, saved)
         _say_changes(opts, saved)
     return loaded
+
+
+def _named(run: Run, opts) -> dict:
+    """What is in --ckpt, or for a test in best_*."""
+    own = opts.ckpt is None
+    opts.ckpt = opts.ckpt or str(run.find("best", opts))
+    try:
+        return checkpoint.load(opts.ckpt)
+    except UserError as problem:
+        if own and (others := run.named("latest", opts)):
+            raise UserError(f"{problem}; to test the run's last state give --ckpt {others[0]}") from None
+        raise
 
 
 def skipped_before(opts, loaded: dict | None) -> dict | None:
@@ -48,33 +60,43 @@ def skipped_before(opts, loaded: dict | None) -> dict | None:
 
 
 def _last_good(run: Run, opts) -> tuple[str, dict]:
-    """latest_* and what is in it; where it can't be gone on with, the newest one before it that can, with a warning."""
+    """latest_* and what is in it; where it can't be gone on with, the latest state that can, with a warning."""
     latest = _latest(run, opts)
+    try:
+        return str(latest), _training_state(latest)
+    except UserError as error:
+        problem = error
     best = latest.with_name("best_" + latest.name.removeprefix("latest_"))
-    problems = []
-    for path in (latest, *checkpoint.earlier(latest), best):
-        try:
-            loaded = checkpoint.load(path)
-            if "optimizer_state" not in loaded:
-                raise UserError(f"{path} holds weights but no training state")
-        except UserError as problem:
-            problems.append(problem)
-            continue
-        if problems:
-            logger.warning("Warning: %s. Going on with %s, of iteration %s", problems[0], path, loaded.get("cur_itrs"))
-            run.fallback = (path, latest)
-        return str(path), loaded
-    raise problems[0]
+    found = []
+    for path in (*checkpoint.earlier(latest), best):
+        with suppress(UserError):
+            found.append((path, _training_state(path)))
+    if not found:
+        raise UserError(f"{problem}; nor can any other checkpoint of this run be gone on with")
+    path, loaded = max(found, key=lambda one: _iteration(one[1]))  # the first of those: a previous one, not best_*
+    logger.warning("Warning: %s. Going on with %s, of iteration %s", problem, path, _iteration(loaded))
+    run.fallback = (path, latest)
+    return str(path), loaded
+
+
+def _training_state(path: Path) -> dict:
+    loaded = checkpoint.load(path)
+    if "optimizer_state" not in loaded:
+        raise UserError(f"{path} holds weights but no training state")
+    return loaded
+
+
+def _iteration(loaded: dict) -> int:
+    """A stranger's may be anything."""
+    return loaded["cur_itrs"] if isinstance(loaded.get("cur_itrs"), int) else -1
 
 
 def _latest(run: Run, opts) -> Path:
     """Where latest_* is; or should be, where only those before it are there."""
-    try:
+    others = run.named("previous*", opts) or run.named("best", opts)
+    if run.named("latest", opts) or not others:
         return run.find("latest", opts)
-    except UserError:
-        if not (others := run.named("previous*", opts)):
-            raise
-        return others[0].with_name("latest_" + others[0].name.partition("_")[2])
+    return others[0].with_name("latest_" + others[0].name.partition("_")[2])
 
 
 def _refuse_another_run(opts, loaded: dict, saved: dict):

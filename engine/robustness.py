@@ -49,12 +49,12 @@ def evaluate_all(opts, model, loader, dataset, attacks: list[Attack], *, folder,
                 form = precise(model, amp=opts.amp if chain == [None] else opts.attack_amp)
                 _record(chain, files, from_main(missing), form, loader, dataset, pictures)
     except BaseException as error:
-        _show(opts, records, names, dataset, folder, dashboard)  # no collective: a Ctrl-C may have come to one rank
+        _show(opts, records, names, dataset, folder, dashboard, complete=False)  # no collective: a Ctrl-C may have come to one rank
         if isinstance(error, ValueError) and isinstance(opts.target_class, str):  # else engine.plan refuses all such
             raise UserError(f"--target_class {opts.target_class}: {error}") from None  # a map of another size
         raise
     with together():
-        results = _show(opts, records, names, dataset, folder, dashboard)
+        results = _show(opts, records, names, dataset, folder, dashboard, complete=True)
     return from_main(results)
 
 
@@ -165,11 +165,12 @@ def _lines(scored: Scored, dataset, attack) -> list[dict]:
              "forwards": int(passes[0, k]), "backwards": int(passes[1, k])} for k, index in enumerate(scored.indices)]
 
 
-def _show(opts, records: list[Records], names: list[str], dataset, folder, dashboard) -> dict | None:
+def _show(opts, records: list[Records], names: list[str], dataset, folder, dashboard, *,
+          complete: bool) -> dict | None:
     """Log, write and draw the results on rank 0; returns them there."""
     if not is_main():
         return None
-    results = _results(opts, records, names, dataset)
+    results = {**_results(opts, records, names, dataset), "complete": complete}
     if results["results"]:
         logger.info("\n%s\n", report.table(results["results"]))
         report.write_results(folder / "results.json", results)

@@ -1,4 +1,5 @@
 """The run folder: what is in it, when it may be written, and the checkpoints it keeps."""
+import errno
 import shlex
 import shutil
 from pathlib import Path
@@ -8,10 +9,14 @@ from utils import checkpoint, logging
 from utils.distributed import is_main, launched, local_world_size, together
 from utils.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows: nothing there keeps a second process out
+    fcntl = None
+
 CHECKPOINTS = ("latest_*.pth", "previous*.pth", "best_*.pth")
-TRAINED = (*CHECKPOINTS, "opts.txt")  # what training leaves
-OWN_FILES = (*TRAINED, "*.pth.tmp", "*.pth.damaged",
-             "log.txt", "results*.json", "val_results*", "records", "report", "verify*.json")
+OWN_FILES = (*CHECKPOINTS, "*.pth.tmp", "*.pth.damaged*", "opts.txt", "log.txt",
+             "results*.json", "val_results*", "records", "report", "verify*.json")
 # Flags of one call that the command which continues doesn't repeat.
 NOT_AGAIN = ("ckpt", "continue_training", "overwrite", "output_dir", "exp_name", "download", "check_data",
              "num_classes")
@@ -38,7 +43,12 @@ class Run:
 
     def _refuse_if_used(self, opts):
         foreign = opts.ckpt is not None and Path(opts.ckpt).resolve().parent != self.folder.resolve()
-        if opts.test_only or not self.files(TRAINED):
+        if not self.files(CHECKPOINTS):
+            return
+        if opts.test_only:
+            if foreign:
+                raise UserError(f"{self.folder} holds a run of its own: choose another --exp_name for the scores of "
+                                f"{opts.ckpt}")
             return
         if not (opts.overwrite or opts.continue_training):
             raise UserError(f"{self.folder} holds an earlier run: choose another --exp_name, give --continue_training "
@@ -62,15 +72,32 @@ class Run:
                 raise UserError(f"{self.folder} can't be written ({error}): choose another --output_dir") from None
 
     def _create(self, opts):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not opts.test_only:
+            self._lock()
         for path in self.files() if opts.overwrite else []:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        self.folder.mkdir(parents=True, exist_ok=True)
         if self.fallback:
             checkpoint.reinstate(*self.fallback)
         logging.log_to_file(self.folder / "log.txt")
         if not opts.test_only:
             with open(self.folder / "opts.txt", "a", encoding="utf-8") as file:  # a continued run adds its own
                 file.write(_as_text(options.to_dict(opts)))
+
+    def _lock(self):
+        """Keep a second training out of this folder until this process ends, however it ends.
+
+        The lock is the process's own: the loader's processes don't hold it for a run that was killed.
+        """
+        if fcntl is None:
+            return
+        self._locked = open(self.folder / ".lock", "w")  # noqa: SIM115, open for as long as we live
+        try:
+            fcntl.lockf(self._locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise UserError(f"{self.folder} is being trained in by another process: wait for it to end, or end "
+                                "it") from None  # other errors: a disk that knows no locks
 
     def continue_command(self, opts) -> str:
         """What goes on with this run; options that are not this call's own are in its checkpoint."""

@@ -1,8 +1,7 @@
 """What a training run leaves in a checkpoint and takes up again: all that its next iteration depends on."""
 import torch
 
-from utils import distributed
-from utils.checkpoint import FORMAT
+from utils import checkpoint, distributed
 from utils.errors import UserError
 from utils.logging import logger
 from utils.seed import rng_state, set_rng_state
@@ -18,7 +17,7 @@ def capture(trainer) -> dict:
     All ranks call it.
     """
     return {
-        "format": FORMAT, "version": VERSION, "torch": str(torch.__version__),
+        "format": checkpoint.FORMAT, "version": VERSION, "torch": str(torch.__version__),
         "cur_itrs": trainer.cur_itrs, "cur_epochs": trainer.cur_epochs, "best_score": trainer.best_score,
         "validated": trainer.validated, "skipped": trainer.skipped, "skipped_in_a_row": trainer.skipped_in_a_row,
         "model_state": trainer.model.model.state_dict(), "optimizer_state": trainer.optimizer.state_dict(),
@@ -39,8 +38,8 @@ def _devices(trainer) -> list[torch.device]:
     device = trainer.update.device
     if device.type != "cuda":
         return []
-    several = distributed.world_size() == 1
-    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if several else [device]
+    alone = distributed.world_size() == 1
+    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if alone else [device]
 
 
 def take_up(trainer, state: dict, *, source: str):
@@ -49,25 +48,49 @@ def take_up(trainer, state: dict, *, source: str):
     What belongs to the options (learning rates, rho, the schedule's length) stays as this call has it. Raises
     UserError, which names `source`, for the state of another kind of training or other classes.
     """
-    if state.get("class_names", trainer.described.get("class_names")) != trainer.described.get("class_names"):
+    if _differs(trainer, state, "class_names"):
         raise UserError(f"{source} was trained for other classes ({_shown(state['class_names'])}): to start a new run "
                         "from its weights leave out --continue_training")
-    if state.get("train_images", trainer.described.get("train_images")) != trainer.described.get("train_images"):
+    if _differs(trainer, state, "train_images"):
         logger.warning("The training images are others than before: batches are not those of a run that never stopped")
+    if others := _differs(trainer, state, "val_images"):
+        logger.warning("The validation images are others than before: scores don't compare, the best begins anew")
     try:
         trainer.cur_itrs, trainer.skipped = int(state["cur_itrs"]), int(state.get("skipped", 0))
         trainer.skipped_in_a_row = int(state.get("skipped_in_a_row", 0))
         trainer.validated = int(state.get("validated", trainer.cur_itrs))  # older ones were written after validations
         if trainer.cur_itrs < 0:
             raise ValueError(f"iteration {trainer.cur_itrs}")
-        if trainer.paths["best"].exists():  # else the best of this folder is still to come
-            trainer.best_score = float(state["best_score"])
+        best = _score_of_best(trainer)
+        if best is not None and not others:  # else the best of this folder is still to come
+            trainer.best_score = best
         _take_up_optimizer(trainer, state)
         trainer.meter.go_on_from(state.get("measured", {}))
         _take_up_rank(trainer, state.get("ranks", []))
     except MISFIT as error:
         raise UserError(f"the training state in {source} doesn't fit this --optimizer, or is damaged "
                         f"({type(error).__name__}: {error})") from None
+
+
+def _differs(trainer, state: dict, name: str) -> bool:
+    """Whether the checkpoint is of other images or classes; those of VainF don't say."""
+    return name in state and name in trainer.described and state[name] != trainer.described[name]
+
+
+def _score_of_best(trainer) -> float | None:
+    """The score in best_*, which may be of a later iteration than what is gone on with; None where there is none.
+
+    A damaged one is put aside, for the next validation to make another.
+    """
+    score = None
+    if distributed.is_main() and trainer.paths["best"].exists():
+        try:
+            score = float(checkpoint.load(trainer.paths["best"])["best_score"])
+        except (UserError, *MISFIT) as problem:
+            logger.warning("Warning: %s can't be gone on with (%s). The next validation makes a new one",
+                           trainer.paths["best"], problem)
+            checkpoint.put_aside(trainer.paths["best"])
+    return distributed.from_main(score)
 
 
 def _take_up_optimizer(trainer, state: dict):

@@ -1,5 +1,6 @@
 """The training loop: iterations, validations, checkpoints. It doesn't know which optimizer it has."""
 from contextlib import closing
+from pathlib import Path
 
 import torch
 
@@ -53,12 +54,15 @@ class Trainer:
         loss or gradient wasn't finite; WriteError where a checkpoint can't be written.
         """
         if self.cur_itrs >= total_itrs and not self._owes_validation(total_itrs, val_interval):
-            logger.info("Nothing to train: iteration %d of --total_itrs %d is reached", self.cur_itrs, total_itrs)
+            logger.info("Nothing to train: iteration %d of --total_itrs %d is reached (it counts from the beginning: "
+                        "give more to train longer)", self.cur_itrs, total_itrs)
             return
         self.update.net.train()
         # The loader's processes end with it, also after an error; torch has its signal handler from when they start.
         with closing(self.loader.starting_at(self.cur_itrs)) as batches, self.interrupts:
             try:
+                if not distributed.from_main(self.paths["latest"].exists()):
+                    self.save("latest")  # so that there always is one, and that the folder can be written
                 self._train(batches, total_itrs, print_interval, val_interval, save_interval)
             except (Stopped, UserError, distributed.ElsewhereError) as stop:  # in this process or another
                 if not self._unwritable:
@@ -81,6 +85,8 @@ class Trainer:
                 self._report(self.meter.take(itrs_left=total_itrs - self.cur_itrs), total_itrs)
             if save_interval and self.cur_itrs % save_interval == 0:
                 self.save("latest")
+        with distributed.together():
+            self.interrupts.check()
 
     def _say_how_to_go_on(self, total_itrs: int):
         saved = "" if self.latest_itr == self.cur_itrs else f", saved is iteration {self.latest_itr}"
@@ -160,7 +166,7 @@ class Trainer:
             if distributed.is_main():
                 checkpoint.save(self.paths[kind], state, keep=keep)
         self._unwritable = False
-        if keep is not None or kind == "best":
+        if self.cur_itrs and (keep is not None or kind == "best"):
             logger.info("Model saved as %s", self.paths[kind])
         if kind == "latest":
             self._written, self.latest_itr = now, self.cur_itrs
@@ -177,6 +183,6 @@ class Trainer:
     def restore(self, state: dict, *, source: str):
         """Take up the training state of a checkpoint (the weights are loaded already)."""
         take_up(self, state, source=source)
-        if self.paths["latest"].exists():
+        if Path(source).absolute() == Path(self.paths["latest"]).absolute():
             self.latest_itr = self.cur_itrs
         logger.info("Training state restored from %s, iteration %d", source, self.cur_itrs)

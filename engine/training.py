@@ -42,6 +42,7 @@ def build_trainer(opts, run, model, train_loader, val_loader, val_set, dashboard
         paths={kind: run.checkpoint_path(kind, opts) for kind in ("latest", "best")},
         described={"options": options.to_dict(opts), "seed": opts.random_seed, "normalization": model.normalization,
                    "class_names": val_set.class_names, "train_images": _names_of(train_loader.dataset),
+                   "val_images": _names_of(val_set),
                    "skipped_images": {"train": list(train_loader.dataset.skipped), "val": list(val_set.skipped)}})
 
 

@@ -3,6 +3,7 @@
 Keys are VainF's (cur_itrs, model_state, optimizer_state, scheduler_state, best_score) and more; `model_state` holds the
 bare network's keys, without the wrapper's `module.`.
 """
+import itertools
 import os
 import pickle
 import re
@@ -107,12 +108,22 @@ def _make_previous(path: Path, keep: int):
 
 
 def reinstate(good: Path, path: Path):
-    """Put a second `good` in the place of the checkpoint `path`; what is damaged there stays as <name>.damaged."""
+    """Put a second `good` in the place of the checkpoint `path`; what is damaged there is kept, see put_aside()."""
     temporary = path.with_name(path.name + ".tmp")
     if path.exists():
-        _duplicate(path, path.with_name(path.name + ".damaged"))
+        _duplicate(path, _aside(path))
     _duplicate(good, temporary)
     os.replace(temporary, path)
+
+
+def put_aside(path: Path):
+    """Rename a damaged checkpoint to <name>.damaged, or .damaged1 and so on."""
+    os.replace(path, _aside(path))
+
+
+def _aside(path: Path) -> Path:
+    names = (path.with_name(f"{path.name}.damaged{number or ''}") for number in itertools.count())
+    return next(name for name in names if not name.exists())
 
 
 def _duplicate(path: Path, other: Path):
@@ -129,6 +140,8 @@ def load(path) -> dict:
     Raises UserError where there is no such file, or where it is no checkpoint, holds anything but data, has other
     bytes than were written, or is of a later version of this program.
     """
+    if Path(path).is_dir():
+        raise UserError(f"{path} is a folder: name a checkpoint in it")
     if not Path(path).is_file():
         raise UserError(f"no checkpoint at {path}: check the path given to --ckpt")
     try:

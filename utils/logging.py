@@ -5,6 +5,7 @@ Names in these lines may be a stranger's (of files, classes, weights), so contro
 Of several processes rank 0 has them; the others only say what went wrong, as "[rank 1] error: ...".
 """
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -21,6 +22,30 @@ class _Visible(logging.Formatter):
         return printable(super().format(record))
 
 
+class Steady:
+    """A stream whose reader may have gone, such as a `| tee` that the same Ctrl-C has ended: the rest goes nowhere."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text: str):
+        """Write, if anybody reads."""
+        self._try(self.stream.write, text)
+
+    def flush(self):
+        """Flush, if anybody reads."""
+        self._try(self.stream.flush)
+
+    def _try(self, function, *args):
+        try:
+            function(*args)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+
 class _Console(logging.Handler):
     """Errors to stderr, all else to stdout, as they are at that moment: a redirected or captured one gets the line."""
 
@@ -29,7 +54,7 @@ class _Console(logging.Handler):
         self.setFormatter(_Visible())
 
     def emit(self, record):
-        stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
+        stream = Steady(sys.stderr if record.levelno >= logging.ERROR else sys.stdout)
         stream.write(self.format(record) + "\n")
         stream.flush()
 

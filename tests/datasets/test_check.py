@@ -4,6 +4,7 @@ from PIL import Image
 
 from datasets import build_datasets, build_loaders, check_dataset
 from datasets.files import read_image, read_mask
+from datasets.vetting import HINT
 from tests.datasets.pictures import PIXELS, encoded
 from utils.errors import UserError
 
@@ -99,7 +100,8 @@ def test_a_torn_image_stops_training_with_its_file(voc_root, folder, num_workers
     with pytest.raises(UserError) as error:
         next(loader.starting_at(0))
     line = str(error.value).strip().splitlines()[-1]  # a worker's traceback comes before
-    assert f"Can't read {folder / 'JPEGImages' / 'b.jpg'} (image file is truncated" in line and line[-1] == "."
+    assert f"Can't read {folder / 'JPEGImages' / 'b.jpg'} (image file is truncated" in line
+    assert line.endswith("replace the damaged file. " + HINT)
 
 
 @pytest.mark.parametrize("mode, suffix", [("L", "jpg"), ("CMYK", "jpg"), ("P", "png"), ("RGBA", "png"), ("1", "png"),

@@ -12,8 +12,6 @@ from utils.errors import UserError
     (UserError("--lr: too high"), "error: --lr: too high"),
     (FloatingPointError("PGD: not finite"), "error: PGD: not finite"),
     (torch.OutOfMemoryError("CUDA out of memory\nTried to"), "error: the GPU's memory is full: raise --accumulate, "),
-    (UserError("Caught UserError in DataLoader worker process 0.\nOriginal Traceback:\n  File x\n"
-               "utils.errors.UserError: Can't read a.png"), "error: Can't read a.png"),
 ])
 def test_one_line_and_exit_code_2(error, line, capsys):
     with pytest.raises(SystemExit) as stop, reported_errors():

@@ -225,3 +225,19 @@ def test_bad_images_are_left_out_again_without_being_looked_for(data, run, stopp
     for key, value in one["model_state"].items():
         assert torch.equal(value, other["model_state"][key]), key
     assert [row["Mean IoU"] for row in rows(results)] == [row["Mean IoU"] for row in whole_once[0]]
+
+
+def test_a_signal_while_the_last_checkpoint_is_written_is_not_forgotten(run, tmp_path, monkeypatch, whole_once):
+    save = Trainer.save
+
+    def saved(trainer, kind):
+        if kind == "best" and trainer.cur_itrs == TOTAL:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(trainer, kind)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+        patch.setattr(Trainer, "save", saved)
+        run("cut", *RECIPES["SAM adv"])
+    assert stop.value.code == 143 and not (tmp_path / "cut" / "results.json").exists()
+    assert rows(run("cut", "--continue_training")) == whole_once[0]
+    assert_same(whole_once[1], tmp_path / "cut")

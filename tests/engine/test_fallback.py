@@ -100,6 +100,36 @@ def test_the_newest_good_one_and_in_the_end_the_best(runs, capsys):
     assert itr_of(files["latest"]) == itr_of(files["best"]) == best  # a second one, not the best itself
 
 
+def test_a_best_of_a_later_iteration_is_gone_on_with_and_never_replaced_by_a_worse_one(runs, capsys):
+    folder, files = runs
+    state = torch.load(files["latest"], weights_only=True)
+    checkpoint.save(files["best"], {**state, "cur_itrs": 6, "best_score": 0.99})
+    before = files["best"].read_bytes()
+    for kind in ("latest", "previous1"):
+        tear(files[kind])
+    assert f"Going on with {files['best']}, of iteration 6" in go_on(folder, capsys, "--total_itrs", "7")
+    assert files["best"].read_bytes() == before and itr_of(files["latest"]) == 7
+    checkpoint.save(files["latest"], {**state, "cur_itrs": 5, "validated": 3, "best_score": 0.1})  # before best_* was
+    go_on(folder, capsys)
+    assert files["best"].read_bytes() == before
+
+
+def test_a_damaged_best_is_found_before_training_and_made_anew(runs, capsys):
+    folder, files = runs
+    tear(files["best"])
+    damaged = files["best"].read_bytes()
+    out = go_on(folder, capsys, "--total_itrs", "7")
+    assert f"Warning: {files['best']} can't be gone on with" in out
+    assert itr_of(files["best"]) == 7
+    assert files["best"].with_name(files["best"].name + ".damaged").read_bytes() == damaged
+
+
+def test_an_older_checkpoint_of_the_same_run_keeps_the_latest(runs, capsys):
+    folder, files = runs
+    go_on(folder, capsys, "--ckpt", str(files["previous2"]), "--total_itrs", "5", "--val_interval", "100")
+    assert itr_of(files["latest"]) == 5 and itr_of(files["previous1"]) == 6  # which was the latest
+
+
 def test_a_latest_that_is_gone(runs, capsys):
     folder, files = runs
     files["latest"].unlink()
@@ -119,7 +149,8 @@ def test_without_a_good_one_it_is_an_error_that_touches_nothing(runs, refused):
 def test_a_damaged_best_or_ckpt_has_no_stand_in(runs, refused):
     folder, files = runs
     tear(files["best"])
-    assert str(files["best"]) in refused(["--test_only", "--output_dir", str(folder)])
+    line = refused(["--test_only", "--output_dir", str(folder)])
+    assert str(files["best"]) in line and f"give --ckpt {files['latest']}" in line
     assert str(files["best"]) in refused(["--continue_training", "--ckpt", str(files["best"]), "--exp_name", "new",
                                           "--output_dir", str(folder)])
 
@@ -154,7 +185,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_keeps_the_last_checkpoint(tmp_pa
 
     def full(handle):
         count.append(handle)
-        if len(count) > 4:  # the second checkpoint: each syncs its file and its folder
+        if len(count) > 6:  # the fourth checkpoint, after those of 0, 2 and 4: each syncs its file and its folder
             raise OSError(28, "No space left on device")
         fsync(handle)
 

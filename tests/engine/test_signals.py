@@ -32,7 +32,9 @@ def start(root):
     for process in started:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
 
 
 def until(process, text):
@@ -58,7 +60,7 @@ def test_the_first_ends_the_run_after_its_iteration_and_the_printed_command_goes
     (os.killpg if group else os.kill)(process.pid, signum)
     out, err = process.communicate(timeout=60)
     assert process.returncode == code and "Traceback" not in err
-    assert f"{signal.Signals(signum).name}: the run stops after this iteration" in err
+    assert f"{signal.Signals(signum).name}: the run stops when its iteration is whole" in err
     state = latest(tmp_path / "exp")
     stopped, = (line for line in out.splitlines() if line.startswith("Stopped after iteration "))
     assert f" {state['cur_itrs']}/100000; to go on: python main.py " in stopped and state["cur_itrs"] >= 2
@@ -69,19 +71,48 @@ def test_the_first_ends_the_run_after_its_iteration_and_the_printed_command_goes
     assert latest(tmp_path / "exp")["cur_itrs"] == state["cur_itrs"] + 1
 
 
+def test_a_reader_that_the_same_ctrl_c_has_ended_costs_nothing(start, tmp_path, small):
+    """main.py 2>&1 | tee: the terminal ends both."""
+    process = start(*small, "--output_dir", str(tmp_path), *ENDLESS)
+    until(process, "Itrs 2/")
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    log = (tmp_path / "exp" / "log.txt").read_text()
+    assert f"Stopped after iteration {latest(tmp_path / 'exp')['cur_itrs']}/100000; to go on: " in log
+
+
+def test_one_training_at_a_time_in_a_folder(start, tmp_path, small):
+    """And a run whose loading processes outlive it for some seconds keeps nobody out."""
+    first = start(*small, "--output_dir", str(tmp_path), *ENDLESS, "--save_interval", "1", "--num_workers", "2")
+    until(first, "Itrs 2/")
+    before = (tmp_path / "exp" / "log.txt").read_text()
+    out, err = start("--continue_training", "--output_dir", str(tmp_path)).communicate(timeout=60)
+    assert f"error: {tmp_path / 'exp'} is being trained in by another process" in err
+    assert (tmp_path / "exp" / "log.txt").read_text().startswith(before)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    second = start("--continue_training", "--output_dir", str(tmp_path))
+    assert "iteration " in until(second, "Training state restored")
+    until(second, "Itrs ")
+
+
 def test_the_second_ends_at_once(start, tmp_path, small):
     """In an iteration of minutes: nothing is written, what was there stays."""
-    process = start(*small, "--output_dir", str(tmp_path), *ENDLESS, "--save_interval", "1", "--crop_size", "513",
-                    "--batch_size", "64")
-    until(process, "Dataset: ")
-    time.sleep(2)
+    process = start(*small, "--output_dir", str(tmp_path), *ENDLESS, "--save_interval", "1", "--crop_size", "769",
+                    "--batch_size", "16")
+    until(process, "[!] Retrain")
+    time.sleep(1)
     process.send_signal(signal.SIGTERM)
+    while "SIGTERM: the run stops when its iteration is whole" not in process.stderr.readline():
+        assert process.poll() is None
     time.sleep(0.5)
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=30)
-    assert process.returncode == 143 and time.monotonic() - began < 5
-    assert not list(tmp_path.rglob("*.pth"))
+    assert process.returncode == 143 and time.monotonic() - began < 3
+    assert latest(tmp_path / "exp")["cur_itrs"] == 0
 
 
 @pytest.mark.parametrize("workers", ["0", "2"])

@@ -108,12 +108,14 @@ def test_before_the_ranks_meet_only_rank_0_has_a_folder(tmp_path, monkeypatch):
     opts = options.parse_options(["--output_dir", str(tmp_path)])
     (tmp_path / "exp").mkdir()
     (tmp_path / "exp" / "opts.txt").touch()
+    Run(opts).refuse_if_used(opts)  # stopped before there was anything to go on with
+    (tmp_path / "exp" / "latest_x_voc_os16.pth").touch()
     with pytest.raises(UserError, match="earlier run"):
         Run(opts).refuse_if_used(opts)
     for name, value in zip(TORCHRUN, ("1", "2", "1", "127.0.0.1", "29500"), strict=True):
         monkeypatch.setenv(name, value)
     Run(opts).refuse_if_used(opts)
     Run(opts).open(opts)
-    assert tree(tmp_path) == {"exp/opts.txt": b""}
+    assert tree(tmp_path) == {"exp/opts.txt": b"", "exp/latest_x_voc_os16.pth": b""}
     with pytest.raises(UserError, match="^--verify runs in one process"):
         verify(opts, None, None, None, folder=tmp_path)
