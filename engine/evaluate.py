@@ -87,5 +87,5 @@ def title_of(attack) -> str:
 
 def progress(loader, title: str) -> tqdm:
     """A bar on rank 0's stderr; where that is a file, a line every half minute instead of ten a second."""
-    return tqdm(loader, desc=title, unit="batch", file=Steady(sys.stderr), mininterval=0.2 if sys.stderr.isatty() else 30,
-                disable=not is_main())
+    return tqdm(loader, desc=title, unit="batch", file=Steady(sys.stderr), disable=not is_main(),
+                mininterval=0.2 if sys.stderr.isatty() else 30)

@@ -15,7 +15,8 @@ from utils.distributed import is_main
 DESCRIPTION = """Train DeepLabV3 / DeepLabV3+ with SGD, Adam or SAM, and measure how robust the segmentation is.
 
   python main.py --optimizer SAM --rho 0.02          train
-  python main.py --test_only --attack pgd            mIoU, clean and attacked, of what was trained"""
+  python main.py --test_only --attack pgd            mIoU, clean and attacked, of what was trained
+  python main.py --continue_training                 go on with a run that was stopped (Ctrl-C is safe)"""
 
 
 def build_parser() -> argparse.ArgumentParser:

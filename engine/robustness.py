@@ -49,7 +49,8 @@ def evaluate_all(opts, model, loader, dataset, attacks: list[Attack], *, folder,
                 form = precise(model, amp=opts.amp if chain == [None] else opts.attack_amp)
                 _record(chain, files, from_main(missing), form, loader, dataset, pictures)
     except BaseException as error:
-        _show(opts, records, names, dataset, folder, dashboard, complete=False)  # no collective: a Ctrl-C may have come to one rank
+        # No collective: a Ctrl-C may have come to one rank.
+        _show(opts, records, names, dataset, folder, dashboard, complete=False)
         if isinstance(error, ValueError) and isinstance(opts.target_class, str):  # else engine.plan refuses all such
             raise UserError(f"--target_class {opts.target_class}: {error}") from None  # a map of another size
         raise
