@@ -39,6 +39,16 @@ def _present(folder: Path) -> Path:
 @pytest.fixture
 def one_thread():
     """Threads cost more than small tensors take, the more so on a busy machine: 3 s against 40 s."""
+    yield from _one_thread()
+
+
+@pytest.fixture(scope="module")
+def one_thread_in_module():
+    """The same for a module's own fixtures too: sums by one thread have other bits than those by two."""
+    yield from _one_thread()
+
+
+def _one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

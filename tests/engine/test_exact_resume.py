@@ -14,7 +14,7 @@ from datasets import vetting
 from engine.train import Trainer
 from main import main
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread_in_module")
 TOTAL = 8  # two epochs and a half of the three batches; lines at 3 and 6, validations at 4 and 8
 FLAGS = ["--dataset", "camvid", "--model", "deeplabv3_mobilenet", "--no-pretrained_backbone", "--crop_size", "65",
          "--batch_size", "2", "--lr", "0.1", "--backbone_lr_mult", "1", "--print_interval", "3", "--val_interval", "4",
@@ -156,7 +156,7 @@ def test_at_every_iteration(itr, data, run, stopped, tmp_path, whole_once):
 
 
 @pytest.fixture(scope="module")
-def whole_once(data, tmp_path_factory):
+def whole_once(data, tmp_path_factory, one_thread_in_module):
     """(rows, folder) of RECIPES["SAM adv"] in one go."""
     folder = tmp_path_factory.mktemp("runs")
     results = main([*FLAGS, *RECIPES["SAM adv"], *TEST, "--data_root", str(data), "--output_dir", str(folder)])

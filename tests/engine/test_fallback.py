@@ -11,11 +11,11 @@ import torch
 from main import main
 from utils import checkpoint
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread_in_module")
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory, train):
+def saved(tmp_path_factory, train, one_thread_in_module):
     """A run of 6 iterations whose latest_* is of 6, previous1_* of 5, previous2_* of 4, and best_* of 3 or 6."""
     folder = tmp_path_factory.mktemp("saved")
     train(folder, "--save_interval", "1", "--val_interval", "3", "--keep", "3", itrs=6)
@@ -24,7 +24,7 @@ def saved(tmp_path_factory, train):
 
 @pytest.fixture
 def runs(saved, tmp_path):
-    """A copy of it, to be damaged: (output_dir, {kind: file})."""
+    """A copy, to be damaged: (output_dir, {kind: file})."""
     shutil.copytree(saved, tmp_path / "runs")
     files = {path.name.partition("_")[0]: path for path in (tmp_path / "runs" / "exp").glob("*.pth")}
     return tmp_path / "runs", files
