@@ -35,7 +35,7 @@ class Interrupts:
     """
 
     def __init__(self, *, held: bool = False):
-        self.held, self.signum = held, None
+        self.held, self.signum, self._first = held, None, None
 
     def __enter__(self):
         self._before = {}
@@ -71,6 +71,7 @@ class Interrupts:
     def _handle(self, signum, _):
         if not self.held:
             raise KeyboardInterrupt if signum == signal.SIGINT else Terminated
+        self.signum = self.signum or signum  # the thread may not have had its turn yet
 
     def _listen(self):
         while heard := self._ear.recv(1):
@@ -78,8 +79,8 @@ class Interrupts:
                 self._notice(heard[0])
 
     def _notice(self, signum: int):
-        if self.signum is None:
-            self.signum, self._first = signum, time.monotonic()
+        if self._first is None:
+            self.signum, self._first = self.signum or signum, time.monotonic()
             if self.held and distributed.is_main():  # not the log, which the training may be writing
                 with suppress(OSError):  # a closed terminal
                     os.write(2, f"\n{signal.Signals(signum).name}: the run stops when its iteration is whole; "
