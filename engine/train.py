@@ -49,8 +49,8 @@ class Trainer:
     def train(self, total_itrs: int, *, print_interval: int, val_interval: int, save_interval: int | None = None):
         """Train to `total_itrs`, validating every `val_interval` iterations and at the end.
 
-        latest_* is written then, and every `save_interval` iterations. A signal, or an image that can't be read, saves
-        it and raises. Raises FloatingPointError, and touches no checkpoint, after PATIENCE iterations in a row whose
+        latest_* is written at the start, before and after a validation, and every `save_interval` iterations. A signal,
+        or an image that can't be read, saves it and raises. Raises FloatingPointError, and touches no checkpoint, after PATIENCE iterations in a row whose
         loss or gradient wasn't finite; WriteError where a checkpoint can't be written.
         """
         if self.cur_itrs >= total_itrs and not self._owes_validation(total_itrs, val_interval):
