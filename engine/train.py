@@ -50,8 +50,9 @@ class Trainer:
         """Train to `total_itrs`, validating every `val_interval` iterations and at the end.
 
         latest_* is written at the start, before and after a validation, and every `save_interval` iterations. A signal,
-        or an image that can't be read, saves it and raises. Raises FloatingPointError, and touches no checkpoint, after PATIENCE iterations in a row whose
-        loss or gradient wasn't finite; WriteError where a checkpoint can't be written.
+        or an image that can't be read, saves it and raises. Raises FloatingPointError, and touches no checkpoint, after
+        PATIENCE iterations in a row whose loss or gradient wasn't finite; WriteError where a checkpoint can't be
+        written.
         """
         if self.cur_itrs >= total_itrs and not self._owes_validation(total_itrs, val_interval):
             logger.info("Nothing to train: iteration %d of --total_itrs %d is reached (it counts from the beginning: "
