@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from benchmarks.timing import report, rounds
-from engine.train import Trainer
+from engine.training.trainer import Trainer
 from main import main as run
 from utils import checkpoint
 
@@ -46,7 +46,7 @@ def first_step(*flags) -> Trainer:
 def prepare(folder: Path, train: list[str]) -> dict[str, Path]:
     """Runs that were stopped in their second epoch, at each of PLACES."""
     trainer = first_step(*train, "--output_dir", str(folder), "--exp_name", "none")
-    trainer.step(*next(trainer.loader.starting_at(0)))  # so that the optimizer has its momenta
+    trainer.step(*next(trainer.loader.iterate_from(0)))  # so that the optimizer has its momenta
     runs = {}
     for name, part in PLACES.items():
         trainer.cur_itrs = trainer.validated = len(trainer.loader) + round(part * (len(trainer.loader) - 1))

@@ -11,8 +11,8 @@ import torch
 
 from attacks import PGD
 from benchmarks.timing import report, rounds
-from engine.precision import precise
-from engine.update import Update
+from network import precise
+from engine.training.step import TrainingStep
 from network import build_model
 from optim import build_loss, build_optimizer
 
@@ -34,7 +34,7 @@ def stepper(device: str, *, sam: dict | None = None, attack=None, amp: bool = Fa
     labels = torch.randint(0, 21, (size[0], size[1], size[1]), device=device)
     name, settings = ("sgd", {}) if sam is None else ("SAM", {"model": model, "rho": 0.02, **sam})
     optimizer = build_optimizer(name, [{"params": model.parameters()}], lr=1e-3, weight_decay=1e-4, **settings)
-    update = Update(model, precise(model, amp=amp), optimizer=optimizer, criterion=build_loss("cross_entropy"),
+    update = TrainingStep(model, precise(model, amp=amp), optimizer=optimizer, criterion=build_loss("cross_entropy"),
                     attack=attack)
 
     def run():

@@ -13,7 +13,7 @@ from .download import fetch_folder
 from .names import images_in, read_names, shown
 
 AUG = "_aug"
-YEARS = [*sorted(year for year in DATASET_YEAR_DICT if year.isdigit()), "2012" + AUG]
+YEARS = ("2007", "2008", "2009", "2010", "2011", "2012", "2012_aug")
 
 
 def voc_colours() -> np.ndarray:

@@ -1,102 +1,164 @@
-"""From options to parts: device, data, model, optimizer. Below this, everything is an explicit argument."""
+"""prepare(argv): options, run folder, checkpoint, device, data and network of every entry, in the order they depend."""
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from datasets import build_datasets, build_loaders, vetted
+from attacks import Attack
+from datasets import build_datasets, build_loaders, check_and_filter, describe
+from engine.evaluation.build import plan_attacks
+from engine.options import PREDICT, REPORT, TEST, TRAIN, Options, as_text, read_call
+from engine.run.folder import Run
+from engine.run.resume import Loaded, finish_options, load_checkpoint, skipped_before
 from network import build_model, load_weights, set_bn_momentum
-from utils import distributed
+from utils import distributed, launch
 from utils.checkpoint import model_state
 from utils.errors import UserError
 from utils.logging import logger
+from utils.seed import seed_everything
 from utils.visualizer import NullVisualizer, Visualizer
 
-GPUS = Path("/proc/driver/nvidia/gpus")  # there wherever NVIDIA's driver has a GPU
+
+@dataclass(frozen=True)
+class Setup:
+    """What an entry works with; None where its mode has no use for it.
+
+    classes: names, palette and decode_target of the data set. attacks: those to evaluate under. train_loader: None
+    unless this is a training. skipped: by split, the names of bad images that the checkpoint's run left out.
+    """
+
+    options: Options
+    run: Run | None = None
+    checkpoint: Loaded | None = None
+    classes: object = None
+    attacks: tuple[Attack, ...] = ()
+    device: torch.device | None = None
+    model: nn.Module | None = None
+    train_loader: object = None
+    val_loader: object = None
+    val_set: object = None
+    skipped: dict | None = None
+    dashboard: object = None
+
+    def open_run(self):
+        """Log from which weights the run starts, and open its folder."""
+        if self.checkpoint is None:
+            logger.info("[!] Retrain")
+        else:
+            logger.info("Model restored from %s", self.checkpoint.path)
+        self.run.open(training=self.options.mode == TRAIN, overwrite=self.options.overwrite,
+                      options_text=as_text(self.options),
+                      fallback=self.checkpoint.fallback if self.checkpoint else None)
+
+
+def prepare(argv=None, *, entry: str = "main.py") -> Setup:
+    """Return what `argv` of an entry asks for. Whatever is wrong with it ends here, before anything expensive.
+
+    A wrong flag ends with its line and exit code 2; wrong combinations, files and data raise UserError.
+    """
+    call = read_call(argv, entry)
+    if call.mode == REPORT:
+        return Setup(finish_options(call, None))
+    given = {"output_dir": "checkpoints", "exp_name": "exp", **call.given}
+    run = Run(Path(given["output_dir"]) / given["exp_name"])
+    checkpoint = load_checkpoint(call, run.folder)
+    options = finish_options(call, checkpoint)
+    classes = describe(options.dataset, data_root=options.data_root, year=options.year)
+    if options.num_classes not in (None, classes.num_classes):
+        raise UserError(f"--num_classes {options.num_classes}: {options.dataset} has {classes.num_classes}")
+    attacks = plan_attacks(options, num_classes=classes.num_classes)
+    if call.mode != PREDICT:
+        run.refuse_if_used(training=call.mode == TRAIN, ckpt=call.given.get("ckpt"), overwrite=options.overwrite,
+                           continue_training=options.continue_training)
+    seed_everything(options.random_seed)
+    device = choose_device(options.gpu_id)
+    skipped = skipped_before(options, checkpoint)
+    data = (None, None, None) if call.mode == PREDICT else build_data(options, device, skipped=skipped)
+    model = build_network(options, device, num_classes=classes.num_classes, checkpoint=checkpoint)
+    return Setup(options, run, checkpoint, classes, attacks, device, model, *data, skipped, build_dashboard(options))
 
 
 def choose_device(gpu_id: str | None) -> torch.device:
-    """The first GPU of --gpu_id, else of CUDA_VISIBLE_DEVICES, else GPU 0; the CPU where there is none.
+    """Return the first GPU of --gpu_id, else of CUDA_VISIBLE_DEVICES, else GPU 0; the CPU where there is none.
 
-    Under torchrun the process joins the others, and has the GPU of its own number there.
+    Under torchrun the process joins the others, and has the GPU of its own number.
     """
-    if distributed.launched():
-        device = torch.device("cpu")
-        if torch.cuda.is_available():
-            if distributed.local_rank() >= (found := torch.cuda.device_count()):
-                raise UserError(f"torchrun started more processes than there are GPUs: give --nproc_per_node={found}")
-            device = torch.device("cuda", distributed.local_rank())
-        distributed.start(device)
-        logger.info("Device: %s, %d processes", device.type, distributed.world_size())
-        return device
+    if launch.launched():
+        return _join_ranks()
     if gpu_id is not None or "CUDA_VISIBLE_DEVICES" not in os.environ:
         os.environ["CUDA_VISIBLE_DEVICES"] = "0" if gpu_id is None else gpu_id
     if not torch.cuda.is_available():
-        if gpu_id is not None and GPUS.is_dir():
-            raise UserError(f"--gpu_id {gpu_id}: no such GPU here (nvidia-smi lists them; leave it out for the CPU)")
+        if gpu_id is not None and launch.NVIDIA_GPUS.is_dir():
+            raise UserError(f"--gpu_id {gpu_id}: no such GPU (nvidia-smi lists them; leave it out for the CPU)")
         logger.info("Device: cpu (no GPU is visible%s)", f", --gpu_id {gpu_id} changes nothing" if gpu_id else "")
         return torch.device("cpu")
     asked, found = len((gpu_id or "0").split(",")), torch.cuda.device_count()
     if found < asked:
-        raise UserError(f"--gpu_id {gpu_id}: {found} of these {asked} GPUs are there")
+        raise UserError(f"--gpu_id {gpu_id}: found {found} of these {asked} GPUs")
     logger.info("Device: cuda (%s)", ", ".join(torch.cuda.get_device_name(index) for index in range(found)))
     return torch.device("cuda")
 
 
-def build_data(opts, device: torch.device, *, skipped: dict | None = None):
-    """(train_loader or None, val_loader, val_set); both splits are there, and their first images sound.
+def _join_ranks() -> torch.device:
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        if launch.local_rank() >= (found := torch.cuda.device_count()):
+            raise UserError(f"torchrun started more processes than there are GPUs: give --nproc_per_node={found}")
+        device = torch.device("cuda", launch.local_rank())
+    distributed.join_group(device)
+    logger.info("Device: %s, %d processes", device.type, distributed.world_size())
+    return device
 
-    With --check_data all images are, with --skip_bad_images all that the data sets keep; a data set's `skipped` has the
-    names of the others. The argument, {"train": names, "val": names}, is such names that a run found before.
+
+def build_data(options: Options, device: torch.device, *, skipped: dict | None = None):
+    """Return (train_loader or None, val_loader, val_set) of splits that exist and whose first images can be read.
+
+    --check_data reads all images, --skip_bad_images leaves bad ones out; a data set's `skipped` names those. The
+    argument, {"train": names, "val": names}, is what an earlier call found.
     """
+    training = options.mode == TRAIN
     with distributed.main_first():  # one process downloads
         train_set, val_set = build_datasets(
-            opts.dataset, data_root=opts.data_root, year=opts.year, download=opts.download, crop_size=opts.crop_size,
-            crop_val=opts.crop_val, seed=opts.random_seed, train=not opts.test_only)
-    if opts.num_classes not in (None, val_set.num_classes):
-        raise UserError(f"--num_classes {opts.num_classes}: {opts.dataset} has {val_set.num_classes}")
-    opts.num_classes = val_set.num_classes
-    sets = {"val": val_set} if train_set is None else {"train": train_set, "val": val_set}
-    sets = vetted(sets, check_all=opts.check_data, skip_bad=opts.skip_bad_images, skipped=skipped,
-                  num_workers=opts.num_workers)
+            options.dataset, data_root=options.data_root, year=options.year, download=options.download,
+            crop_size=options.crop_size, crop_val=options.crop_val, seed=options.random_seed, train=training)
+    sets = {"train": train_set, "val": val_set} if training else {"val": val_set}
+    sets = check_and_filter(sets, check_all=options.check_data, skip_bad=options.skip_bad_images, skipped=skipped,
+                            num_workers=options.num_workers)
     train_set, val_set = sets.get("train"), sets["val"]
-    train_size = "" if train_set is None else f"Train set: {len(train_set)}, "
-    logger.info("Dataset: %s, %sVal set: %d", opts.dataset, train_size, len(val_set))
+    train_size = f"Train set: {len(train_set)}, " if training else ""
+    logger.info("Dataset: %s, %sVal set: %d", options.dataset, train_size, len(val_set))
     loaders = build_loaders(
-        train_set, val_set, batch_size=opts.batch_size,
-        val_batch_size=opts.val_batch_size, val_images=opts.val_images, num_workers=opts.num_workers,
-        seed=opts.random_seed, pin_memory=device.type == "cuda")
+        train_set, val_set, batch_size=options.batch_size, val_batch_size=options.val_batch_size,
+        val_images=options.val_images, num_workers=options.num_workers, seed=options.random_seed,
+        pin_memory=device.type == "cuda")
     return *loaders, val_set
 
 
-def build_network(opts, device: torch.device, *, checkpoint: dict | None) -> nn.Module:
-    """The normalised model with its starting weights: the checkpoint's, else the backbone's published ones."""
+def build_network(options: Options, device: torch.device, *, num_classes: int,
+                  checkpoint: Loaded | None = None) -> nn.Module:
+    """Return the normalised model with its starting weights: the checkpoint's, else the backbone's published ones."""
     with distributed.main_first():
         model = build_model(
-            opts.model, num_classes=opts.num_classes, output_stride=opts.output_stride,
-            separable_conv=opts.separable_conv, pretrained_backbone=opts.pretrained_backbone and checkpoint is None)
-    set_bn_momentum(model.model.backbone, momentum=0.01)  # as VainF; the head keeps 0.1
+            options.model, num_classes=num_classes, output_stride=options.output_stride,
+            separable_conv=options.separable_conv,
+            pretrained_backbone=options.pretrained_backbone and checkpoint is None)
+    set_bn_momentum(model.model.backbone, momentum=options.bn_momentum)  # the head keeps 0.1
     if checkpoint is not None:
-        load_weights(model.model, model_state(checkpoint), source=opts.ckpt)
-        if "normalization" in checkpoint:
+        load_weights(model.model, model_state(checkpoint.content), source=checkpoint.path)
+        if "normalization" in checkpoint.content:
             try:
-                model.normalization = checkpoint["normalization"]
+                model.normalization = checkpoint.content["normalization"]
             except (LookupError, TypeError, ValueError, ArithmeticError) as error:
-                raise UserError(f"{opts.ckpt}: its normalization is none ({error})") from None
+                raise UserError(f"{checkpoint.path}: invalid normalization ({error})") from None
     return model.to(device, memory_format=torch.channels_last)  # faster convolutions on CPU and GPU
 
 
-def say_start(opts):
-    """Say from which weights the run starts."""
-    if opts.ckpt is None:
-        logger.info("[!] Retrain")
-    else:
-        logger.info("Model restored from %s", opts.ckpt)
-
-
-def build_dashboard(opts):
-    """A connected visdom dashboard, or one that shows nothing."""
-    if opts.enable_vis and distributed.is_main():
-        return Visualizer(port=opts.vis_port, env=opts.vis_env, go_on=opts.continue_training)
-    return NullVisualizer()
+def build_dashboard(options: Options):
+    """Return a connected visdom dashboard that shows the options, or one that shows nothing."""
+    if not (options.enable_vis and options.mode in (TRAIN, TEST) and distributed.is_main()):
+        return NullVisualizer()
+    dashboard = Visualizer(port=options.vis_port, env=options.vis_env, go_on=options.continue_training)
+    dashboard.vis_table("Options", options.to_dict())
+    return dashboard

@@ -100,13 +100,20 @@ def deeplabv3plus_hrnetv2_48(
     return _v3plus("hrnetv2_48", num_classes, output_stride, pretrained_backbone)
 
 
-_CONSTRUCTORS = (
-    deeplabv3_mobilenet, deeplabv3_resnet50, deeplabv3_resnet101,
-    deeplabv3_xception, deeplabv3_hrnetv2_32, deeplabv3_hrnetv2_48,
-    deeplabv3plus_mobilenet, deeplabv3plus_resnet50, deeplabv3plus_resnet101,
-    deeplabv3plus_xception, deeplabv3plus_hrnetv2_32, deeplabv3plus_hrnetv2_48,
-)
-MODELS = {constructor.__name__: constructor for constructor in _CONSTRUCTORS}
+MODELS = {
+    "deeplabv3_mobilenet": deeplabv3_mobilenet,
+    "deeplabv3_resnet50": deeplabv3_resnet50,
+    "deeplabv3_resnet101": deeplabv3_resnet101,
+    "deeplabv3_xception": deeplabv3_xception,
+    "deeplabv3_hrnetv2_32": deeplabv3_hrnetv2_32,
+    "deeplabv3_hrnetv2_48": deeplabv3_hrnetv2_48,
+    "deeplabv3plus_mobilenet": deeplabv3plus_mobilenet,
+    "deeplabv3plus_resnet50": deeplabv3plus_resnet50,
+    "deeplabv3plus_resnet101": deeplabv3plus_resnet101,
+    "deeplabv3plus_xception": deeplabv3plus_xception,
+    "deeplabv3plus_hrnetv2_32": deeplabv3plus_hrnetv2_32,
+    "deeplabv3plus_hrnetv2_48": deeplabv3plus_hrnetv2_48,
+}
 
 
 def build_model(

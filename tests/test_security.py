@@ -26,9 +26,9 @@ import pytest
 import torch
 from PIL import Image
 
-from engine import figures, options
+from engine.report import figures
 from engine.options import parse_options
-from engine.run import Run
+from engine.run.folder import Run
 from main import main
 from utils import checkpoint
 from utils.errors import UserError

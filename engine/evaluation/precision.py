@@ -2,7 +2,6 @@
 import torch
 from torch import Tensor, nn
 
-from attacks import Attack
 from attacks.search import Problem
 from utils.logging import logger
 from utils.modes import eval_mode, frozen_parameters
@@ -24,33 +23,6 @@ class Bfloat16(nn.Module):
             return self.model(images).float()
 
 
-class InBfloat16:
-    """An attack on the bfloat16 form of the network it is given; all else is that attack's."""
-
-    def __init__(self, attack: Attack):
-        self.attack = attack
-
-    def __getattr__(self, name: str):
-        return getattr(self.attack, name)
-
-    @property
-    def members(self) -> list:
-        """Of an ensemble, in bfloat16 as well."""
-        return [InBfloat16(member) for member in self.attack.members]
-
-    def run(self, model: nn.Module, *args, **kwargs):
-        """As the attack's."""
-        return self.attack.run(model if isinstance(model, Bfloat16) else Bfloat16(model), *args, **kwargs)
-
-    def __call__(self, model: nn.Module, *args, **kwargs) -> Tensor:
-        """As the attack's."""
-        return self.run(model, *args, **kwargs).images
-
-    def settings(self) -> dict:
-        """The attack's, and that it was in bfloat16."""
-        return {**self.attack.settings(), "attack_amp": True}
-
-
 def precise(model: nn.Module, *, amp: bool) -> nn.Module:
     """`model` itself, or in bfloat16."""
     return Bfloat16(model) if amp else model
@@ -68,7 +40,7 @@ def sign_differences(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return (signs[0] != signs[1])[signs[0] != 0].float().mean().item()
 
 
-def say_sign_differences(model: nn.Module, images: Tensor, labels: Tensor):
+def log_sign_differences(model: nn.Module, images: Tensor, labels: Tensor):
     """Log it for a batch, wherever it is."""
     device = next(model.parameters()).device
     images, labels = images.to(device), labels.to(device)

@@ -1,192 +1,202 @@
-"""The evaluations that a call asks for: clean and under every attack, recorded image by image, scored from records."""
-import hashlib
+"""Scores of a model clean and under every attack, recorded image by image; no options: a notebook can call it."""
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import cycle, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
+from torch import nn
 
 from attacks import Attack
-from attacks.losses import Pixels
-from datasets import batches_of
-from engine import options, report
-from engine.evaluate import Scored, progress, scored_batches, title_of
-from engine.precision import precise, say_sign_differences
-from engine.records import Records, canonical
-from engine.rows import rows_of, without
-from engine.sharing import hand_over, share_of
-from metrics import counts_per_image
-from utils.distributed import from_main, is_main, together
-from utils.errors import UserError
+from datasets import list_batches, with_indices
+from engine.evaluation.dashboard import show_robustness
+from engine.evaluation.evaluate import Scored, lines_of, progress, scored_batches
+from engine.evaluation.images import ImageSet, device_of, weights_of
+from engine.evaluation.pictures import Pictures
+from engine.evaluation.precision import log_sign_differences, precise
+from engine.evaluation.shards import hand_over, share_of
+from engine.records.naming import label, radius, title_of
+from engine.records.results import table, write_results
+from engine.records.rows import rows_of, without
+from engine.records.schema import canonical
+from engine.records.store import Records
+from utils.distributed import fail_together, broadcast_object, is_main
 from utils.logging import logger
+from utils.visualizer import NullVisualizer
 
 CLEAN = {"attack": "none", "norm": None, "eps": 0.0, "steps": 0}
 
 
-def evaluate_all(opts, model, loader, dataset, attacks: list[Attack], *, folder, dashboard) -> dict:
-    """Evaluate clean, then under each of `attacks` or its members; returns what results.json holds.
+@dataclass(frozen=True)
+class Link:
+    """An attack, None for clean images, with its settings as the records have them."""
 
-    What <folder>/records already holds is not attacked again. Shows and writes what was found, also where an error or
-    a Ctrl-C ends it half-way; called again, it goes on there. Under torchrun the ranks share the batches; rank 0 alone
-    reads and writes, what a single process would.
+    attack: Attack | None
+    settings: dict
+
+
+def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_names=None, num_classes: int | None = None,
+          subject: dict | None = None, warm_start: bool = False, amp: bool = False, attack_amp: bool = False,
+          pictures: int | None = 0, described: dict | None = None, dashboard=None,
+          repeat: str = "the same call") -> dict:
+    """Score `model` clean, then under each of `attacks` or its members; returns what results.json holds.
+
+    model: images [B, 3, H, W] in [0, 1] -> logits [B, C, H, W]. loader: a DataLoader of `dataset` in order, of which
+    image i is dataset[i] = (image float [3, H, W] in [0, 1], label int64 [H, W], 255 = ignore). class_names or
+    num_classes: the classes, where the data set has no class_names; without name(i) an image is called by its index.
+    folder: gets results.json, records/ and, for `pictures` images (None: all), val_results/; what its records already
+    hold is not attacked again, so a call that was stopped continues when it is repeated. Without a folder nothing is
+    kept. subject: plain values that tell this model from others, instead of a hash of its weights. warm_start: each
+    radius begins at the result for the smaller one. amp, attack_amp: clean and attacked scores in bfloat16. described:
+    the "options" of results.json. repeat: how a user continues a sweep, for the log.
+
+    Results that were found are written also where an error or a Ctrl-C ends the sweep. Under torchrun the ranks share
+    the batches; rank 0 alone reads and writes, as a single process would.
+    Raises ValueError for a loader that isn't in order, and for classes that are not given.
     """
-    names = [dataset.name(index) for batch in batches_of(loader) for index in batch]
-    pictures = report.Pictures(folder / "val_results", dataset, names, needed=opts.save_val_results,
-                               count=len(names) if opts.save_val_results else opts.sheet_images)
-    clean = {**CLEAN, "amp": True} if opts.amp else CLEAN
+    if folder is None:
+        with TemporaryDirectory() as folder:
+            return sweep(model, loader, dataset, attacks, folder=folder, class_names=class_names,
+                         num_classes=num_classes, warm_start=warm_start, amp=amp, attack_amp=attack_amp)
+    images = ImageSet(dataset, class_names=class_names, num_classes=num_classes)
+    loader = with_indices(loader, dataset)
+    names = [images.name(index) for batch in list_batches(loader) for index in batch]
+    run = _Sweep(images, loader, names, Path(folder), described or {}, dashboard or NullVisualizer(), repeat)
+    drawn = Pictures(run.folder / "val_results", images, names, needed=pictures is None,
+                     count=len(names) if pictures is None else pictures)
     records = []
     try:
-        with together():
-            subject = subject_of(opts, model, dataset) if is_main() else {}
-            if opts.attack_amp and attacks and is_main():
-                say_sign_differences(model, *next(iter(loader))[:2])
-        for chain in chains(attacks, warm_start=opts.warm_start):
+        with fail_together():
+            header = _header(model, images, loader, subject) if is_main() else {}
+            if attack_amp and attacks and is_main():
+                log_sign_differences(model, *next(iter(loader))[:2])
+        for chain in chains(attacks, warm_start=warm_start, amp=amp, attack_amp=attack_amp):
             with ExitStack() as stack:
-                with together():
-                    files = _opened(stack, chain, subject, dataset, folder, clean=clean)
-                    missing = _missing(files, chain, loader, dataset, pictures)
+                with fail_together():
+                    files = _open_records(stack, chain, header, run.folder)
+                    missing = run.missing(files, chain, drawn)
                 records += files
-                form = precise(model, amp=opts.amp if chain == [None] else opts.attack_amp)
-                _record(chain, files, from_main(missing), form, loader, dataset, pictures)
-    except BaseException as error:
-        # No collective: a Ctrl-C may have come to one rank.
-        _show(opts, records, names, dataset, folder, dashboard, complete=False)
-        if isinstance(error, ValueError) and isinstance(opts.target_class, str):  # else engine.plan refuses all such
-            raise UserError(f"--target_class {opts.target_class}: {error}") from None  # a map of another size
+                form = precise(model, amp=amp if chain[0].attack is None else attack_amp)
+                run.record(chain, files, broadcast_object(missing), form, drawn)
+    except BaseException:
+        run.show(records, complete=False)  # no collective: a Ctrl-C may have come to one rank
         raise
-    with together():
-        results = _show(opts, records, names, dataset, folder, dashboard, complete=True)
-    return from_main(results)
+    with fail_together():
+        results = run.show(records, complete=True)
+    return broadcast_object(results)
 
 
-def chains(attacks: list[Attack], *, warm_start: bool) -> list[list[Attack | None]]:
-    """Clean, then all attacks, ensembles as their members, each once: each alone, or the radii of one together.
+def chains(attacks, *, warm_start: bool, amp: bool = False, attack_amp: bool = False) -> list[list[Link]]:
+    """Return clean, then all attacks, ensembles as their members, each once: each alone, or the radii of one together.
 
     Together, which is for warm_start, radii grow.
     """
     single = {canonical(member.settings()): member for attack in attacks for member in attack.members or [attack]}
-    if not warm_start:
-        return [[None], *([attack] for attack in single.values())]
-    by_kind = {}
-    for attack in single.values():
-        by_kind.setdefault(canonical(without(attack.settings(), "eps", "step_size")), []).append(attack)
-    return [[None], *(sorted(chain, key=lambda attack: attack.eps) for chain in by_kind.values())]
+    clean = [Link(None, {**CLEAN, "amp": True} if amp else CLEAN)]
+    found = [[attack] for attack in single.values()]
+    if warm_start:
+        by_kind = {}
+        for attack in single.values():
+            by_kind.setdefault(canonical(without(attack.settings(), "eps", "step_size")), []).append(attack)
+        found = [sorted(chain, key=lambda attack: attack.eps) for chain in by_kind.values()]
+    return [clean, *([_link(attack, chain[:place], attack_amp) for place, attack in enumerate(chain)]
+                     for chain in found)]
 
 
-def subject_of(opts, model, dataset) -> dict:
-    """What is attacked, for the header of records: records of another network or of other images never mix with it."""
-    weights = hashlib.sha256()
-    for key, value in model.model.state_dict().items():
-        weights.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
-    device = next(model.parameters()).device
-    return {
-        "model": opts.model, "output_stride": opts.output_stride, "separable_conv": opts.separable_conv,
-        "weights": weights.hexdigest()[:16], "normalization": model.normalization,
-        "dataset": opts.dataset, "year": opts.year, "data": dataset.digest(), "crop_size": dataset.crop_size,
-        "torch": torch.__version__, "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
-        "tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32,
-    }
+def _link(attack: Attack, smaller: list[Attack], attack_amp: bool) -> Link:
+    before = [{key: other.settings()[key] for key in ("eps", "step_size") if key in other.settings()}
+              for other in smaller]
+    return Link(attack, {**attack.settings(), **({"attack_amp": True} if attack_amp else {}), "warm_start": before})
 
 
-def _opened(stack: ExitStack, chain: list, subject: dict, dataset, folder, *, clean: dict) -> list[Records]:
-    """The record file of each attack of `chain`, to be closed with `stack`; on rank 0, else none."""
-    return [stack.enter_context(_open(attack, chain, subject, dataset, folder, clean))
-            for attack in (chain if is_main() else [])]
+def _header(model, images: ImageSet, loader, subject: dict | None) -> dict:
+    """Return what is attacked: records of another network or of other images never mix with it."""
+    device = device_of(model)
+    return {"class_names": images.class_names, "subject": {
+        **(subject or {"weights": weights_of(model)}), "data": images.digest(loader), "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
+        "tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32}}
 
 
-def _open(attack, chain: list, subject: dict, dataset, folder, settings: dict) -> Records:
-    if attack is not None:
-        smaller = [other.settings() for other in chain[:chain.index(attack)]]
-        settings = {**attack.settings(), "warm_start": [
-            {key: link[key] for key in ("eps", "step_size") if key in link} for link in smaller]}
-    header = {"attack": settings, "subject": subject, "class_names": dataset.class_names}
-    return Records(folder / "records", header, label=report.label(settings))
+def _open_records(stack: ExitStack, chain: list[Link], header: dict, folder: Path) -> list[Records]:
+    """Return the record file of each link, to be closed with `stack`; on rank 0 only."""
+    return [stack.enter_context(Records(folder / "records", {"attack": link.settings, **header},
+                                        label=label(link.settings))) for link in (chain if is_main() else [])]
 
 
-def _missing(files: list[Records], chain: list, loader, dataset, pictures) -> list[list[int]]:
-    """The batches of `loader` with an image that one of `files`, or its pictures, still lacks.
+@dataclass
+class _Sweep:
+    """What the steps of a sweep share."""
 
-    Such a batch is attacked again as a whole: what is written then has the same bytes as if nothing had been
-    interrupted.
-    """
-    def lacks(index: int) -> bool:
-        name = dataset.name(index)
-        return any(name not in file or pictures.lacks(file.stem, name) for file in files)
+    images: ImageSet
+    loader: object
+    names: list[str]
+    folder: Path
+    described: dict
+    dashboard: object
+    repeat: str
 
-    missing = [batch for batch in batches_of(loader) if any(map(lacks, batch))]
-    if files and not missing:
-        logger.info("%s: in %s", ", ".join(map(title_of, chain)), files[0].path.parent)
-    return missing
+    def missing(self, files: list[Records], chain: list[Link], pictures: Pictures) -> list[list[int]]:
+        """Return the batches with an image that one of `files`, or its pictures, still lacks.
 
+        Such a batch is attacked again as a whole: what is written then has the same bytes as without a stop.
+        """
+        def lacks(index: int) -> bool:
+            name = self.images.name(index)
+            return any(name not in file or pictures.lacks(file.stem, name) for file in files)
 
-def _record(chain: list, files: list[Records], missing: list[list[int]], model, loader, dataset, pictures):
-    """Attack the batches `missing`, and append what was found to `files`, one for each attack of `chain`."""
-    if not missing:
-        return
-    title = title_of(chain[-1]) + (f" from {report.radius(chain[0].settings())}" if len(chain) > 1 else "")
-    counts = {"intersection": 0, "pixels": 0}  # under the last of the chain, of the images scored now
-    with progress(share_of(loader, missing), title) as bar:
-        def take(batch: list[tuple]):
-            for file, (lines, drawn) in zip(files, batch, strict=True):
-                pictures.write(file.stem, drawn)  # first: an image is done when its line is there
-                file.append(lines)
-            for key in counts:
-                counts[key] += sum(sum(line[key]) for line in batch[-1][0])
-            bar.set_postfix_str(f"aAcc {counts['intersection'] / max(counts['pixels'], 1):.4f}", refresh=False)
+        missing = [batch for batch in list_batches(self.loader) if any(map(lacks, batch))]
+        if files and not missing:
+            logger.info("%s: in %s", ", ".join(title_of(link.settings) for link in chain), files[0].path.parent)
+        return missing
 
-        hand_over(_found(scored_batches(model, bar, chain), chain, dataset, pictures), len(missing), take)
+    def record(self, chain: list[Link], files: list[Records], missing: list[list[int]], model, pictures: Pictures):
+        """Attack the batches `missing`, and append what was found to `files`, one for each link of the chain."""
+        if not missing:
+            return
+        first, last = chain[0].settings, chain[-1].settings
+        title = title_of(last) + (f" from {radius(first)}" if len(chain) > 1 else "")
+        counts = {"intersection": 0, "pixels": 0}  # under the last link, of the images scored now
+        with progress(share_of(self.loader, missing), title) as bar:
+            def take(batch: list[tuple]):
+                for file, (lines, drawn) in zip(files, batch, strict=True):
+                    pictures.write(file.stem, drawn)  # first: an image is done when its line is written
+                    file.append(lines)
+                for key in counts:
+                    counts[key] += sum(sum(line[key]) for line in batch[-1][0])
+                bar.set_postfix_str(f"aAcc {counts['intersection'] / max(counts['pixels'], 1):.4f}", refresh=False)
 
+            attacks = [link.attack for link in chain]
+            hand_over(self._found(scored_batches(model, bar, attacks), attacks, pictures), len(missing), take)
 
-def _found(scored: Iterable[Scored], chain: list, dataset, pictures) -> Iterator[list[tuple]]:
-    """For every batch a list along `chain` of (record lines, pictures)."""
-    found = ((_lines(each, dataset, attack), pictures.draw(each))
-             for attack, each in zip(cycle(chain), scored, strict=False))
-    while batch := list(islice(found, len(chain))):
-        yield batch
+    def show(self, records: list[Records], *, complete: bool) -> dict | None:
+        """Log, write and draw the results on rank 0; returns them there."""
+        if not is_main():
+            return None
+        results = {"options": self.described, "images": self.names, "skipped_images": self.images.skipped,
+                   "results": self._rows(records), "complete": complete}
+        if results["results"]:
+            logger.info("\n%s\n", table(results["results"]))
+            write_results(self.folder / "results.json", results)
+            show_robustness(self.dashboard, results["results"])
+        return results
 
+    def _found(self, scored: Iterable[Scored], attacks: list, pictures: Pictures) -> Iterator[list[tuple]]:
+        """Yield for every batch a list along the chain of (record lines, pictures)."""
+        found = ((lines_of(each, self.images, attack), pictures.draw(each))
+                 for attack, each in zip(cycle(attacks), scored, strict=False))
+        while batch := list(islice(found, len(attacks))):
+            yield batch
 
-def _lines(scored: Scored, dataset, attack) -> list[dict]:
-    """A record line for each image of a batch; with a target "at_target", the labelled pixels that are there."""
-    intersection, union, pixels = (counts.tolist() for counts in
-                                     counts_per_image(scored.labels, scored.preds, dataset.num_classes))
-    delta = (scored.images.double() - scored.clean.double()).flatten(1)
-    radius = delta.norm(dim=1) if attack is not None and attack.norm == "l2" else delta.abs().amax(1)
-    losses = Pixels(scored.logits, scored.labels).cross_entropy()
-    passes = torch.zeros(2, len(scored.indices)) if scored.outcome is None else torch.stack(
-        [scored.outcome.forwards, scored.outcome.backwards])
-    if not losses.isfinite().all():
-        raise FloatingPointError("the model's logits are not finite")
-    hits = [{}] * len(scored.indices)
-    if attack is not None and attack.target is not None:
-        labelled = (scored.labels >= 0) & (scored.labels < dataset.num_classes)
-        there = labelled & (scored.preds == torch.as_tensor(attack.target).to(scored.preds))
-        hits = [{"at_target": count} for count in there.flatten(1).sum(1).tolist()]
-    return [{**hits[k], "image": dataset.name(index), "intersection": intersection[k], "union": union[k],
-             "pixels": pixels[k], "radius": radius[k].item(), "loss": losses[k].item(),
-             "forwards": int(passes[0, k]), "backwards": int(passes[1, k])} for k, index in enumerate(scored.indices)]
-
-
-def _show(opts, records: list[Records], names: list[str], dataset, folder, dashboard, *,
-          complete: bool) -> dict | None:
-    """Log, write and draw the results on rank 0; returns them there."""
-    if not is_main():
-        return None
-    results = {**_results(opts, records, names, dataset), "complete": complete}
-    if results["results"]:
-        logger.info("\n%s\n", report.table(results["results"]))
-        report.write_results(folder / "results.json", results)
-        report.show_robustness(dashboard, results["results"])
-    return results
-
-
-def _results(opts, records: list[Records], names: list[str], dataset) -> dict:
-    """The rows of everything that is recorded for all images; what is not yet is named."""
-    whole = [record for record in records if all(name in record for name in names)]
-    for record in records:
-        if record not in whole:
-            logger.warning("%s: %d of %d images; %s goes on there", record.path, sum(name in record for name in names),
-                           len(names), "the same command" if opts.test_only else "--continue_training")
-    rows = rows_of(whole, names, class_names=dataset.class_names) if whole else []
-    place = {record.stem: number for number, record in enumerate(whole)}
-    rows.sort(key=lambda row: len(place) if row["members"] else place[row["records"][0]])  # as asked for, unions last
-    return {"options": options.to_dict(opts), "images": names, "skipped_images": list(dataset.skipped), "results": rows}
+    def _rows(self, records: list[Records]) -> list[dict]:
+        """Return the rows of everything that is recorded for all images; logs incomplete records."""
+        whole = [record for record in records if all(name in record for name in self.names)]
+        for record in records:
+            if record not in whole:
+                logger.warning("%s: %d of %d images; %s continues it", record.path,
+                               sum(name in record for name in self.names), len(self.names), self.repeat)
+        rows = rows_of(whole, self.names, class_names=self.images.class_names) if whole else []
+        place = {record.stem: number for number, record in enumerate(whole)}
+        return sorted(rows, key=lambda row: len(place) if row["members"] else place[row["records"][0]])  # unions last

@@ -1,177 +1,146 @@
-"""What a call asks for: flags, what they leave to the checkpoint, what hangs on one another, contradictions."""
-import argparse
-import inspect
+"""From a Call, and what a checkpoint or an options file holds, to the finished, frozen Options."""
+from dataclasses import asdict, field, make_dataclass
 from pathlib import Path
 
-from datasets import DATASETS
-from engine.errors import refuse_ranks
-from engine.flags import build_parser
-from engine.plan import plan_attacks
-from engine.recipe import complete_recipe, idle_flags
-from engine.values import number, step_size
+from engine.options import rules
+from engine.options.declare import PREDICT, REPORT, TRAIN, VERIFY
+from engine.options.flags import FLAGS
+from engine.options.parser import Call, as_flags, build_parser, parse
 from utils.errors import UserError
 
-DEFAULT_EPS = {"linf": [2 / 255, 4 / 255, 8 / 255], "l2": [0.5, 1.0, 2.0]}
-# What belongs to one call; everything else a test or a continued run takes from the checkpoint unless told otherwise.
-OF_ONE_CALL = ("ckpt", "continue_training", "overwrite", "test_only", "output_dir", "exp_name", "gpu_id", "download",
-               "attack", "eps", "attack_norm", "attack_loss", "steps", "alpha", "best_iterate", "red_eps", "restarts",
-               "attack_seed", "target_class", "warm_start", "val_images", "save_val_results", "sheet_images", "report",
-               "report_dir", "verify", "check_data", "num_workers", "enable_vis", "vis_port", "vis_env",
-               "vis_num_samples", "num_classes")
-OF_ONE_TEST = ("amp", "attack_amp")  # a continued run keeps them, a test is in float32 unless told otherwise
-# Flags that --verify has no use for, and all that --report has.
-NOT_FOR_VERIFY = ("attack", "attack_loss", "steps", "alpha", "best_iterate", "red_eps", "restarts", "target_class",
-                  "warm_start", "save_val_results", "sheet_images", "amp", "attack_amp")
-FOR_REPORT = ("report", "report_dir", "output_dir", "attack", "attack_loss", "attack_norm", "eps")
+DEFAULT_EPS = {"linf": (2 / 255, 4 / 255, 8 / 255), "l2": (0.5, 1.0, 2.0)}
+VERIFY_EPS = (4 / 255,)
+TRAIN_EPS = {"linf": 4 / 255, "l2": 0.5}
+HEADER, END = "------------ Options -------------", "-------------- End ----------------"
+
+# One field for each flag; beside them the mode, and the names of the flags that this call gave.
+Options = make_dataclass("Options", [(name, object) for name in FLAGS] + [
+    ("mode", str), ("given", frozenset[str], field(default=frozenset()))], frozen=True, namespace={
+    "__doc__": "The options of a call, finished: writing one raises.",
+    "to_dict": lambda self: {name: list(value) if isinstance(value, tuple) else value for name, value in
+                             sorted(asdict(self).items()) if name in FLAGS and FLAGS[name].modes != (PREDICT,)}})
 
 
-def parse_options(argv=None) -> argparse.Namespace:
-    """argv -> validated options; `opts.given` is the set of names that argv itself sets.
+def read_call(argv=None, entry: str = "main.py") -> Call:
+    """Return what argv asks for, with what its --options file adds.
 
-    What is wrong with one flag ends with its line and exit code 2, what is wrong with two together in a UserError.
+    Whatever is wrong, and no checkpoint could mend, ends here: one flag with its line and exit code 2, several in a
+    UserError.
     """
-    parser = build_parser()
-    opts = parser.parse_args(argv)
-    untouched = argparse.Namespace(**dict.fromkeys(vars(opts), None))  # argparse gives a default only where none is
-    untouched = vars(parser.parse_args(argv, untouched))
-    opts.given = frozenset(name for name, value in untouched.items() if value is not None)
-    opts.test_only |= opts.verify
-    if not opts.report:  # report_arguments() knows what that has use for
-        _refuse_call(opts)
-    return opts
+    call = parse(argv, entry)
+    if call.given.get("options"):
+        rules.refuse_useless(call)
+        call = Call(call.entry, call.mode, {**_from_file(call), **call.given})
+    rules.check_call(call, _view(_completed(_draft(call))))
+    return call
 
 
-def _refuse_call(opts):
-    """Contradictions within one call, which no checkpoint mends: seen before one is read."""
-    test = "--verify" if opts.verify else "--test_only"
-    if opts.test_only and (opts.continue_training or opts.overwrite):
-        raise UserError(f"{test} trains nothing: leave out --continue_training and --overwrite")
-    if opts.continue_training and opts.overwrite:
-        raise UserError("--continue_training keeps the run that --overwrite would delete: give one of them")
-    if opts.val_images is not None and not opts.test_only:
-        raise UserError("--val_images is for --test_only and --verify: training validates on all images")
-    if opts.report_dir is not None:
-        raise UserError("--report_dir is where --report writes: name the runs to compare with that")
-    radii = opts.eps or DEFAULT_EPS[opts.attack_norm]
-    for flag, size in (("eps", max(radii)), ("alpha", step_size(opts.alpha, max(radii)))):
-        if opts.attack_norm == "linf" and size > 1:
-            raise UserError(f"--{flag} {size:g}: for linf at most 1, pixels are in [0, 1]; "
-                            f"write {size:g}/255 for {size:g} grey levels")
-    if opts.verify:
-        _refuse_for_verify(opts)
-    elif "attack" not in opts.given:
-        for flag, of_training in (("eps", "train_eps"), ("attack_norm", "norm")):
-            if flag in opts.given:
-                raise UserError(f"--{flag} is for --attack, which is not given; a training's own is --{of_training}")
+def resolve(call: Call, saved: dict | None = None, *, ckpt: str | None = None) -> Options:
+    """Return the finished options: given, else saved ones, else defaults. Raises UserError for contradictions.
+
+    saved: what take_over() keeps of a checkpoint's options; ckpt: where that checkpoint was found.
+    """
+    values = _draft(call, saved)
+    for name, flag in FLAGS.items():
+        if name not in call.given and values[name] != flag.default and flag.unmet(_view(values)):
+            values[name] = flag.default  # adopted, but this call's --optimizer has no use for it
+    values = {**values, "ckpt": ckpt or values["ckpt"]}
+    options = Options(**_completed(values))
+    if call.mode != REPORT:
+        rules.check(options)
+    return options
 
 
-def _refuse_for_verify(opts):
-    refuse_ranks("--verify")
-    if given := sorted(opts.given & set(NOT_FOR_VERIFY)):
-        raise UserError(f"--verify runs attacks of its own: leave out --{', --'.join(given)}")
-    if opts.attack_norm != "linf":
-        raise UserError("--verify checks linf attacks (and the l2 ball): leave out --attack_norm, give --eps as 4/255")
-    if opts.eps is not None and opts.eps[0] == 0:
-        raise UserError("--eps 0: --verify checks attacks at a radius above 0, at most 1")
+def take_over(call: Call, saved, *, source: str) -> dict:
+    """Return those of a checkpoint's options that describe its run, checked as if they had been typed.
 
-
-def sound(saved, *, given: frozenset[str], source: str) -> dict:
-    """Those of a checkpoint's options that a run adopts or compares, as if they had been typed.
-
-    Raises UserError for one that no command line could have set, unless it is `given` anew: a checkpoint may be a
-    stranger's. What is no flag, or one of OF_ONE_CALL, is left out.
+    Raises UserError for one that no command line could have set, unless it is given anew: a checkpoint may be a
+    stranger's. Names that are not flags, and flags of one call, are left out.
     """
     if not isinstance(saved, dict):
-        raise UserError(f"{source}: its options are no dict")
+        raise UserError(f"{source}: 'options' is not a dict")
     kept = {}
-    for action in build_parser()._actions:
-        if action.dest in saved and action.dest not in OF_ONE_CALL:
+    for name, flag in FLAGS.items():
+        if name in saved and flag.scope in ("run", "test"):
             try:
-                kept[action.dest] = _typed(action, saved[action.dest])
-            except (ValueError, argparse.ArgumentTypeError) as error:
-                if action.dest not in given:
-                    raise UserError(f"{source}: the option {action.dest} in it is none ({error}): give "
-                                    f"--{action.dest}") from None
+                kept[name] = flag.check(saved[name])
+            except ValueError as error:
+                if name not in call.given:
+                    raise UserError(f"{source}: invalid value for option {name} ({error}): give --{name}") from None
     return kept
 
 
-def _typed(action: argparse.Action, value):
-    """`value`, if the flag could have it; ValueError or argparse's error else."""
-    if value is None and action.default is None:
-        return value
-    if isinstance(action.default, bool):
-        kinds = (bool,)
-    elif isinstance(action.type, number):
-        kinds = (int, float)
-    else:
-        kinds = tuple({type(choice) for choice in action.choices or [""]})
-    if type(value) not in kinds:
-        raise ValueError(f"it is of type {type(value).__name__}")
-    if action.choices and value not in action.choices:
-        raise ValueError(f"choose from {', '.join(map(str, action.choices))}")
-    if isinstance(value, str) and not (value.isprintable() and len(value) < 4096):
-        raise ValueError("it has characters that no name has, or too many")
-    return action.type(str(value)) if action.type else value
+def adopted(call: Call, saved: dict) -> dict:
+    """Return the saved options that this call takes: those it doesn't give."""
+    left = {name for name, flag in FLAGS.items() if flag.scope == "test"} if call.mode != TRAIN else set()
+    left |= {"data_root"} if call.given.get("download") else set()  # a stranger's file never says where to write
+    return {name: value for name, value in saved.items() if name not in call.given and name not in left}
 
 
-def adopt(opts: argparse.Namespace, saved: dict) -> dict:
-    """Take from a checkpoint's options what describes its run and argv didn't give; returns what that changed."""
-    own = {*OF_ONE_CALL, *opts.given, *(OF_ONE_TEST if opts.test_only else ())}
-    own |= {"data_root"} if opts.download else set()  # a stranger's says where to read, never where to write
-    new = {name: value for name, value in saved.items()
-           if hasattr(opts, name) and name not in own and getattr(opts, name) != value}
-    vars(opts).update(new)
-    defaults = vars(build_parser().parse_args([]))
-    for name in idle_flags(opts).keys() - opts.given:  # another --optimizer has no use for what this one's was told
-        setattr(opts, name, defaults[name])
-        new.pop(name, None)
-    return new
+def as_text(options: Options) -> str:
+    """Return the options as opts.txt holds them: `name: value` between two lines, as SAM_AT writes them."""
+    lines = [f"{name}: {' '.join(as_flags({name: value})[1:]) if not isinstance(value, bool) else value}"
+             for name, value in options.to_dict().items() if value is not None]
+    return "\n".join([HEADER, *lines, END]) + "\n"
 
 
-def as_flags(values: dict) -> str:
-    """Options as one would type them."""
-    return " ".join(("--" if value else "--no-") + name if isinstance(value, bool) else f"--{name} {value}"
-                    for name, value in values.items())
+def _draft(call: Call, saved: dict | None = None) -> dict:
+    """Return every option's value, defaults that depend on others still open."""
+    defaults = {name: flag.default for name, flag in FLAGS.items()}
+    return {**defaults, **adopted(call, saved or {}), **call.given, "mode": call.mode, "given": frozenset(call.given)}
 
 
-def complete(opts: argparse.Namespace) -> argparse.Namespace:
-    """Fill in the defaults that hang on other flags, and refuse flags that contradict each other."""
-    stride_4 = "hrnet" in opts.model
-    opts.output_stride = opts.output_stride or (4 if stride_4 else 16)
-    if stride_4 != (opts.output_stride == 4):
-        raise UserError(f"--output_stride {opts.output_stride}: {opts.model} takes {4 if stride_4 else '8 or 16'}")
-    _refuse_data(opts)
-    opts.eps = opts.eps or DEFAULT_EPS[opts.attack_norm]
-    plan_attacks(opts)
-    complete_recipe(opts)
-    return opts
+def _completed(values: dict) -> dict:
+    """Return the values with the defaults that depend on other flags."""
+    options = _view(values)
+    adam = rules.base_of(options.optimizer, options.base_optimizer) == "adam"
+    return {**values,
+            "test_only": options.mode != TRAIN and options.mode != REPORT,
+            "output_stride": values["output_stride"] or (4 if "hrnet" in options.model else 16),
+            "eps": values["eps"] or (VERIFY_EPS if options.mode == VERIFY else DEFAULT_EPS[options.attack_norm]),
+            "lr": (5e-4 if adam else 0.01) if values["lr"] is None else values["lr"],
+            "train_eps": TRAIN_EPS[options.norm] if values["train_eps"] is None else values["train_eps"]}
 
 
-def _refuse_data(opts):
-    """What the data set has no use for, or has otherwise."""
-    dataset = DATASETS[opts.dataset]
-    if opts.num_classes not in (None, dataset.num_classes):
-        raise UserError(f"--num_classes {opts.num_classes}: {opts.dataset} has {dataset.num_classes}")
-    for flag in ("year", "download"):
-        if flag in opts.given and flag not in inspect.signature(dataset).parameters:
-            able = " or ".join(name for name in DATASETS if flag in inspect.signature(DATASETS[name]).parameters)
-            raise UserError(f"--{flag}: for --dataset {able}, this run has {opts.dataset}")
+def _view(values: dict) -> Options:
+    return Options(**values)
 
 
-def report_arguments(opts: argparse.Namespace) -> dict:
-    """What engine.compare.compare() takes: the runs of --report, where the report goes, and which records it is of."""
-    if useless := sorted(opts.given - set(FOR_REPORT)):
-        raise UserError(f"--report only reads records: leave out --{', --'.join(useless)}")
-    named = [Path(opts.output_dir) / run for run in opts.report]
-    runs = [path if path.is_dir() else Path(run) for path, run in zip(named, opts.report, strict=True)]
-    if missing := [str(run) for run in runs if not run.is_dir()]:
-        raise UserError(f"--report: no folder {', '.join(missing)}: give runs' folders, or their names in --output_dir")
-    folder = opts.report_dir or (runs[0] if len(runs) == 1 else Path(opts.output_dir)) / "report"
-    filters = {"attacks": "attack", "losses": "attack_loss", "norm": "attack_norm", "eps": "eps"}
-    return {"runs": runs, "folder": Path(folder),
-            **{name: getattr(opts, flag) for name, flag in filters.items() if flag in opts.given}}
+def _from_file(call: Call) -> dict:
+    """Return the options in the file of --options that this call doesn't give.
+
+    A continued run has added its own to the file: the first are taken, and a later change is an error unless given.
+    """
+    path = Path(call.given["options"])
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--options {path} can't be read ({getattr(error, 'strerror', None) or 'not UTF-8'}): name the "
+                        "opts.txt of a run") from None
+    first, *later = [_block(part, path) for part in text.split(HEADER)[1:]] or [None]
+    if first is None:
+        raise UserError(f"--options {path} holds no options: name the opts.txt of a run")
+    for block in later:
+        changed = [name for name, flag in FLAGS.items() if flag.scope != "once" and flag.scope != "call"
+                   and block.get(name) != first.get(name) and name not in call.given]
+        if changed:
+            raise UserError(f"--options {path}: the run was continued with another --{', --'.join(changed)}: no single "
+                            "command repeats it; give the value you want")
+    return {name: value for name, value in first.items() if name not in call.given and FLAGS[name].scope != "once"
+            and TRAIN in FLAGS[name].modes}
 
 
-def to_dict(opts: argparse.Namespace) -> dict:
-    """The options as plain values, for results.json and checkpoints."""
-    return {name: value for name, value in sorted(vars(opts).items()) if name != "given"}
+def _block(text: str, path: Path) -> dict:
+    """Return the options between HEADER and END as if they had been typed."""
+    argv, parser = [], build_parser(every_flag=True)
+    for line in text.partition(END)[0].strip().splitlines():
+        name, separator, value = line.partition(": ")
+        if not separator or name not in FLAGS:
+            raise UserError(f"--options {path}: {line[:80]!r} is not a line of options: name the opts.txt of a run")
+        flag = FLAGS[name]
+        if flag.kind is bool:
+            argv += as_flags({name: value == "True"})
+        else:
+            argv += [f"--{name}", *(value.split(" ") if flag.many else [value])]
+    values = vars(parser.parse_args(argv))
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -1,141 +1,147 @@
-"""What a training's flags mean together: defaults that hang on other flags, and contradictions."""
+"""What flags mean together: flags that a mode has no use for, flags without an effect, contradictions."""
 import math
 
-import torch
-
-from engine import build
-from engine.values import step_size
-from optim import BASE_OPTIMIZERS
-from utils import distributed
+from engine.options.declare import PREDICT, REPORT, SAM_FAMILY, TEST, TRAIN, VERIFY, attacks_of, takes
+from engine.options.flags import FLAGS
+from engine.options.training_flags import names_in
+from engine.options.types import step_size
+from utils import launch
 from utils.errors import UserError
 
-SAM_FAMILY = ("SAM", "LookSAM", "GSAM", "FriendlySAM")
-# Flag -> the optimizers it is for. Given to another one it would do nothing, so it is refused.
-FOR_OPTIMIZERS = {
-    **dict.fromkeys(("rho", "base_optimizer", "adaptive", "eta", "sam_start_itr", "sam_interval", "sam_perturb",
-                     "sam_sync"), SAM_FAMILY),
-    "sam_mode": ("SAM",), "sam_alpha": ("LookSAM", "GSAM"),
-    **dict.fromkeys(("sam_sigma", "sam_decay"), ("FriendlySAM",)),
-}
-FOR_ADV = ("adv_attack", "train_eps", "train_alpha", "train_step", "train_rand_init", "norm", "adv_ratio", "awp_gamma",
-           "awp_start_itr")
-NOT_FOR_FGSM = ("train_alpha", "train_step", "train_rand_init")
-FOR_TORCHRUN = ("sam_sync", "sync_bn")
-TRAIN_EPS = {"linf": 4 / 255, "l2": 0.5}
+# What each mode does, and how a user asks for it.
+MODES = {TRAIN: ("a training", "training"), TEST: ("--test_only trains nothing", "--test_only"),
+         VERIFY: ("--verify trains nothing and runs attacks of its own", "--verify"),
+         REPORT: ("--report only reads records", "--report"), PREDICT: ("predict.py only segments images", "predict.py")}
 
 
-def base_of(opts) -> str:
-    """sgd or adam: what takes the steps, under SAM or alone."""
-    return opts.base_optimizer if opts.optimizer in SAM_FAMILY else opts.optimizer
+def check_call(call, options):
+    """Raise UserError for contradictions within one call, which no checkpoint changes."""
+    refuse_useless(call)
+    if call.mode == REPORT:
+        _refuse_ranks("--report")
+        return
+    for name in call.given:
+        if FLAGS[name].scope in ("call", "once") and (remedy := FLAGS[name].unmet(options)):
+            raise UserError(f"--{name}: {remedy}")
+    if options.continue_training and options.overwrite:
+        raise UserError("--continue_training keeps the run that --overwrite would delete: give one of them")
+    if call.mode == PREDICT and options.input is None:
+        raise UserError("--input: name an image, or a folder of images")
+    for flag, size in (("eps", max(options.eps)), ("alpha", step_size(options.alpha, max(options.eps)))):
+        if options.attack_norm == "linf" and size > 1:
+            raise UserError(f"--{flag} {size:g}: for linf at most 1, pixels are in [0, 1]; "
+                            f"write {size:g}/255 for {size:g} grey levels")
+    if call.mode == VERIFY:
+        _refuse_ranks("--verify")
+        if options.eps[0] == 0:
+            raise UserError("--eps 0: --verify checks attacks at a radius above 0, at most 1")
+    _check_attacks(options)
 
 
-def complete_recipe(opts):
-    """Fill in what was left open; raises UserError for what can't be, or would be ignored."""
-    opts.lr = opts.lr if opts.lr is not None else (5e-4 if base_of(opts) == "adam" else 0.01)
-    opts.train_eps = opts.train_eps if opts.train_eps is not None else TRAIN_EPS[opts.norm]
-    if not opts.test_only:
-        _check_start("sam_start_itr", opts.sam_start_itr, opts.total_itrs,
-                     what=opts.optimizer if opts.optimizer in SAM_FAMILY else "")
-        _check_start("awp_start_itr", opts.awp_start_itr, opts.total_itrs, what="AWP" if opts.awp_gamma else "")
-    for flag, remedy in idle_flags(opts).items():
-        if flag in opts.given:
-            raise UserError(f"--{flag}: {remedy}")
-    _refuse_impossible(opts)
+def refuse_useless(call):
+    """Raise UserError for given flags that the mode has no use for; a switch that is given as off asks for nothing."""
+    useless = [name for name, value in sorted(call.given.items())
+               if call.mode not in FLAGS[name].modes and not (value is False and FLAGS[name].default is False)]
+    if not useless:
+        return
+    does, _ = MODES[call.mode]
+    if call.mode == TRAIN:
+        wanted = " or ".join(MODES[mode][1] for mode in FLAGS[useless[0]].modes)
+        raise UserError(f"--{useless[0]} is for {wanted}: leave it out of {does}")
+    raise UserError(f"{does}: leave out --{', --'.join(useless)}")
+
+
+def check(options):
+    """Raise UserError for finished options that contradict each other, or would be ignored."""
+    for name in sorted(options.given):
+        if remedy := FLAGS[name].unmet(options):
+            raise UserError(f"--{name}: {remedy}")
+    stride_4 = "hrnet" in options.model
+    if stride_4 != (options.output_stride == 4):
+        raise UserError(f"--output_stride {options.output_stride}: {options.model} takes "
+                        f"{4 if stride_4 else '8 or 16'}")
+    if options.gpu_id is not None and launch.launched():
+        raise UserError("--gpu_id is for a single process: torchrun gives each process its own GPU, of those in "
+                        "CUDA_VISIBLE_DEVICES")
+    if options.mode == TRAIN:
+        _check_training(options)
+
+
+def base_of(optimizer: str, base_optimizer: str) -> str:
+    """Return sgd or adam: what takes the steps, under SAM or alone."""
+    return base_optimizer if optimizer in SAM_FAMILY else optimizer
 
 
 def start(given: float, total_itrs: int) -> int:
-    """The iteration that a start flag means: below 1 it is a share of total_itrs."""
+    """Return the iteration that a start flag means: below 1 it is a share of total_itrs."""
     return round(given * total_itrs) if 0 < given < 1 else int(given)
 
 
+def refuse_small_shares(options, gpus: int):
+    """Raise UserError where one of `gpus` that share each part of the batch (DataParallel) would get one image."""
+    images = options.batch_size // options.accumulate
+    share = math.ceil(images / gpus)  # DataParallel cuts 10 images for 4 GPUs into 3, 3, 3, 1
+    if gpus > 1 and (images - 1) % share + 1 < 2:
+        raise UserError(f"--batch_size {options.batch_size} leaves a GPU with one image, too few for the BatchNorm "
+                        f"after global pooling: give a multiple of {2 * gpus * options.accumulate}")
+
+
+def _check_attacks(options):
+    names = attacks_of(options)
+    if options.warm_start and len(set(options.eps)) < 2:
+        raise UserError("--warm_start begins at the result for a smaller --eps: give several")
+    untargeted = [name for name in names if not takes(name, "target")] if options.target_class is not None else []
+    if untargeted:
+        raise UserError(f"--target_class: {', '.join(untargeted)} has no targeted form, leave it out of --attack")
+
+
+def _check_training(options):
+    _check_start("sam_start_itr", options.sam_start_itr, options.total_itrs,
+                 what=options.optimizer if options.optimizer in SAM_FAMILY else "")
+    _check_start("awp_start_itr", options.awp_start_itr, options.total_itrs, what="AWP" if options.awp_gamma else "")
+    if options.norm == "linf":
+        for flag, size, least in (("train_eps", options.train_eps, 1), ("train_alpha", step_size(
+                options.train_alpha, options.train_eps), math.nextafter(1, 2))):
+            if size >= least:
+                raise UserError(f"--{flag} {size:g}: pixels are in [0, 1]; write {size:g}/255 for {size:g} grey levels")
+    if options.awp_gamma and options.optimizer in SAM_FAMILY:
+        raise UserError(f"--awp_gamma perturbs the weights, so does --optimizer {options.optimizer}: choose one")
+    if options.sam_sync == "local" and options.optimizer not in (*names_in("optim/__init__.py", "BASE_OPTIMIZERS"),
+                                                                 "SAM"):
+        raise UserError(f"--sam_sync local: {options.optimizer} keeps or combines the first gradient, which must be "
+                        "that of the whole batch: give --sam_sync global")
+    if options.adaptive and options.sam_perturb == "norm":
+        raise UserError("--adaptive scales weights, and --sam_perturb norm perturbs none of those: leave one out")
+    _refuse_small_parts(options)
+
+
 def _check_start(flag: str, given: float, total_itrs: int, *, what: str):
-    """Raise UserError for no iteration, and where `what`, if anything, would never run."""
+    """Raise UserError for a start between iterations, and where `what`, if anything, would never run."""
     itr = start(given, total_itrs)
     if itr != given and given > 1:
-        raise UserError(f"--{flag} {given:g}: an iteration, or a share of --total_itrs below 1")
+        raise UserError(f"--{flag} {given:g}: give an iteration, or a share of --total_itrs below 1")
     if what and itr >= total_itrs:
         raise UserError(f"--{flag} {itr} is not before --total_itrs {total_itrs}: {what} would never run")
 
 
-def idle_flags(opts) -> dict[str, str]:
-    """The flags that have no effect beside the others, each with what would give it one."""
-    idle = {}
-    for flag, optimizers in FOR_OPTIMIZERS.items():
-        if opts.optimizer not in optimizers and not (flag == "sam_sync" and opts.awp_gamma):
-            idle[flag] = f"for --optimizer {' or '.join(optimizers)}, this run has {opts.optimizer}"
-    if not opts.adaptive:
-        idle.setdefault("eta", "for ASAM: add --adaptive")
-    if not opts.adv:
-        idle |= dict.fromkeys(FOR_ADV, "for adversarial training: add --adv")
-    elif opts.adv_attack == "fgsm":
-        idle |= dict.fromkeys(NOT_FOR_FGSM, "fgsm is one step of the whole eps from the image itself; for another "
-                                            "choose --adv_attack pgd --train_step 1")
-    if not opts.awp_gamma:
-        idle.setdefault("awp_start_itr", "there is no weight perturbation without --awp_gamma")
-    if opts.lr_policy != "step":
-        idle["step_size"] = f"for --lr_policy step, this run has {opts.lr_policy}"
-    if opts.accumulate == 1:
-        idle.setdefault("sam_mode", "for a perturbation of each part of the batch: give their number with --accumulate")
-    if opts.attack == ["none"] and not opts.adv:
-        idle["attack_amp"] = "nothing is attacked, give --attack or --adv"
-    if not distributed.launched():
-        idle |= dict.fromkeys(FOR_TORCHRUN, "for several processes: start them with torchrun")
-    return idle
-
-
-def _refuse_impossible(opts):
-    """What can't be together, or isn't meant so."""
-    if opts.adv and opts.attack == ["none"] and "eps" in opts.given:
-        raise UserError("--eps is for --attack after the training: the training's own radius is --train_eps")
-    if opts.norm == "linf" and opts.train_eps >= 1:
-        raise UserError(f"--train_eps {opts.train_eps:g}: pixels are in [0, 1]; write {opts.train_eps:g}/255 for "
-                        f"{opts.train_eps:g} grey levels")
-    if opts.norm == "linf" and (alpha := step_size(opts.train_alpha, opts.train_eps)) > 1:
-        raise UserError(f"--train_alpha {alpha:g}: pixels are in [0, 1]; write {alpha:g}/255 for {alpha:g} grey levels")
-    if opts.awp_gamma and opts.optimizer in SAM_FAMILY:
-        raise UserError(f"--awp_gamma perturbs the weights, so does --optimizer {opts.optimizer}: choose one")
-    if opts.sam_sync == "local" and opts.optimizer not in (*BASE_OPTIMIZERS, "SAM"):
-        raise UserError(f"--sam_sync local: {opts.optimizer} keeps or combines the first gradient, which must be the "
-                        "whole batch's: give --sam_sync global")
-    if opts.adaptive and opts.sam_perturb == "norm":
-        raise UserError("--adaptive scales weights, of which --sam_perturb norm perturbs none: leave one out")
-    if opts.gpu_id is not None and distributed.launched():
-        raise UserError("--gpu_id is for a single process: torchrun gives each its own GPU, of those in "
-                        "CUDA_VISIBLE_DEVICES")
-    if not opts.test_only:
-        _refuse_small_parts(opts)
-
-
-def _refuse_small_parts(opts):
+def _refuse_small_parts(options):
     """BatchNorm after global pooling needs two images in each normalised piece of the batch, an attack one."""
-    if opts.adv and opts.batch_size * opts.adv_ratio + 1e-9 < 1:  # as engine.update.is_chosen counts
-        raise UserError(f"--adv_ratio {opts.adv_ratio:g} of --batch_size {opts.batch_size} is no image: raise either")
-    processes = distributed.world_size()
-    parts = processes * opts.accumulate
-    if opts.batch_size % parts:
-        raise UserError(f"--batch_size {opts.batch_size} can't be cut into equal parts for {processes} processes x "
-                        f"--accumulate {opts.accumulate}: choose a multiple of {parts}")
-    together = processes if opts.sync_bn else 1
-    if opts.batch_size // parts * together < 2:
-        raise UserError(f"--batch_size {opts.batch_size} leaves one image for each part, too few for the BatchNorm "
+    if options.adv and options.batch_size * options.adv_ratio + 1e-9 < 1:  # as training.step.is_chosen counts
+        raise UserError(f"--adv_ratio {options.adv_ratio:g} of --batch_size {options.batch_size} selects no images: "
+                        "raise either")
+    processes = launch.world_size()
+    parts = processes * options.accumulate
+    if options.batch_size % parts:
+        raise UserError(f"--batch_size {options.batch_size} can't be cut into equal parts for {processes} processes x "
+                        f"--accumulate {options.accumulate}: choose a multiple of {parts}")
+    together = processes if options.sync_bn else 1
+    if options.batch_size // parts * together < 2:
+        raise UserError(f"--batch_size {options.batch_size} leaves one image for each part, too few for the BatchNorm "
                         f"after global pooling: give a multiple of {2 * parts // together}")
-    if opts.gpu_id is not None and build.GPUS.is_dir():  # where they aren't all there, build.choose_device() says so
-        _refuse_small_shares(opts, len(opts.gpu_id.split(",")))
+    if options.gpu_id is not None and launch.NVIDIA_GPUS.is_dir():  # choose_device() reports GPUs that are missing
+        refuse_small_shares(options, len(options.gpu_id.split(",")))
 
 
-def replicas(opts) -> int:
-    """How many GPUs share each part of the batch (DataParallel); 1 for a process of its own.
-
-    Raises UserError where one of them would get a single image.
-    """
-    count = 1 if distributed.launched() else torch.cuda.device_count() or 1
-    _refuse_small_shares(opts, count)
-    return count
-
-
-def _refuse_small_shares(opts, gpus: int):
-    images = opts.batch_size // opts.accumulate
-    share = math.ceil(images / gpus)  # DataParallel cuts 10 for 4 into 3, 3, 3, 1
-    if gpus > 1 and (images - 1) % share + 1 < 2:
-        raise UserError(f"--batch_size {opts.batch_size} leaves a GPU with one image, too few for the BatchNorm after "
-                        f"global pooling: give a multiple of {2 * gpus * opts.accumulate}")
+def _refuse_ranks(flag: str):
+    if launch.world_size() > 1:
+        raise UserError(f"{flag} runs in one process: start it with python main.py")

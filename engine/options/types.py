@@ -1,41 +1,40 @@
-"""Types of flags: what is typed, as a value, or an argparse error that names bounds and remedy."""
-import argparse
+"""What a flag takes: typed text -> a value, or a ValueError that names the bounds and the remedy."""
 import math
 import re
 import unicodedata
 from fractions import Fraction
 from pathlib import Path
 
-LARGEST = 10**18  # no flag means more: int64 holds it, and float32 the product of two
-EXPONENT = 400  # no number's is larger: float64 ends at 1e308, and the digits of 1e999999999 would fill the memory
-NAME_BYTES, PATH_BYTES = 255, 4095  # what a file system takes
-NO_TEXT = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, half pairs (bytes that are no text), line ends
+LARGEST = 10**18  # int64 holds it, and float32 holds the product of two
+LARGEST_EXPONENT = 400  # float64 ends at 1e308; the digits of 1e999999999 would fill the memory
+NAME_BYTES, PATH_BYTES = 255, 4095  # the limits of a file system
+NOT_TEXT = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, surrogates (bytes that are not UTF-8), line breaks
 
 
 def step_size(alpha: str, eps: float) -> float:
-    """--alpha as a number for this eps: `eps/4` is relative, `1/255` or `0.01` absolute."""
+    """Return --alpha as a number for this eps: `eps/4` is relative, `1/255` and `0.01` are absolute."""
     if alpha.startswith("eps"):
         return eps / float(fraction(alpha[4:] or "1"))
     return float(fraction(alpha))
 
 
 def fraction(text: str) -> Fraction:
-    """4/255, 0.5/255, 0.01, 1e-4, 30e3 exactly. Raises ValueError, TypeError or ZeroDivisionError else."""
-    if any(abs(int(exponent)) > EXPONENT for exponent in re.findall(r"[eE]([+-]?[\d_]+)", text)):
-        raise ValueError(f"{text} is beyond all numbers")
+    """Return 4/255, 0.5/255, 0.01, 1e-4 or 30e3 exactly. Raises ValueError, TypeError or ZeroDivisionError."""
+    if any(abs(int(exponent)) > LARGEST_EXPONENT for exponent in re.findall(r"[eE]([+-]?[\d_]+)", text)):
+        raise ValueError(f"{text}: exponent too large (limit {LARGEST_EXPONENT})")
     numerator, *denominator = text.split("/")
-    return Fraction(numerator) / Fraction(*denominator or "1")  # of more than one: a TypeError, as Fraction("1", "2")
+    return Fraction(numerator) / Fraction(*denominator or "1")  # several denominators: Fraction("1", "2") is a TypeError
 
 
-class number:  # noqa: N801, it reads as argparse's own types do: type=number(int, low=1)
-    """A flag's type: a number (4/255, 30e3 and 30000 are numbers) within bounds that the error and --help name."""
+class number:  # noqa: N801, it reads like a type: number(int, low=1)
+    """A number (4/255, 30e3 and 30000 are numbers) within bounds that the error and --help name."""
 
     def __init__(self, kind, *, low=-math.inf, high=math.inf, above=-math.inf):
         self.kind, self.low, self.high, self.above = kind, low, high, above
 
     @property
     def bounds(self) -> str:
-        """As words: 1 or more, 0 to 1, above 0."""
+        """The bounds in words: 1 or more, 0 to 1, above 0."""
         if self.above > -math.inf:
             return f"above {self.above}" + (f", at most {self.high}" if self.high < math.inf else "")
         if self.low > -math.inf:
@@ -43,19 +42,19 @@ class number:  # noqa: N801, it reads as argparse's own types do: type=number(in
         return f"at most {self.high}" if self.high < math.inf else ""
 
     def __call__(self, text: str):
-        """The number that is typed; argparse.ArgumentTypeError for anything else."""
+        """Return the number that was typed."""
         try:
             value = fraction(text)
         except (ValueError, TypeError, ZeroDivisionError):
-            raise argparse.ArgumentTypeError(f"{text!r} is no number (write 0.01, 1e-4, 30e3 or 4/255)") from None
+            raise ValueError(f"{text!r} is not a number (write 0.01, 1e-4, 30e3 or 4/255)") from None
         if self.kind is int and value.denominator != 1:
-            raise argparse.ArgumentTypeError(f"{text} is not a whole number")
+            raise ValueError(f"{text} is not a whole number")
         if not self._holds(value):
-            raise argparse.ArgumentTypeError(f"{text} is out of bounds: {self.bounds}")
+            raise ValueError(f"{text} is out of bounds: {self.bounds}")
         if abs(value) > LARGEST:
-            raise argparse.ArgumentTypeError(f"{text} is out of bounds: at most {float(LARGEST):g}")
-        if not self._holds(self.kind(value)):  # 1e-400 is above 0, the float nearest to it isn't
-            raise argparse.ArgumentTypeError(f"{text} is out of bounds: {self.bounds}, and a float")
+            raise ValueError(f"{text} is out of bounds: at most {float(LARGEST):g}")
+        if not self._holds(self.kind(value)):  # 1e-400 is above 0, but the nearest float is 0
+            raise ValueError(f"{text} is out of bounds: {self.bounds}, and a float")
         return self.kind(value)
 
     def _holds(self, value) -> bool:
@@ -63,53 +62,52 @@ class number:  # noqa: N801, it reads as argparse's own types do: type=number(in
 
 
 def share_of_eps(text: str) -> str:
-    """--alpha: kept as typed, see step_size."""
+    """Return --alpha as typed, see step_size()."""
     if re.fullmatch(r"eps(/[\d.]+)?|[\d./e+-]+", text):
         try:
             if 0 < step_size(text, 1.0) <= LARGEST:
                 return text
         except (ValueError, TypeError, ZeroDivisionError, OverflowError):
-            pass  # said below
-    raise argparse.ArgumentTypeError(f"{text!r}: write a share of eps such as eps/4, or a number above 0 such as 1/255")
+            pass  # reported below
+    raise ValueError(f"{text!r}: write a share of eps such as eps/4, or a number above 0 such as 1/255")
 
 
 share_of_eps.bounds = "above 0"
 
 
 def plain_text(text: str) -> str:
-    """A path, a name or a choice: what a file system, a log and a terminal can take."""
+    """Return a path, a name or a choice that a file system, a log and a terminal can take."""
     if not text:
-        raise argparse.ArgumentTypeError("'' is empty: give a value, or leave the flag out")
-    if any(unicodedata.category(character) in NO_TEXT for character in text):
-        raise argparse.ArgumentTypeError(f"{text!r} holds what is no text: control characters, or line ends")
+        raise ValueError("'' is empty: give a value, or leave the flag out")
+    if any(unicodedata.category(character) in NOT_TEXT for character in text):
+        raise ValueError(f"{text!r} contains control characters or line breaks")
     if len(text.encode()) > PATH_BYTES or any(len(name.encode()) > NAME_BYTES for name in text.split("/")):
-        raise argparse.ArgumentTypeError(f"'{text[:20]}...' is too long: names have at most {NAME_BYTES} bytes, paths "
-                                         f"{PATH_BYTES}")
+        raise ValueError(f"'{text[:20]}...' is too long: a name has at most {NAME_BYTES} bytes, a path {PATH_BYTES}")
     return text
 
 
 def run_name(text: str) -> str:
-    """--exp_name: a folder below another one."""
+    """Return --exp_name, a folder below --output_dir."""
     path = Path(plain_text(text))
     if not path.parts or path.is_absolute() or any(part == ".." or part != part.strip() for part in path.parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: a name for a folder in --output_dir, without spaces at its ends")
+        raise ValueError(f"{text!r}: give a name for a folder in --output_dir, without spaces at its ends")
     return text
 
 
 def gpu_ids(text: str) -> str:
-    """--gpu_id: 0 or 0,1,2,3."""
+    """Return --gpu_id: 0 or 0,1,2,3."""
     if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", text):
-        raise argparse.ArgumentTypeError(f"{text!r}: numbers of GPUs, such as 0 or 0,1,2,3")
+        raise ValueError(f"{text!r}: give GPU numbers, such as 0 or 0,1,2,3")
     numbers = [int(part) for part in text.split(",")]
     if len(set(numbers)) < len(numbers):
-        raise argparse.ArgumentTypeError(f"{text!r} names a GPU twice")
+        raise ValueError(f"{text!r} names a GPU twice")
     return ",".join(map(str, numbers))
 
 
 def target(text: str) -> int | str:
-    """--target_class: a class number, or the path of a label map."""
+    """Return --target_class: a class number, or the path of a label map."""
     if re.fullmatch(r"[0-9]{1,9}", text):
         return int(text)
     if not Path(plain_text(text)).is_file():
-        raise argparse.ArgumentTypeError(f"{text!r}: a class number, or an image file of class numbers")
+        raise ValueError(f"{text!r}: give a class number, or an image file of class numbers")
     return text

@@ -2,8 +2,9 @@
 import numpy as np
 
 from attacks import ENSEMBLE_LOSSES, SEA_LOSSES
-from engine import report
-from engine.records import Record, canonical
+from engine.records.naming import label
+from engine.records.schema import canonical
+from engine.records.store import Record
 from metrics.robustness import scores, worst_case
 
 UNIONS = {"sea": SEA_LOSSES, "ensemble": ENSEMBLE_LOSSES}  # of APGD with red-eps
@@ -89,7 +90,7 @@ def _union_row(name: str, clean: Record, members: list[Record], names: list[str]
     candidates = [record.counts(names) for record in (clean, *members)]
     intersection, union, _ = map(np.stack, zip(*candidates, strict=True))  # [K, N, S] each
     results = worst_case(intersection, union, candidates[0][2], background=_background(class_names))
-    labels = [report.label(record.settings) for record in members]
+    labels = [label(record.settings) for record in members]
     row = _row(name, members, names, class_names=class_names, results=results, attack_loss=None, settings=None,
                members=labels, loss=None)
     return row | ({"steps": None, "restarts": None} if name == WORST else {})

@@ -2,7 +2,7 @@
 import json
 import re
 
-from utils.text import printable
+from utils.text import escape_unprintable
 
 FORMAT = 1  # to be raised when an attack or a count changes, so that old lines are not taken for new ones
 COUNTS = ("intersection", "union", "pixels")  # a list of one int per class each
@@ -85,7 +85,7 @@ def check_line(line, *, classes: int) -> dict:
     """The line, its radius and loss as floats; ValueError where it is none of one image over so many classes."""
     if not isinstance(line, dict) or not isinstance(line.get("image"), str):
         raise ValueError("no line of an image")
-    image = printable(line["image"], keep="")
+    image = escape_unprintable(line["image"], keep="")
     for key in COUNTS:
         counts = line.get(key)
         if not isinstance(counts, list) or len(counts) != classes or not all(map(_is_count, counts)):

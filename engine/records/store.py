@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.appending import AppendOnly
-from engine.record_lines import COUNTS, FORMAT, canonical, check_header, check_line, parse
+from engine.records.schema import COUNTS, FORMAT, canonical, check_header, check_line, parse
 from utils.errors import UserError
-from utils.text import printable
+from utils.files import AppendOnly
+from utils.text import escape_unprintable
 
 
 def read(path) -> tuple[dict, dict[str, dict]]:
@@ -110,7 +110,7 @@ class Records(Record):
 
     def _go_on(self):
         found, self._lines, size = _parse(self.path, self._file.read())
-        self._file.cut(size)
+        self._file.truncate(size)
         os.utime(self.path)  # reports are of what was evaluated last, also where nothing was left to append
         if not found:
             self._file.write(canonical(self.header) + "\n")
@@ -130,7 +130,7 @@ def _parse(path: Path, data: bytes) -> tuple[dict, dict[str, dict], int]:
                 continue
             line = check_line(value, classes=len(header["class_names"]))
             if line["image"] in lines:
-                raise ValueError(f"{printable(line['image'], keep='')} is recorded a second time")
+                raise ValueError(f"{escape_unprintable(line['image'], keep='')} is recorded a second time")
             lines[line["image"]] = line
         except (ValueError, RecursionError) as error:
             remedy = "the file" if number == 1 else "the line, then its image is attacked again, or the file"

@@ -1,10 +1,11 @@
 """What the pictures of a comparison show: curves of mIoU over eps, and images under the strongest attack."""
 from pathlib import Path
 
-from engine import report
-from engine.figures import Panel
-from engine.rows import WORST
-from engine.tables import CURVE, grouped, side_by_side
+from engine.records.naming import label, radius
+from engine.records.rows import WORST
+from engine.report.figures import Panel
+from engine.report.tables import CURVE, grouped, side_by_side
+from utils.images import choose_evenly
 from utils.logging import logger
 
 MOST_PANELS, MOST_IMAGES = 12, 4
@@ -66,8 +67,8 @@ def sheets(run: str, folder: Path, rows: list[dict], *, names: list[str]):
         for row in sorted(ball, key=lambda row: row["Mean IoU"]):
             grid = _grid(folder / clean["records"][0], folder / row["records"][0], names)
             if grid:
-                eps = report.radius(row)
-                title = (f"{report.label(row['settings'])}: mIoU {100 * row['Mean IoU']:.1f} %, "
+                eps = radius(row)
+                title = (f"{label(row['settings'])}: mIoU {100 * row['Mean IoU']:.1f} %, "
                          f"clean {100 * clean['Mean IoU']:.1f} %")
                 yield f"sheet_{run}_{row['norm']}_{eps}.png".replace("/", "-"), f"{run}, {title}", grid
                 break
@@ -79,4 +80,4 @@ def _grid(clean: Path, attacked: Path, names: list[str]) -> dict[str, dict[str, 
                    ((clean, CLEAN_PICTURES), (attacked, ATTACK_PICTURES)) for title, kind in kinds.items()}
             for name in names}
     whole = [name for name, pictures in grid.items() if all(path.is_file() for path in pictures.values())]
-    return {whole[k]: grid[whole[k]] for k in (report.evenly(len(whole), MOST_IMAGES) if whole else [])}
+    return {whole[k]: grid[whole[k]] for k in (choose_evenly(len(whole), MOST_IMAGES) if whole else [])}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from utils.text import printable
+from utils.text import escape_unprintable
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # Okabe and Ito's, for all eyes
 MARKERS, DASHES = "osD^vPX", ("-", "--", ":")
@@ -41,7 +41,7 @@ def robustness_curves(path: Path, panels: list[Panel]):
         axis.set_ylabel("mIoU (%)", fontsize=8)
     for axis in axes[len(panels):]:
         axis.set_axis_off()
-    names = [printable(run, keep="") for run in shown]
+    names = [escape_unprintable(run, keep="") for run in shown]
     legend = figure.legend(shown.values(), names, loc="outside lower center", ncols=wide, fontsize=8, frameon=False)
     for text in legend.get_texts():
         text.set_parse_math(False)
@@ -58,15 +58,15 @@ def picture_sheet(path: Path, title: str, grid: dict[str, dict[str, Path]]):
         for axis, picture in zip(line, pictures.values(), strict=True):
             axis.imshow(_read(picture), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
-        line[0].set_ylabel(printable(name, keep=""), fontsize=7, parse_math=False)
+        line[0].set_ylabel(escape_unprintable(name, keep=""), fontsize=7, parse_math=False)
     for axis, column in zip(axes[0], columns, strict=True):
         _title(axis, column)
-    figure.suptitle(printable(title, keep=""), fontsize=10, parse_math=False)
+    figure.suptitle(escape_unprintable(title, keep=""), fontsize=10, parse_math=False)
     _save(figure, path)
 
 
 def _title(axis, text: str):
-    axis.set_title(printable(text, keep=""), fontsize=9, parse_math=False)  # a name may hold dollars: no formulas
+    axis.set_title(escape_unprintable(text, keep=""), fontsize=9, parse_math=False)  # a name may hold dollars: no formulas
 
 
 def _draw_curve(axis, points, *, style: int):

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from engine import report
-from engine.records import Record, canonical, read
-from engine.rows import UNIONS, is_red_eps
+from engine.records.naming import label
+from engine.records.rows import UNIONS, is_red_eps
+from engine.records.schema import canonical
+from engine.records.store import Record, read
 from utils.errors import UserError
 from utils.logging import logger
 
@@ -45,7 +46,7 @@ def common_images(kept: dict[str, list[Record]]) -> tuple[list[str], str]:
     clean = [record for _, record in records if _is_clean(record)]
     names = [name for name in clean[0].names if all(name in record for _, record in records)]
     run, fewest = min(records, key=lambda pair: len(pair[1]))
-    has = f"{report.label(fewest.settings)} of {run} has {len(fewest)} of {max(map(len, clean))}"
+    has = f"{label(fewest.settings)} of {run} has {len(fewest)} of {max(map(len, clean))}"
     if not names:
         raise UserError(f"no image is in all records ({has}): evaluate all runs on the same images")
     _refuse_other_labels(records, names)
@@ -121,7 +122,7 @@ def _is_of(settings: dict, attack: str) -> bool:
 
 def _refuse_nothing_left(kept: dict[str, list[Record]], found: dict[str, list[Record]]):
     """Filters that leave no attack at all are a mistake; one run may lack what another has."""
-    attacked = {report.label(record.settings) for records in found.values() for record in records} - {"clean"}
+    attacked = {label(record.settings) for records in found.values() for record in records} - {"clean"}
     if attacked and all(len(records) == 1 for records in kept.values()):
         raise UserError(f"no record of {', '.join(found)} is of the --attack, --attack_loss, --attack_norm and --eps "
                         f"that were given: there are {', '.join(sorted(attacked))}")

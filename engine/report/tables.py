@@ -4,9 +4,11 @@ import io
 import math
 from hashlib import sha256
 
-from engine import report
-from engine.records import canonical
-from engine.rows import WORST, order, without
+from engine.records.naming import attack_name, radius
+from engine.records.results import bracket
+from engine.records.rows import WORST, order, without
+from engine.records.schema import canonical
+from utils.text import format_table
 
 CURVE = ("curve", "loss", "norm", "steps")  # what tells curves over eps apart
 PER_RUN = ("mIoU", "aAcc", "Image IoU", "ratio")
@@ -45,14 +47,14 @@ def _texts(row: dict) -> dict[str, str]:
     return {
         "attack": f"{WORST} of {len(row['members'])}" if attack == WORST else attack, "curve": attack,
         "loss": row["attack_loss"] or "-", "norm": row["norm"] or "-",
-        "eps": report.radius(row), "steps": f"{row['restarts']} x {steps}" if (row["restarts"] or 1) > 1 else steps,
+        "eps": radius(row), "steps": f"{row['restarts']} x {steps}" if (row["restarts"] or 1) > 1 else steps,
     }
 
 
 def _attack(row: dict) -> str:
     if row["members"]:
         return row["attack"]
-    name, target = report.attack_name(without(row["settings"], "attack_loss", "target")), row["settings"].get("target")
+    name, target = attack_name(without(row["settings"], "attack_loss", "target")), row["settings"].get("target")
     if target is None:
         return name
     return f"{name} to {list(row['Class IoU'])[target] if isinstance(target, int) else _short(target)}"
@@ -101,7 +103,7 @@ def comparison(rows: list[dict]) -> str:
         cells = [_scores(line["rows"].get(run)) for line in lines]
         titles = [f"{run}: {title}" if len(runs) > 1 else title for title in PER_RUN]
         columns |= {title: [cell[k] for cell in cells] for k, title in enumerate(titles)}
-    return report.markdown(columns)
+    return format_table(columns)
 
 
 def class_table(rows: list[dict]) -> str:
@@ -109,14 +111,14 @@ def class_table(rows: list[dict]) -> str:
     pairs = [(line, run) for line in side_by_side(rows) for run in _runs(rows) if run in line["rows"]]
     names = list(rows[0]["Class IoU"])
     columns = _attack_columns([line for line, _ in pairs]) | {"run": [run for _, run in pairs]}
-    return report.markdown(columns | {name: [_number(line["rows"][run]["Class IoU"][name]) for line, run in pairs]
+    return format_table(columns | {name: [_number(line["rows"][run]["Class IoU"][name]) for line, run in pairs]
                                for name in names})
 
 
 def cost_table(rows: list[dict]) -> str:
     """A line per attack; forward + backward passes per image for every run."""
     lines = side_by_side(rows)
-    return report.markdown(_attack_columns(lines) | {run: [_passes(line["rows"].get(run)) for line in lines]
+    return format_table(_attack_columns(lines) | {run: [_passes(line["rows"].get(run)) for line in lines]
                                               for run in _runs(rows)})
 
 
@@ -153,7 +155,7 @@ def _attack_columns(lines: list[dict]) -> dict[str, list[str]]:
 def _scores(row: dict | None) -> list[str]:
     if row is None:
         return ["-"] * len(PER_RUN)
-    return [report.bracket(row), *(_number(row[key]) for key in ("Overall Acc", "Image IoU", "ratio"))]
+    return [bracket(row), *(_number(row[key]) for key in ("Overall Acc", "Image IoU", "ratio"))]
 
 
 def _number(value: float) -> str:

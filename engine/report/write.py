@@ -6,14 +6,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
-from engine import curves, figures, report, tables
-from engine.errors import refuse_ranks
-from engine.gather import common_images, gather, named
-from engine.records import canonical
-from engine.rows import rows_of
+from engine.records.naming import radius
+from engine.records.rows import rows_of
+from engine.records.schema import canonical
+from engine.report import curves, figures, tables
+from engine.report.sources import common_images, gather, named
 from utils.errors import UserError
 from utils.logging import logger
-from utils.text import is_file_name, plain
+from utils.text import escape_markdown, is_file_name, replace_nan
 
 LEGEND = """\
 - mIoU: IoU pooled over all images, mean over classes. In a union the adversary picks one of its records or the clean
@@ -24,7 +24,7 @@ LEGEND = """\
   this norm and eps that every run has, but those with a target."""
 
 
-def compare(runs: list[Path], folder: Path, *, attacks=None, losses=None, norm: str | None = None, eps=None) -> dict:
+def write_report(runs: list[Path], folder: Path, *, attacks=None, losses=None, norm: str | None = None, eps=None) -> dict:
     """Write report.md, report.csv, report.json, curves.png and sheets of pictures; returns what report.json holds.
 
     runs: run folders with records/*.jsonl, of the same classes. attacks, losses: names, eps: numbers, norm: a name;
@@ -32,7 +32,6 @@ def compare(runs: list[Path], folder: Path, *, attacks=None, losses=None, norm: 
     gives for each run with "run" in front}, nan as null, over the images that all records have.
     Raises UserError where there is nothing to compare or runs can't be compared, and leaves `folder` as it was.
     """
-    refuse_ranks("--report")
     folders = named(runs)
     kept = gather(folders, attacks=attacks, losses=losses, norm=norm, eps=eps)
     names, note = common_images(kept)
@@ -40,7 +39,7 @@ def compare(runs: list[Path], folder: Path, *, attacks=None, losses=None, norm: 
     shared = set.intersection(*settings)  # a worst case of other attacks in one run than in another is no comparison
     rows = [{"run": run, **row} for run, records in kept.items()
             for row in rows_of(records, names, class_names=records[0].header["class_names"], shared=shared)]
-    content = report.without_nan({"runs": list(kept), "images": names, "rows": rows})
+    content = replace_nan({"runs": list(kept), "images": names, "rows": rows})
     with _all_or_none(Path(folder)) as part:
         pictures = _draw(part, folders, rows, names)
         _write(part / "report.md", _markdown(rows, images=len(names), note=note, pictures=pictures))
@@ -68,16 +67,16 @@ def _draw(part: Path, folders: dict[str, Path], rows: list[dict], names: list[st
 
 def _markdown(rows: list[dict], *, images: int, note: str, pictures: list[str]) -> str:
     runs = list(dict.fromkeys(row["run"] for row in rows))
-    unions = [plain(f"- {row['run']}: {row['attack']}, {row['norm']}, {report.radius(row)}: "
+    unions = [escape_markdown(f"- {row['run']}: {row['attack']}, {row['norm']}, {radius(row)}: "
                     f"{', '.join(row['members'])}") for row in rows if row["members"]]
     parts = [
-        plain("# Robustness of " + ", ".join(runs)),
-        f"Runs: {len(runs)}. Images: {images}." + (f" Note: {plain(note)}." if note else ""),
+        escape_markdown("# Robustness of " + ", ".join(runs)),
+        f"Runs: {len(runs)}. Images: {images}." + (f" Note: {escape_markdown(note)}." if note else ""),
         tables.comparison(rows), LEGEND,
         "## IoU of each class", tables.class_table(rows),
         "## Cost: forward + backward passes per image", tables.cost_table(rows),
         *(["## Members of the unions", "\n".join(unions)] if unions else []),
-        "## Pictures", "\n\n".join(f"![{plain(name)}]({quote(os.fsencode(name))})" for name in pictures),
+        "## Pictures", "\n\n".join(f"![{escape_markdown(name)}]({quote(os.fsencode(name))})" for name in pictures),
     ]
     return "\n\n".join(parts) + "\n"
 

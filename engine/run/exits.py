@@ -5,14 +5,14 @@ from contextlib import contextmanager
 
 import torch
 
-from engine.interrupts import Interrupts, Stopped, Terminated
-from utils.distributed import ElsewhereError, is_main, stop, world_size
+from engine.run.interrupts import Interrupts, Stopped, Terminated
+from utils.distributed import OtherRankFailed, is_main, stop
 from utils.errors import UserError
+from utils.launch import RANK0_REPORTS_FIRST_SECONDS
 from utils.logging import logger, start_log, stop_log
 
 # What the system says where files can't be written, whatever the program does.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-TURN = 5.0  # seconds in which rank 0, where it says the same, has ended, and torchrun with it all others
 
 
 @contextmanager
@@ -36,12 +36,12 @@ def reported_errors():
         if interrupts.signum and "DataLoader worker" in str(error):  # the signal came to that process too
             raise SystemExit(128 + interrupts.signum) from None
         if not is_main():
-            time.sleep(TURN)
+            time.sleep(RANK0_REPORTS_FIRST_SECONDS)
         logger.error("error: %s", _own_words(error))
         raise SystemExit(2) from error
-    except ElsewhereError as error:
+    except OtherRankFailed as error:
         logger.info("%s", error)
-        time.sleep(3 * TURN)  # torchrun ends all when the first ends, and the other has something to say
+        time.sleep(3 * RANK0_REPORTS_FIRST_SECONDS)  # torchrun ends all when the first ends, and the other has something to say
         raise SystemExit(2) from None
     except Stopped as stopped:
         raise SystemExit(128 + stopped.signum) from None
@@ -49,12 +49,6 @@ def reported_errors():
         raise SystemExit(143 if isinstance(interrupt, Terminated) else 130) from None
     finally:
         stop_log()
-
-
-def refuse_ranks(flag: str):
-    """UserError where torchrun started several processes, for a `flag` with work for one."""
-    if world_size() > 1:
-        raise UserError(f"{flag} runs in one process: start it with python main.py")
 
 
 def _is_ours(error: Exception) -> bool:

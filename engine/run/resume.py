@@ -1,121 +1,91 @@
-"""Which checkpoint a call means, what it takes from it, and whether a run may go on with it."""
-import argparse
-from contextlib import suppress
+"""Which checkpoint a call means, what it takes from it, and whether a run may continue from it."""
+from dataclasses import dataclass
 from pathlib import Path
 
-from engine import options
-from engine.recipe import base_of
-from engine.run import Run
+from engine.options import FLAGS, PREDICT, TEST, TRAIN, VERIFY, Options, adopted, as_flags, resolve, take_over
+from engine.options.rules import base_of
+from engine.run import checkpoints
 from utils import checkpoint
 from utils.errors import UserError
 from utils.logging import logger
 
-KEPT = ("model", "dataset", "output_stride", "separable_conv")  # a continued run has the options it began with
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint that was read: where it is, what it holds, and what it replaces (see checkpoints.load_latest)."""
+
+    path: str
+    content: dict
+    fallback: tuple[Path, Path] | None = None
 
 
-def load_checkpoint(opts, run: Run) -> dict | None:
-    """The checkpoint that opts asks for, or None; sets opts.ckpt to its path and completes opts from it."""
-    if opts.ckpt is None and not (opts.test_only or opts.continue_training):
-        return None
-    if opts.ckpt is None and opts.continue_training:
-        opts.ckpt, loaded = _last_good(run, opts)
-    else:
-        loaded = _named(run, opts)
-    saved = options.sound(loaded.get("options", {}), given=opts.given, source=opts.ckpt)
-    if opts.test_only or opts.continue_training:
-        taken = options.adopt(opts, saved)
-        if taken:
-            logger.info("Options from the checkpoint: %s", options.as_flags(taken))
-    if opts.continue_training:
-        _refuse_another_run(opts, loaded, saved)
-        _say_changes(opts, saved)
-    return loaded
+def load_checkpoint(call, folder: Path) -> Loaded | None:
+    """Return the checkpoint that a call means: --ckpt, else the run's best_* or latest_*; None for a new run."""
+    ckpt, continues = call.given.get("ckpt"), call.given.get("continue_training")
+    if ckpt is not None:
+        return Loaded(ckpt, checkpoint.load(ckpt))
+    if call.mode in (TEST, VERIFY, PREDICT):
+        path, content = checkpoints.load_best(folder, call.given)
+        return Loaded(str(path), content)
+    if continues:
+        path, content, fallback = checkpoints.load_latest(folder, call.given)
+        return Loaded(str(path), content, fallback)
+    return None
 
 
-def _named(run: Run, opts) -> dict:
-    """What is in --ckpt, or for a test in best_*."""
-    own = opts.ckpt is None
-    opts.ckpt = opts.ckpt or str(run.find("best", opts))
-    try:
-        return checkpoint.load(opts.ckpt)
-    except UserError as problem:
-        if own and (others := run.named("latest", opts)):
-            raise UserError(f"{problem}; to test the run's last state give --ckpt {others[0]}") from None
-        raise
+def finish_options(call, loaded: Loaded | None) -> Options:
+    """Return the call's finished options, completed from a checkpoint where it is tested or continued."""
+    if loaded is None:
+        return resolve(call)
+    saved = take_over(call, loaded.content.get("options", {}), source=loaded.path)
+    continues = bool(call.given.get("continue_training"))
+    if call.mode == TRAIN and not continues:
+        return resolve(call, ckpt=loaded.path)
+    options = resolve(call, saved, ckpt=loaded.path)
+    taken = {name: value for name, value in adopted(call, saved).items()
+             if value != FLAGS[name].default and value == getattr(options, name)}
+    if taken:
+        logger.info("Options from the checkpoint: %s", " ".join(as_flags(taken)))
+    if continues:
+        _refuse_another_run(options, loaded, saved)
+        _log_changes(options, saved)
+    return options
 
 
-def skipped_before(opts, loaded: dict | None) -> dict | None:
-    """The names, by split, that --skip_bad_images left out in the run of a checkpoint; None where all is to be read.
+def skipped_before(options: Options, loaded: Loaded | None) -> dict | None:
+    """Return the names, by split, that --skip_bad_images left out in the checkpoint's run; None to read all images.
 
-    That is where this call asks for it, or for other images.
+    All images are read where this call asks for it, or for other images.
     """
-    asked = opts.given & {"skip_bad_images", "check_data", "dataset", "data_root", "year"}
-    if not opts.skip_bad_images or asked or not loaded or "skipped_images" not in loaded:
+    asked = options.given & {"skip_bad_images", "check_data", "dataset", "data_root", "year"}
+    if not options.skip_bad_images or asked or loaded is None or "skipped_images" not in loaded.content:
         return None
-    names = loaded["skipped_images"]
+    names = loaded.content["skipped_images"]
     if not isinstance(names, dict) or not all(
             isinstance(split, list) and all(isinstance(name, str) for name in split) for split in names.values()):
-        raise UserError(f"{opts.ckpt}: its skipped_images are no names: give --skip_bad_images to read all images anew")
+        raise UserError(f"{loaded.path}: skipped_images is not a list of image names: give --skip_bad_images to read "
+                        "all images again")
     return names
 
 
-def _last_good(run: Run, opts) -> tuple[str, dict]:
-    """latest_* and what is in it; where it can't be gone on with, the latest state that can, with a warning."""
-    latest = _latest(run, opts)
-    try:
-        return str(latest), _training_state(latest)
-    except UserError as error:
-        problem = error
-    best = latest.with_name("best_" + latest.name.removeprefix("latest_"))
-    found = []
-    for path in (*checkpoint.earlier(latest), best):
-        with suppress(UserError):
-            found.append((path, _training_state(path)))
-    if not found:
-        raise UserError(f"{problem}; nor can any other checkpoint of this run be gone on with")
-    path, loaded = max(found, key=lambda one: _iteration(one[1]))  # the first of those: a previous one, not best_*
-    logger.warning("Warning: %s. Going on with %s, of iteration %s", problem, path, _iteration(loaded))
-    run.fallback = (path, latest)
-    return str(path), loaded
+def _refuse_another_run(options: Options, loaded: Loaded, saved: dict):
+    """Raise UserError unless network, data and kind of optimizer are the checkpoint's."""
+    if "optimizer_state" not in loaded.content:
+        raise UserError(f"{loaded.path} holds weights but no training state: leave out --continue_training")
+    for name, flag in FLAGS.items():
+        if flag.fixed and name in saved and getattr(options, name) != saved[name]:
+            raise UserError(f"--{name} {getattr(options, name)}: {loaded.path} was trained with {saved[name]}; to "
+                            "start a new run from its weights leave out --continue_training")
+    before = base_of(saved.get("optimizer", "sgd"), saved.get("base_optimizer", "sgd"))  # VainF's is sgd
+    if base_of(options.optimizer, options.base_optimizer) != before:
+        raise UserError(f"--optimizer {options.optimizer} can't continue the state of {saved.get('optimizer', 'sgd')} "
+                        f"in {loaded.path}: to start a new run from its weights leave out --continue_training")
 
 
-def _training_state(path: Path) -> dict:
-    loaded = checkpoint.load(path)
-    if "optimizer_state" not in loaded:
-        raise UserError(f"{path} holds weights but no training state")
-    return loaded
-
-
-def _iteration(loaded: dict) -> int:
-    """A stranger's may be anything."""
-    return loaded["cur_itrs"] if isinstance(loaded.get("cur_itrs"), int) else -1
-
-
-def _latest(run: Run, opts) -> Path:
-    """Where latest_* is; or should be, where only those before it are there."""
-    others = run.named("previous*", opts) or run.named("best", opts)
-    if run.named("latest", opts) or not others:
-        return run.find("latest", opts)
-    return others[0].with_name("latest_" + others[0].name.partition("_")[2])
-
-
-def _refuse_another_run(opts, loaded: dict, saved: dict):
-    """To continue means the same network, data and kind of optimizer."""
-    if "optimizer_state" not in loaded:
-        raise UserError(f"{opts.ckpt} holds weights but no training state: leave out --continue_training")
-    for name in KEPT:
-        if name in saved and getattr(opts, name) != saved[name]:
-            raise UserError(f"--{name} {getattr(opts, name)}: {opts.ckpt} was trained with {saved[name]}; to start a "
-                            "new run from its weights leave out --continue_training")
-    before = argparse.Namespace(**{"optimizer": "sgd", "base_optimizer": "sgd", **saved})  # VainF has no other
-    if base_of(opts) != base_of(before):
-        raise UserError(f"--optimizer {opts.optimizer} can't go on with the state of {before.optimizer} in "
-                        f"{opts.ckpt}: to start a new run from its weights leave out --continue_training")
-
-
-def _say_changes(opts, saved: dict):
-    """What this call gives and the run did not have before."""
-    for name in sorted(opts.given & saved.keys() - set(options.OF_ONE_CALL)):
-        if getattr(opts, name) != saved[name]:
-            rest = f"; the {opts.lr_policy} schedule is rebuilt for it" if name == "total_itrs" else ""
-            logger.info("Changed: --%s is %s from here on, it was %s%s", name, getattr(opts, name), saved[name], rest)
+def _log_changes(options: Options, saved: dict):
+    """Log what this call gives and the run had otherwise."""
+    for name in sorted(options.given & saved.keys()):
+        now, before = getattr(options, name), saved[name]
+        if now != before:
+            rest = f"; the {options.lr_policy} schedule is rebuilt for it" if name == "total_itrs" else ""
+            logger.info("Changed: --%s is %s from here on, it was %s%s", name, now, before, rest)

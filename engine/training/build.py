@@ -1,152 +1,190 @@
-"""From options to a Trainer: the optimizer and its schedule, the adversary, replicas, validation."""
+"""From a Setup's options to a Trainer: the optimizer and its schedule, the adversary, replicas, validation."""
 import hashlib
 from datetime import datetime
 
+import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from attacks import Attack, build_attack
-from engine import options, report
-from engine.evaluate import evaluate
-from engine.precision import InBfloat16, precise, say_sign_differences
-from engine.recipe import SAM_FAMILY, base_of, replicas, start
-from engine.train import Trainer
-from engine.update import Update
-from engine.values import step_size
+from engine.evaluation.dashboard import Samples, show_validation
+from engine.evaluation.evaluate import evaluate
+from engine.evaluation.precision import log_sign_differences, precise
+from engine.options.declare import SAM_FAMILY
+from engine.options.rules import base_of, refuse_small_shares, start
+from engine.options.types import step_size
+from engine.run import checkpoints
+from engine.training.step import TrainingStep
+from engine.training.trainer import Trainer
 from metrics import StreamSegMetrics
 from network import synchronize_batchnorm
 from optim import build_loss, build_optimizer, build_scheduler, norm_parameters
-from utils import distributed
+from utils import distributed, launch
 from utils.logging import logger
 from utils.seed import seed_everything
 
+BN_ITRS_TIMES_MOMENTUM = 3  # below it more than 5 % (e^-3) of BatchNorm's initial statistics are left
 
-def build_trainer(opts, run, model, train_loader, val_loader, val_set, dashboard) -> Trainer:
-    """The training run: one step, its schedule, what a validation does and what a checkpoint describes."""
+
+def build_trainer(setup) -> Trainer:
+    """Return the training run: one step, its schedule, what a validation does and what a checkpoint describes."""
+    options, run, model, train_loader, val_set = (
+        setup.options, setup.run, setup.model, setup.train_loader, setup.val_set)
     logger.info("Experiment starts at %s", datetime.now().isoformat(sep=" ", timespec="seconds"))
-    logger.info("%s %s %s", opts.exp_name, opts.model, opts.dataset)
-    net = parallel(opts, model)
-    optimizer, scheduler = build_training(opts, model, net)
-    attack = build_adversary(opts)
-    run.refuse_full_disk(_bytes_of_checkpoints(opts, model))
-    update = Update(
-        model, net, optimizer=optimizer, criterion=build_loss(opts.loss_type), adv_ratio=opts.adv_ratio,
-        attack=attack, accumulate=opts.accumulate, micro=opts.sam_mode == "micro")
-    if opts.attack_amp and attack is not None:
-        say_sign_differences(model, *next(train_loader.starting_at(0)))
+    logger.info("%s %s %s", options.exp_name, options.model, options.dataset)
+    net = parallel(options, model)
+    optimizer, scheduler = build_training(options, model, net)
+    attack = build_adversary(options)
+    run.refuse_full_disk(_bytes_of_checkpoints(options, model))
+    training_step = TrainingStep(
+        model, net, optimizer=optimizer, criterion=build_loss(options.loss_type), adv_ratio=options.adv_ratio,
+        attack=attack, attacked=precise(model, amp=options.attack_amp), accumulate=options.accumulate,
+        micro=options.sam_mode == "micro")
+    _warn_of_slow_statistics(options)
+    if options.attack_amp and attack is not None:
+        log_sign_differences(model, *next(train_loader.iterate_from(0)))
     if distributed.world_size() > 1:  # after all weights are drawn: dropout and attacks differ from process to process
-        seed_everything((opts.random_seed + distributed.rank()) % 2**32)
-    return Trainer(
-        model, update, train_loader, scheduler=scheduler, dashboard=dashboard, keep=opts.keep,
-        go_on=run.continue_command(opts), validate=_validation(opts, model, val_loader, val_set, dashboard),
-        paths={kind: run.checkpoint_path(kind, opts) for kind in ("latest", "best")},
-        described={"options": options.to_dict(opts), "seed": opts.random_seed, "normalization": model.normalization,
-                   "class_names": val_set.class_names, "train_images": _names_of(train_loader.dataset),
-                   "val_images": _names_of(val_set),
+        seed_everything((options.random_seed + distributed.rank()) % 2**32)
+    trainer = Trainer(
+        model, training_step, train_loader, scheduler=scheduler, dashboard=setup.dashboard, keep=options.keep,
+        continue_command=run.continue_command({name: getattr(options, name) for name in options.given}),
+        validate=_validation(options, model, setup.val_loader, val_set, setup.dashboard),
+        paths={kind: checkpoints.path_of(run.folder, kind, model=options.model, dataset=options.dataset,
+                                         output_stride=options.output_stride) for kind in ("latest", "best")},
+        described={"options": options.to_dict(), "seed": options.random_seed, "normalization": model.normalization,
+                   "class_names": val_set.class_names, "train_images": fingerprint(train_loader.dataset),
+                   "val_images": fingerprint(val_set),
                    "skipped_images": {"train": list(train_loader.dataset.skipped), "val": list(val_set.skipped)}})
+    if options.continue_training:
+        trainer.load_state_dict(setup.checkpoint.content, source=setup.checkpoint.path)
+    return trainer
 
 
-def _bytes_of_checkpoints(opts, model: nn.Module) -> int:
-    """What all files of a run take at most: latest_*, those before it, best_*, and the one that is being written."""
-    slots = {"sgd": 1, "adam": 2}[base_of(opts)] + (opts.optimizer in ("LookSAM", "FriendlySAM"))
-    one = sum(4 * parameter.numel() * (1 + slots) for parameter in model.parameters())
-    savings = opts.total_itrs // min(opts.save_interval or opts.val_interval, opts.val_interval) + 1
-    return one * (2 + min(opts.keep, savings))
-
-
-def _names_of(dataset) -> str:
-    """What tells these images, in this order, from others; their content isn't read."""
+def fingerprint(dataset) -> str:
+    """Return what tells these images' names, in this order, from others; their content isn't read."""
     return hashlib.sha256("\n".join(map(dataset.name, range(len(dataset)))).encode()).hexdigest()[:16]
 
 
-def parallel(opts, model: nn.Module) -> nn.Module:
-    """`model` as one of torchrun's processes, over all visible GPUs (DataParallel), or itself; --amp: in bfloat16."""
-    net = precise(model, amp=opts.amp)  # innermost: DataParallel's threads don't inherit autocast's dtype
+def parallel(options, model: nn.Module) -> nn.Module:
+    """Return `model` for one of torchrun's processes, for all visible GPUs (DataParallel), or itself; in bfloat16 with
+    --amp.
+    """
+    net = precise(model, amp=options.amp)  # innermost: DataParallel's threads don't inherit autocast's dtype
     if distributed.world_size() > 1:
-        if opts.sync_bn:
+        if options.sync_bn:
             synchronize_batchnorm(model)
         device = next(model.parameters()).device
         # Without broadcast_buffers: the trainer does that where it matters, before a validation.
         return DistributedDataParallel(net, device_ids=[device] if device.type == "cuda" else None,
                                        broadcast_buffers=False)
-    return nn.DataParallel(net) if replicas(opts) > 1 else net
+    return nn.DataParallel(net) if replicas(options) > 1 else net
 
 
-def build_training(opts, model: nn.Module, net: nn.Module):
-    """(optimizer, scheduler) over the groups [backbone, classifier]."""
+def replicas(options) -> int:
+    """Return how many GPUs share each part of the batch (DataParallel); 1 for a process of torchrun.
+
+    Raises UserError where one of them would get a single image.
+    """
+    count = 1 if launch.launched() else torch.cuda.device_count() or 1
+    refuse_small_shares(options, count)
+    return count
+
+
+def build_training(options, model: nn.Module, net: nn.Module):
+    """Return (optimizer, scheduler) over the groups [backbone, classifier]."""
     groups = [
-        {"params": list(model.model.backbone.parameters()), "lr": opts.lr * opts.backbone_lr_mult},
-        {"params": list(model.model.classifier.parameters()), "lr": opts.lr},
+        {"params": list(model.model.backbone.parameters()), "lr": options.lr * options.backbone_lr_mult},
+        {"params": list(model.model.classifier.parameters()), "lr": options.lr},
     ]
-    settings = {"lr": opts.lr, "weight_decay": opts.weight_decay}
-    if opts.optimizer in SAM_FAMILY:
-        optimizer = build_optimizer(opts.optimizer, groups, base_optimizer=opts.base_optimizer, model=model, **settings,
-                                    **sharpness(opts, model))
-    elif opts.awp_gamma:
-        optimizer = build_optimizer("AWP", groups, base_optimizer=opts.optimizer, model=model, **settings,
-                                    gamma=opts.awp_gamma, start_step=start(opts.awp_start_itr, opts.total_itrs))
+    settings = {"lr": options.lr, "weight_decay": options.weight_decay}
+    if options.optimizer in SAM_FAMILY:
+        optimizer = build_optimizer(options.optimizer, groups, base_optimizer=options.base_optimizer, model=model,
+                                    **settings, **_sharpness(options, model))
+    elif options.awp_gamma:
+        optimizer = build_optimizer("AWP", groups, base_optimizer=options.optimizer, model=model, **settings,
+                                    gamma=options.awp_gamma, start_step=start(options.awp_start_itr,
+                                                                              options.total_itrs))
     else:
-        optimizer = build_optimizer(opts.optimizer, groups, **settings)
-    say_optimizer(opts, optimizer)
-    if distributed.world_size() > 1 and opts.sam_sync != "global" and getattr(optimizer, "takes_first_pass", False):
-        logger.info("Each process climbs along a gradient of its own (--sam_sync local)")
-        optimizer.first_pass = net.no_sync  # around forward and backward: each process climbs its own gradient
-    scheduler = build_scheduler(opts.lr_policy, optimizer, total_itrs=opts.total_itrs, step_size=opts.step_size)
+        optimizer = build_optimizer(options.optimizer, groups, **settings)
+    _log_optimizer(options, optimizer)
+    if distributed.world_size() > 1 and options.sam_sync != "global" and getattr(optimizer, "takes_first_pass", False):
+        logger.info("Each process climbs along its own gradient (--sam_sync local)")
+        optimizer.first_pass = net.no_sync  # around forward and backward
+    scheduler = build_scheduler(options.lr_policy, optimizer, total_itrs=options.total_itrs,
+                                step_size=options.step_size)
     return optimizer, scheduler
 
 
-def sharpness(opts, model: nn.Module) -> dict:
-    """The keywords of an optimizer of the SAM family."""
+def build_adversary(options) -> Attack | None:
+    """Return the attack on training images, and log it. Its random starts are those of torch's global generator."""
+    if not options.adv:
+        return None
+    settings = {"eps": options.train_eps, "norm": options.norm}
+    if options.adv_attack != "fgsm":
+        settings |= {"steps": options.train_step, "random_start": options.train_rand_init,
+                     "step_size": step_size(options.train_alpha, options.train_eps)}
+    attack = build_attack(options.adv_attack, **settings)
+    logger.info("Using adversarial training on %g %% of each batch: %r", 100 * options.adv_ratio, attack)
+    return attack
+
+
+def _bytes_of_checkpoints(options, model: nn.Module) -> int:
+    """Return what all files of a run take at most: latest_*, those before it, best_*, and the one being written."""
+    slots = {"sgd": 1, "adam": 2}[base_of(options.optimizer, options.base_optimizer)]
+    slots += options.optimizer in ("LookSAM", "FriendlySAM")
+    one = sum(4 * parameter.numel() * (1 + slots) for parameter in model.parameters())
+    savings = options.total_itrs // min(options.save_interval or options.val_interval, options.val_interval) + 1
+    return one * (2 + min(options.keep, savings))
+
+
+def _sharpness(options, model: nn.Module) -> dict:
+    """Return the keywords of an optimizer of the SAM family."""
     norm, others = norm_parameters(model)
-    settings = {"rho": opts.rho, "start_step": start(opts.sam_start_itr, opts.total_itrs),
-                "adaptive": opts.adaptive, "eta": opts.eta if opts.adaptive else 0.0,
-                "unperturbed": {"all": [], "norm": others, "no_norm": norm}[opts.sam_perturb]}
-    if opts.sam_interval is not None:
-        settings["interval"] = opts.sam_interval
-    if opts.sam_alpha is not None:
-        settings["alpha"] = opts.sam_alpha
-    if opts.optimizer == "FriendlySAM":
-        settings |= {"sigma": opts.sam_sigma, "decay": opts.sam_decay}
+    settings = {"rho": options.rho, "start_step": start(options.sam_start_itr, options.total_itrs),
+                "adaptive": options.adaptive, "eta": options.eta if options.adaptive else 0.0,
+                "unperturbed": {"all": [], "norm": others, "no_norm": norm}[options.sam_perturb]}
+    if options.sam_interval is not None:
+        settings["interval"] = options.sam_interval
+    if options.sam_alpha is not None:
+        settings["alpha"] = options.sam_alpha
+    if options.optimizer == "FriendlySAM":
+        settings |= {"sigma": options.sam_sigma, "decay": options.sam_decay}
     return settings
 
 
-def say_optimizer(opts, optimizer):
-    """Which one it is, and from when on it perturbs."""
-    if opts.optimizer in SAM_FAMILY:
-        logger.info("Using %s optimizer, rho=%g", opts.optimizer, opts.rho)
-        if opts.rho == 0:
+def _log_optimizer(options, optimizer):
+    """Log which optimizer it is, and from when on it perturbs."""
+    if options.optimizer in SAM_FAMILY:
+        logger.info("Using %s optimizer, rho=%g", options.optimizer, options.rho)
+        if options.rho == 0:
             logger.info("With --rho 0 every step is a plain one")
             return
-        details = [f"adaptive, eta={opts.eta:g}"] * opts.adaptive + [f"over {opts.base_optimizer}"] * (
-            opts.base_optimizer != "sgd") + [f"perturbing {opts.sam_perturb}"] * (opts.sam_perturb != "all")
-        details += [f"for each of {opts.accumulate} parts"] * (opts.sam_mode == "micro")
+        details = [f"adaptive, eta={options.eta:g}"] * options.adaptive + [f"over {options.base_optimizer}"] * (
+            options.base_optimizer != "sgd") + [f"perturbing {options.sam_perturb}"] * (options.sam_perturb != "all")
+        details += [f"for each of {options.accumulate} parts"] * (options.sam_mode == "micro")
         logger.info("SAM is active from iteration %d%s%s", optimizer.start_step,
                     f", every {optimizer.interval} iterations" if optimizer.interval > 1 else "",
                     f" ({', '.join(details)})" if details else "")
         return
-    logger.info("Using %s optimizer", {"sgd": "SGD", "adam": "Adam"}[opts.optimizer])
-    if opts.awp_gamma:
-        logger.info("Using adversarial weight perturbation, gamma=%g, from iteration %d", opts.awp_gamma,
+    logger.info("Using %s optimizer", {"sgd": "SGD", "adam": "Adam"}[options.optimizer])
+    if options.awp_gamma:
+        logger.info("Using adversarial weight perturbation, gamma=%g, from iteration %d", options.awp_gamma,
                     optimizer.start_step)
 
 
-def build_adversary(opts) -> Attack | None:
-    """The attack on training images; says what it is. Its random starts are those of torch's global generator."""
-    if not opts.adv:
-        return None
-    settings = {"eps": opts.train_eps, "norm": opts.norm}
-    if opts.adv_attack != "fgsm":
-        settings |= {"steps": opts.train_step, "step_size": step_size(opts.train_alpha, opts.train_eps),
-                     "random_start": opts.train_rand_init}
-    attack = build_attack(opts.adv_attack, **settings)
-    logger.info("Using adversarial training on %g %% of each batch: %r", 100 * opts.adv_ratio, attack)
-    return InBfloat16(attack) if opts.attack_amp else attack
+def _warn_of_slow_statistics(options):
+    """Log where a new run is too short for its --bn_momentum: validations see BatchNorm's initial statistics."""
+    if options.ckpt is None and options.total_itrs * options.bn_momentum < BN_ITRS_TIMES_MOMENTUM:
+        left = 100 * (1 - options.bn_momentum) ** options.total_itrs
+        logger.warning("Warning: --total_itrs %d is too short for --bn_momentum %g: %.0f %% of the backbone's initial "
+                       "BatchNorm statistics will be left; give --bn_momentum 0.1 (docs/training.md#batchnorm-momentum)",
+                       options.total_itrs, options.bn_momentum, left)
 
 
-def _validation(opts, model, val_loader, val_set, dashboard):
-    """A function that scores the model and shows what it found."""
-    samples = report.Samples(dashboard, val_set, opts.vis_num_samples)
-    scored = precise(model, amp=opts.amp)
+def _validation(options, model, val_loader, val_set, dashboard):
+    """Return a function that scores the model and shows what it found."""
+    samples = Samples(dashboard, val_set, options.vis_num_samples)
+    scored_form = precise(model, amp=options.amp)
 
     def validate(trainer):
         def on_batch(batch):
@@ -154,9 +192,9 @@ def _validation(opts, model, val_loader, val_set, dashboard):
             trainer.interrupts.check()
 
         metrics = StreamSegMetrics(val_set.num_classes)
-        results = evaluate(scored, val_loader, metrics, on_batch=on_batch, title="validation")
+        results = evaluate(scored_form, val_loader, metrics, on_batch=on_batch, title="validation")
         logger.info(metrics.to_str(results))
-        report.show_validation(dashboard, results, itr=trainer.cur_itrs, class_names=val_set.class_names)
+        show_validation(dashboard, results, itr=trainer.cur_itrs, class_names=val_set.class_names)
         return results
 
     return validate

@@ -6,10 +6,14 @@ from datetime import timedelta
 
 import torch
 
+from utils.logging import logger
+
 try:
     import resource
 except ImportError:  # Windows
     resource = None
+
+MOST_SKIPPED = 10  # iterations in a row; then the run ends
 
 
 class Meter:
@@ -38,24 +42,40 @@ class Meter:
         for name, value in measured.items():
             self.values[name].append(value)
 
-    def values_so_far(self) -> dict[str, torch.Tensor]:
+    def state_dict(self) -> dict[str, torch.Tensor]:
         """What was measured since the last line, by name: float32 [n] on the CPU."""
         now = {name: torch.stack([value.float() for value in values]).cpu() for name, values in self.values.items()}
         return {name: torch.cat([part[name] for part in (self.before, now) if name in part])
                 for name in self.before | now}
 
-    def go_on_from(self, values: dict[str, torch.Tensor]):
-        """Take up values_so_far() of a run that was stopped; the time it took stays out."""
+    def load_state_dict(self, values: dict[str, torch.Tensor]):
+        """Restore state_dict() of a run that was stopped; the time it took is left out."""
         self.before = {str(name): value.float().flatten() for name, value in values.items()}
 
     def take(self, *, itrs_left: int) -> dict:
         """The means by name, and Images/s, ETA (timedelta) and Memory (GiB); collecting begins anew."""
-        means = {name: values.mean().item() for name, values in self.values_so_far().items()}
+        means = {name: values.mean().item() for name, values in self.state_dict().items()}
         pace = self.seconds / self.steps
         means |= {"Images/s": self.images / pace, "ETA": timedelta(seconds=round(itrs_left * pace)),
                   "Memory": peak_memory(self.device)}
         self.clear()
         return means
+
+
+class Skips:
+    """Counts iterations that are skipped because something was not finite."""
+
+    def __init__(self, count: int = 0, in_a_row: int = 0):
+        self.count, self.in_a_row = count, in_a_row
+
+    def add(self, itr: int, error: FloatingPointError):
+        """Log a skipped iteration; FloatingPointError where MOST_SKIPPED came in a row."""
+        self.count, self.in_a_row = self.count + 1, self.in_a_row + 1
+        logger.warning("Iteration %d is skipped: %s (%d in a row, %d in all)", itr, error, self.in_a_row, self.count)
+        if self.in_a_row == MOST_SKIPPED:
+            raise FloatingPointError(
+                f"{MOST_SKIPPED} iterations in a row, up to {itr}, had a loss or gradient that is not finite: choose a "
+                "lower --lr; earlier checkpoints are unchanged")
 
 
 def peak_memory(device: torch.device) -> float:

@@ -1,128 +1,111 @@
-"""What a training run leaves in a checkpoint and takes up again: all that its next iteration depends on."""
+"""The parts of a training state that their owners can't restore alone: optimizer, schedule, each process's own."""
+from pathlib import Path
+
 import torch
+from torch import nn
 
 from utils import checkpoint, distributed
 from utils.errors import UserError
 from utils.logging import logger
-from utils.seed import rng_state, set_rng_state
-from utils.version import VERSION
+from utils.seed import get_rng_state, set_rng_state
 
-# What a state of another form raises.
-MISFIT = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RuntimeError)
-
-
-def capture(trainer) -> dict:
-    """The state of a Trainer: tensors and plain values, the same on all ranks but for "ranks", which rank 0 has.
-
-    All ranks call it.
-    """
-    return {
-        "format": checkpoint.FORMAT, "version": VERSION, "torch": str(torch.__version__),
-        "cur_itrs": trainer.cur_itrs, "cur_epochs": trainer.cur_epochs, "best_score": trainer.best_score,
-        "validated": trainer.validated, "skipped": trainer.skipped, "skipped_in_a_row": trainer.skipped_in_a_row,
-        "model_state": trainer.model.model.state_dict(), "optimizer_state": trainer.optimizer.state_dict(),
-        "scheduler_state": trainer.scheduler.state_dict(), "measured": trainer.meter.values_so_far(),
-        "ranks": distributed.gather(_of_this_rank(trainer)), **trainer.described,
-    }
+# What loading a state of another form raises.
+MISFITS = (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RuntimeError)
 
 
-def _of_this_rank(trainer) -> dict:
+class RankState:
     """What differs from process to process: random numbers and, without --sync_bn, BatchNorm's statistics."""
-    several = distributed.world_size() > 1
-    return {"rng": rng_state(_devices(trainer)),
-            "buffers": [buffer.cpu() for buffer in trainer.model.buffers()] if several else []}
+
+    def __init__(self, model: nn.Module, device: torch.device):
+        self.model, self.device = model, device
+
+    def state_dict(self) -> dict:
+        """Return this process's random state, and its buffers where there are several processes."""
+        several = distributed.world_size() > 1
+        return {"rng": get_rng_state(self._devices()),
+                "buffers": [buffer.cpu() for buffer in self.model.buffers()] if several else []}
+
+    def load_state_dict(self, own: dict):
+        """Restore what state_dict() returned."""
+        set_rng_state(own["rng"], self._devices())
+        with torch.no_grad():
+            for buffer, saved in zip(self.model.buffers(), own["buffers"], strict=bool(own["buffers"])):
+                buffer.copy_(saved)
+
+    def load_from(self, ranks: list[dict]):
+        """Restore this process's part of what all processes saved; another number of processes restores nothing."""
+        if len(ranks) == distributed.world_size():
+            self.load_state_dict(ranks[distributed.rank()])
+            return
+        saver = f"{len(ranks)} processes" if ranks else "a program that doesn't save it"
+        logger.info("Random state not restored: saved by %s", saver)
+
+    def _devices(self) -> list[torch.device]:
+        """Return the GPUs whose random numbers this process draws: its own, or all that DataParallel uses."""
+        if self.device.type != "cuda":
+            return []
+        alone = distributed.world_size() == 1
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if alone else [self.device]
 
 
-def _devices(trainer) -> list[torch.device]:
-    """The GPUs whose random numbers this process draws: its own, or all that DataParallel shares the batch over."""
-    device = trainer.update.device
-    if device.type != "cuda":
-        return []
-    alone = distributed.world_size() == 1
-    return [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if alone else [device]
-
-
-def take_up(trainer, state: dict, *, source: str):
-    """Put the training state of a checkpoint, whose weights are loaded already, into a new Trainer.
-
-    What belongs to the options (learning rates, rho, the schedule's length) stays as this call has it. Raises
-    UserError, which names `source`, for the state of another kind of training or other classes.
-    """
-    if _differs(trainer, state, "class_names"):
-        raise UserError(f"{source} was trained for other classes ({_shown(state['class_names'])}): to start a new run "
-                        "from its weights leave out --continue_training")
-    if _differs(trainer, state, "train_images"):
-        logger.warning("The training images are others than before: batches are not those of a run that never stopped")
-    if others := _differs(trainer, state, "val_images"):
-        logger.warning("The validation images are others than before: scores don't compare, the best begins anew")
-    try:
-        trainer.cur_itrs, trainer.skipped = int(state["cur_itrs"]), int(state.get("skipped", 0))
-        trainer.skipped_in_a_row = int(state.get("skipped_in_a_row", 0))
-        trainer.validated = int(state.get("validated", trainer.cur_itrs))  # older ones were written after validations
-        if trainer.cur_itrs < 0:
-            raise ValueError(f"iteration {trainer.cur_itrs}")
-        best = _score_of_best(trainer)
-        if best is not None and not others:  # else the best of this folder is still to come
-            trainer.best_score = best
-        _take_up_optimizer(trainer, state)
-        trainer.meter.go_on_from(state.get("measured", {}))
-        _take_up_rank(trainer, state.get("ranks", []))
-    except MISFIT as error:
-        raise UserError(f"the training state in {source} doesn't fit this --optimizer, or is damaged "
-                        f"({type(error).__name__}: {error})") from None
-
-
-def _differs(trainer, state: dict, name: str) -> bool:
-    """Whether the checkpoint is of other images or classes; those of VainF don't say."""
-    return name in state and name in trainer.described and state[name] != trainer.described[name]
-
-
-def _score_of_best(trainer) -> float | None:
-    """The score in best_*, which may be of a later iteration than what is gone on with; None where there is none.
-
-    A damaged one is put aside, for the next validation to make another.
-    """
-    score = None
-    if distributed.is_main() and trainer.paths["best"].exists():
-        try:
-            score = float(checkpoint.load(trainer.paths["best"])["best_score"])
-        except (UserError, *MISFIT) as problem:
-            logger.warning("Warning: %s can't be gone on with (%s). The next validation makes a new one",
-                           trainer.paths["best"], problem)
-            checkpoint.put_aside(trainer.paths["best"])
-    return distributed.from_main(score)
-
-
-def _take_up_optimizer(trainer, state: dict):
+def load_optimizer(optimizer, state: dict):
+    """Load the state; settings of its groups (lr, rho, ...) stay as they are. Raises ValueError for other shapes."""
     settings = [{key: value for key, value in group.items() if key not in ("params", "sam_step")}
-                for group in trainer.optimizer.param_groups]
-    base_lrs = trainer.scheduler.base_lrs
-    trainer.optimizer.load_state_dict(state["optimizer_state"])
-    for group, now in zip(trainer.optimizer.param_groups, settings, strict=True):
-        group.update(now)  # lr, rho and the like are those of this call's options
-    trainer.count(trainer.cur_itrs)
-    # VainF saved its schedule one step behind; the iteration says where it stands.
-    # All else in it is the constructor's, and must not be a file's: it would set any attribute, methods too.
-    trainer.scheduler.load_state_dict({"last_epoch": trainer.cur_itrs, "base_lrs": base_lrs,
-                                       "_step_count": trainer.cur_itrs + 1})
-    for parameter, values in trainer.optimizer.state.items():
+                for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, now in zip(optimizer.param_groups, settings, strict=True):
+        group.update(now)
+    for parameter, values in optimizer.state.items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor) and value.dim() and value.shape != parameter.shape:
                 raise ValueError(f"{name} has the shape {list(value.shape)}")
 
 
-def _take_up_rank(trainer, ranks: list[dict]):
-    """This process's random numbers and statistics; what another number of processes left fits none of them."""
-    if len(ranks) != distributed.world_size():
-        logger.info("Dropout and random starts draw anew: the checkpoint is of %s",
-                    f"{len(ranks)} processes" if ranks else "a program that doesn't keep their state")
-        return
-    own = ranks[distributed.rank()]
-    set_rng_state(own["rng"], _devices(trainer))
-    with torch.no_grad():
-        for buffer, saved in zip(trainer.model.buffers(), own["buffers"], strict=bool(own["buffers"])):
-            buffer.copy_(saved)
+def set_sam_step(optimizer, itr: int):
+    """Set SAM's count of steps to the iteration, which also counts skipped iterations and those that SGD made."""
+    for group in optimizer.param_groups:
+        if "sam_step" in group:
+            group["sam_step"] = itr
 
 
-def _shown(names) -> str:
-    return ", ".join(map(str, names))[:100] if isinstance(names, list) else type(names).__name__
+def load_schedule(scheduler, cur_itrs: int):
+    """Put a schedule at an iteration.
+
+    VainF saved its schedule one step behind, so the iteration decides. Nothing else is taken from a file: it would set
+    any attribute, even methods.
+    """
+    scheduler.load_state_dict({"last_epoch": cur_itrs, "base_lrs": scheduler.base_lrs, "_step_count": cur_itrs + 1})
+
+
+def compare_data(described: dict, state: dict, *, source: str) -> bool:
+    """Return whether the validation images are those of the checkpoint's run; VainF's checkpoints don't tell.
+
+    described: this run's class_names, train_images and val_images. Raises UserError for other classes.
+    """
+    changed = {name for name in ("class_names", "train_images", "val_images")
+               if name in state and name in described and state[name] != described[name]}
+    if "class_names" in changed:
+        names = state["class_names"]
+        shown = ", ".join(map(str, names))[:100] if isinstance(names, list) else type(names).__name__
+        raise UserError(f"{source} was trained for other classes ({shown}): to start a new run from its weights leave "
+                        "out --continue_training")
+    if "train_images" in changed:
+        logger.warning("Training images changed: batches will differ from an uninterrupted run")
+    if "val_images" in changed:
+        logger.warning("Validation images changed: scores don't compare, so the best score starts anew")
+    return "val_images" not in changed
+
+
+def read_best_score(path: Path) -> float | None:
+    """Return the score in best_*, which may be of a later iteration than the state that continues; None without one.
+
+    A damaged file is renamed, and the next validation makes another.
+    """
+    score = None
+    if distributed.is_main() and path.exists():
+        try:
+            score = float(checkpoint.load(path)["best_score"])
+        except (UserError, *MISFITS) as problem:
+            logger.warning("Warning: can't continue with %s (%s). The next validation makes a new one", path, problem)
+            checkpoint.put_aside(path)
+    return distributed.broadcast_object(score)

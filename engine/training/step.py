@@ -6,28 +6,29 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from optim import grad_norm, valid_pixels
+from optim import grad_norm, count_valid_pixels
 from utils import distributed
 
 
-class Update:
-    """update(images, labels) takes one step of `optimizer` and returns what it measured.
+class TrainingStep:
+    """Calling it with (images, labels) takes one step of `optimizer` and returns what it measured.
 
     model: [0, 1] images -> logits, the module itself; net: the same, in parallel or in bfloat16. The step is that of
     the mean loss over the whole batch's valid pixels, however it is cut: into `accumulate` parts that run one after
     the other, over the processes of torchrun, or both. micro: the optimizer gets the parts one by one and perturbs the
     weights for each alone (m-sharpness), instead of once for all.
-    attack: (model, images, labels) -> images, crafted at the weights w before the step, part by part; adv_ratio: the
-    share of the whole batch that it gets, evenly spread.
+    attack: (model, images, labels) -> images, crafted at the weights w before the step, part by part; attacked: the
+    model that it gets, if not `model` itself but its bfloat16 form; adv_ratio: the share of the whole batch that is
+    attacked, evenly spread.
 
     Whatever isn't finite (the attack, a loss, a gradient) raises FloatingPointError in all processes alike, and leaves
     weights, optimizer and BatchNorm statistics as they were.
     """
 
-    def __init__(self, model: nn.Module, net: nn.Module, *, optimizer, criterion, attack=None, adv_ratio: float = 1.0,
-                 accumulate: int = 1, micro: bool = False):
+    def __init__(self, model: nn.Module, net: nn.Module, *, optimizer, criterion, attack=None, attacked=None,
+                 adv_ratio: float = 1.0, accumulate: int = 1, micro: bool = False):
         self.model, self.net, self.optimizer, self.criterion = model, net, optimizer, criterion
-        self.attack, self.adv_ratio = attack, adv_ratio
+        self.attack, self.attacked, self.adv_ratio = attack, attacked or model, adv_ratio
         self.accumulate, self.micro = accumulate, micro
         self.device = next(model.parameters()).device
         self._unsynchronised = getattr(net, "no_sync", nullcontext)  # DistributedDataParallel's
@@ -68,18 +69,18 @@ class Update:
 
     def _part_attacked(self, images: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
         if chosen.all():
-            return self.attack(self.model, images, labels)
+            return self.attack(self.attacked, images, labels)
         attacked, chosen = images.clone(), chosen.to(images.device)
         if chosen.any():
-            attacked[chosen] = self.attack(self.model, images[chosen], labels[chosen])
+            attacked[chosen] = self.attack(self.attacked, images[chosen], labels[chosen])
         return attacked
 
     def _parts(self, images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """(images, labels, weight) of each part: weighted with their shares, means over parts are the batch's mean."""
         cut = labels.chunk(self.accumulate)
-        pixels = torch.stack([valid_pixels(part) for part in cut])
+        pixels = torch.stack([count_valid_pixels(part) for part in cut])
         # Times the number of processes, over which DistributedDataParallel takes the mean.
-        weights = pixels.double() * distributed.world_size() / distributed.total(pixels.sum()).clamp(min=1)
+        weights = pixels.double() * distributed.world_size() / distributed.sum_over_ranks(pixels.sum()).clamp(min=1)
         return list(zip(images.chunk(self.accumulate), cut, weights, strict=True))
 
     def _gradient(self, parts: list) -> Tensor:
@@ -93,7 +94,7 @@ class Update:
         if self.micro:  # of the part's own mean loss
             norm = norm / parts[0][2].clamp(min=1e-12).to(norm)
         seen = torch.stack([loss.to(norm), norm, (~(loss.isfinite() & norm.isfinite())).to(norm)])
-        loss, norm, broken = distributed.total(seen)  # what one process has seen ends the step of all
+        loss, norm, broken = distributed.sum_over_ranks(seen)  # what one process has seen ends the step of all
         if broken:
             raise FloatingPointError("the loss or its gradient is not finite")
         processes = distributed.world_size()

@@ -4,38 +4,46 @@ from pathlib import Path
 
 import torch
 
-from engine.interrupts import Interrupts, Stopped
-from engine.meter import Meter, line
-from engine.state import capture, take_up
-from engine.update import Update
+from engine.run import checkpoints
+from engine.run.interrupts import Interrupts, Stopped
+from engine.training.meter import Meter, Skips, line
+from engine.training.state import (
+    MISFITS,
+    RankState,
+    compare_data,
+    load_optimizer,
+    load_schedule,
+    read_best_score,
+    set_sam_step,
+)
+from engine.training.step import TrainingStep
 from utils import checkpoint, distributed
 from utils.errors import UserError
 from utils.logging import logger
 
-PATIENCE = 10  # skipped iterations in a row that end a run
-
 
 class Trainer:
-    """A run from `cur_itrs` to `total_itrs`. Stopped anywhere and taken up again, it ends with the same bits.
+    """A run from `cur_itrs` to `total_itrs`. Stopped anywhere and continued, it ends with the same bits.
 
-    model: the module that is validated and saved. update: one step on a batch (engine.update). loader: starting_at(itr)
+    model: the module that is validated and saved. training_step: one step on a batch (step.py). loader: iterate_from(itr)
     gives the batches from that iteration on, without end; len() is an epoch. validate(trainer) -> results with
     'Mean IoU'; it may call interrupts.check(). paths: {'latest': ..., 'best': ...}. described: plain values that a
     checkpoint carries besides the state (options, normalization, class names). keep: how many of the last checkpoints
-    stay. go_on: the command that continues.
+    stay. continue_command: what a user types to continue.
     """
 
-    def __init__(self, model, update: Update, loader, *, scheduler, validate, dashboard, paths, described,
-                 keep: int = 2, go_on: str = ""):
-        self.model, self.update, self.loader, self.scheduler = model, update, loader, scheduler
+    def __init__(self, model, training_step: TrainingStep, loader, *, scheduler, validate, dashboard, paths, described,
+                 keep: int = 2, continue_command: str = ""):
+        self.model, self.training_step, self.loader, self.scheduler = model, training_step, loader, scheduler
         self.validate, self.dashboard, self.paths, self.described = validate, dashboard, paths, described
-        self.keep, self.go_on = keep, go_on
-        self.optimizer = update.optimizer
-        self.meter = Meter(images=loader.batch_size, device=update.device)
+        self.keep, self.continue_command = keep, continue_command
+        self.optimizer = training_step.optimizer
+        self.meter = Meter(images=loader.batch_size, device=training_step.device)
+        self.rank_state = RankState(model, training_step.device)
         self.interrupts = Interrupts(held=True)
         self.cur_itrs = 0
         self.validated = 0  # the iteration of the last validation
-        self.skipped, self.skipped_in_a_row = 0, 0
+        self.skips = Skips()
         self.best_score = -1.0  # below any mIoU
         self.latest_itr = None  # of what is in latest_*
         self._written = None  # the state that this process wrote there
@@ -43,7 +51,7 @@ class Trainer:
 
     @property
     def cur_epochs(self) -> int:
-        """The epoch, from 1, of the last iteration."""
+        """Return the epoch, from 1, of the last iteration."""
         return (max(self.cur_itrs, 1) - 1) // len(self.loader) + 1
 
     def train(self, total_itrs: int, *, print_interval: int, val_interval: int, save_interval: int | None = None):
@@ -51,31 +59,31 @@ class Trainer:
 
         latest_* is written at the start, before and after a validation, and every `save_interval` iterations. A signal,
         or an image that can't be read, saves it and raises. Raises FloatingPointError, and touches no checkpoint, after
-        PATIENCE iterations in a row whose loss or gradient wasn't finite; WriteError where a checkpoint can't be
+        meter.MOST_SKIPPED iterations in a row whose loss or gradient wasn't finite; WriteError where a checkpoint can't be
         written.
         """
         if self.cur_itrs >= total_itrs and not self._owes_validation(total_itrs, val_interval):
-            logger.info("Nothing to train: iteration %d of --total_itrs %d is reached (it counts from the beginning: "
-                        "give more to train longer)", self.cur_itrs, total_itrs)
+            logger.info("Nothing to train: iteration %d of --total_itrs %d is reached (it counts from the start: give "
+                        "a higher one to train longer)", self.cur_itrs, total_itrs)
             return
-        self.update.net.train()
+        self.training_step.net.train()
         # The loader's processes end with it, also after an error; torch has its signal handler from when they start.
-        with closing(self.loader.starting_at(self.cur_itrs)) as batches, self.interrupts:
+        with closing(self.loader.iterate_from(self.cur_itrs)) as batches, self.interrupts:
             try:
-                if not distributed.from_main(self.paths["latest"].exists()):
+                if not distributed.broadcast_object(self.paths["latest"].exists()):
                     self.save("latest")  # so that there always is one, and that the folder can be written
                 self._train(batches, total_itrs, print_interval, val_interval, save_interval)
-            except (Stopped, UserError, distributed.ElsewhereError) as stop:  # in this process or another
+            except (Stopped, UserError, distributed.OtherRankFailed) as stop:  # in this process or another
                 if not self._unwritable:
                     self.save("latest")
-                self._say_how_to_go_on(total_itrs)
+                self._log_how_to_continue(total_itrs)
                 self.interrupts.check()  # where several stop, which of them was first doesn't matter
                 raise stop from None
 
     def _train(self, batches, total_itrs: int, print_interval: int, val_interval: int, save_interval: int | None):
         while (due := self._owes_validation(total_itrs, val_interval)) or self.cur_itrs < total_itrs:
             self.meter.start()
-            with distributed.together():
+            with distributed.fail_together():
                 self.interrupts.check()
                 batch = None if due else next(batches)
             if due:
@@ -86,47 +94,33 @@ class Trainer:
                 self._report(self.meter.take(itrs_left=total_itrs - self.cur_itrs), total_itrs)
             if save_interval and self.cur_itrs % save_interval == 0:
                 self.save("latest")
-        with distributed.together():
+        with distributed.fail_together():
             self.interrupts.check()
 
-    def _say_how_to_go_on(self, total_itrs: int):
+    def _log_how_to_continue(self, total_itrs: int):
         saved = "" if self.latest_itr == self.cur_itrs else f", saved is iteration {self.latest_itr}"
         if self.latest_itr is not None:
-            logger.info("Stopped after iteration %d/%d%s; to go on: %s", self.cur_itrs, total_itrs, saved, self.go_on)
+            logger.info("Stopped after iteration %d/%d%s; to continue: %s", self.cur_itrs, total_itrs, saved,
+                        self.continue_command)
 
     def _owes_validation(self, total_itrs: int, val_interval: int) -> bool:
-        """Whether this iteration's validation is still to come: also of a run that was stopped before or in it."""
+        """Return whether this iteration's validation is still to come; also in a run that was stopped before its end."""
         due = self.cur_itrs % val_interval == 0 or self.cur_itrs == total_itrs
         return due and self.cur_itrs > self.validated
 
     def step(self, images, labels) -> dict:
-        """One iteration; returns what was measured, nothing where it had to be skipped."""
+        """Run one iteration; returns what was measured, {} where it was skipped."""
         lr = self.optimizer.param_groups[-1]["lr"]  # the head's
         try:
-            measured = {**self.update(images, labels), "Learning rate": torch.tensor(lr)}
-            self.skipped_in_a_row = 0
+            measured = {**self.training_step(images, labels), "Learning rate": torch.tensor(lr)}
+            self.skips.in_a_row = 0
         except FloatingPointError as error:
-            self._skip(error)
+            self.skips.add(self.cur_itrs + 1, error)
             measured = {}
         self.scheduler.step()
         self.cur_itrs += 1
-        self.count(self.cur_itrs)
+        set_sam_step(self.optimizer, self.cur_itrs)
         return measured
-
-    def count(self, itrs: int):
-        """SAM's count is the iteration: also of those that were skipped before it began, or that SGD made."""
-        for group in self.optimizer.param_groups:
-            if "sam_step" in group:
-                group["sam_step"] = itrs
-
-    def _skip(self, error: FloatingPointError):
-        self.skipped, self.skipped_in_a_row = self.skipped + 1, self.skipped_in_a_row + 1
-        logger.warning("Iteration %d is skipped: %s (%d in a row, %d in all)", self.cur_itrs + 1, error,
-                       self.skipped_in_a_row, self.skipped)
-        if self.skipped_in_a_row == PATIENCE:
-            raise FloatingPointError(
-                f"{PATIENCE} iterations in a row, up to {self.cur_itrs + 1}, had a loss or gradient that is not "
-                "finite: choose a lower --lr; checkpoints from before are as they were")
 
     def _report(self, seen: dict, total_itrs: int):
         logger.info("Epoch %d, Itrs %d/%d, %s", self.cur_epochs, self.cur_itrs, total_itrs, line(seen))
@@ -138,7 +132,7 @@ class Trainer:
         """Score the model, write best_* when it is the best so far, and latest_* before (a kill costs no iteration)
         and after.
         """
-        distributed.broadcast_(self.model.buffers())  # without --sync_bn each process has statistics of its own
+        distributed.broadcast_tensors(self.model.buffers())  # without --sync_bn each process has statistics of its own
         self.save("latest")
         logger.info("validation...")
         score = self.validate(self)["Mean IoU"]
@@ -160,10 +154,10 @@ class Trainer:
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
             raise FloatingPointError(f"the weights are not finite at iteration {self.cur_itrs}: choose a lower --lr; "
                                      "checkpoints from before are as they were")
-        state = capture(self)
+        state = self.state_dict()
         keep = self.keep if kind == "latest" and self.latest_itr != self.cur_itrs else None
         self._unwritable = True
-        with distributed.together():
+        with distributed.fail_together():
             if distributed.is_main():
                 checkpoint.save(self.paths[kind], state, keep=keep)
         self._unwritable = False
@@ -175,15 +169,49 @@ class Trainer:
     def load_best(self):
         """Put the weights of best_* into the model: what is reported is what a later test of the file finds."""
         there = distributed.is_main() and self.paths["best"].exists()  # else nothing was trained in this folder
-        best = distributed.from_main(checkpoint.load(self.paths["best"]) if there else None)
+        best = distributed.broadcast_object(checkpoint.load(self.paths["best"]) if there else None)
         if best is None:
             return
         self.model.model.load_state_dict(best["model_state"])
         logger.info("Scores of the best checkpoint, of iteration %d:", best["cur_itrs"])
 
-    def restore(self, state: dict, *, source: str):
-        """Take up the training state of a checkpoint (the weights are loaded already)."""
-        take_up(self, state, source=source)
+    def state_dict(self) -> dict:
+        """Return what the next iteration depends on, and what describes the run: checkpoints.KEYS. All ranks call it.
+
+        It is the same on all ranks but for "ranks", which rank 0 has.
+        """
+        return checkpoints.stamp({
+            "cur_itrs": self.cur_itrs, "cur_epochs": self.cur_epochs, "best_score": self.best_score,
+            "validated": self.validated, "skipped": self.skips.count, "skipped_in_a_row": self.skips.in_a_row,
+            "model_state": self.model.model.state_dict(), "optimizer_state": self.optimizer.state_dict(),
+            "scheduler_state": self.scheduler.state_dict(), "measured": self.meter.state_dict(),
+            "ranks": distributed.gather_to_main(self.rank_state.state_dict()), **self.described})
+
+    def load_state_dict(self, state: dict, *, source: str):
+        """Continue from a checkpoint whose weights are loaded already.
+
+        What belongs to the options (learning rates, rho, the schedule's length) stays as this call has it. Raises
+        UserError, which names `source`, for the state of another kind of training or other classes.
+        """
+        same_images = compare_data(self.described, state, source=source)
+        try:
+            checkpoints.check_types(state)
+            self.cur_itrs = state["cur_itrs"]
+            self.skips = Skips(state.get("skipped", 0), state.get("skipped_in_a_row", 0))
+            self.validated = state.get("validated", self.cur_itrs)  # older files were written after validations
+            if self.cur_itrs < 0:
+                raise ValueError(f"iteration {self.cur_itrs}")
+            best = read_best_score(self.paths["best"])
+            if best is not None and same_images:  # else the best of this folder is still to come
+                self.best_score = best
+            load_optimizer(self.optimizer, state["optimizer_state"])
+            set_sam_step(self.optimizer, self.cur_itrs)
+            load_schedule(self.scheduler, self.cur_itrs)
+            self.meter.load_state_dict(state.get("measured", {}))
+            self.rank_state.load_from(state.get("ranks", []))
+        except MISFITS as error:
+            raise UserError(f"the training state in {source} doesn't fit this --optimizer, or is damaged "
+                            f"({type(error).__name__}: {error})") from None
         if Path(source).absolute() == Path(self.paths["latest"]).absolute():
             self.latest_itr = self.cur_itrs
         logger.info("Training state restored from %s, iteration %d", source, self.cur_itrs)

@@ -8,58 +8,55 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from datasets import batches_of
-from engine import checks_contract, checks_gradient, checks_strength, options, report
-from engine.checks import FEW, Bench, Finding
-from engine.errors import refuse_ranks
+from datasets import list_batches
+from engine.records.naming import radius
+from engine.records.results import write_results
+from engine.verify import contract, gradient, strength
+from engine.verify.bench import FEW, Bench, Finding
 from utils.errors import UserError
+from utils.images import choose_evenly
 from utils.logging import logger
 
 IMAGES = 4
 EPS = 4 / 255
 CHECKS = {
-    "eps 0": checks_contract.eps_zero,
-    "constraint": checks_contract.constraint,
-    "void invariance": checks_contract.void_invariance,
-    "batch invariance": checks_contract.batch_invariance,
-    "gradient": checks_gradient.gradient,
-    "extreme logits": checks_gradient.extreme_logits,
-    "logit scale": checks_gradient.logit_scale,
-    "step order": checks_strength.step_order,
-    "more steps": checks_strength.more_steps,
-    "loss order": checks_strength.loss_order,
-    "eps monotone": checks_strength.eps_monotone,
-    "unbounded": checks_strength.unbounded,
-    "black box": checks_strength.black_box,
-    "ensemble": checks_strength.ensemble,
-    "targeted": checks_strength.targeted,
-    "model untouched": checks_contract.model_untouched,  # last, as it sees what the others left
+    "eps 0": contract.eps_zero,
+    "constraint": contract.constraint,
+    "void invariance": contract.void_invariance,
+    "batch invariance": contract.batch_invariance,
+    "gradient": gradient.gradient,
+    "extreme logits": gradient.extreme_logits,
+    "logit scale": gradient.logit_scale,
+    "step order": strength.step_order,
+    "more steps": strength.more_steps,
+    "loss order": strength.loss_order,
+    "eps monotone": strength.eps_monotone,
+    "unbounded": strength.unbounded,
+    "black box": strength.black_box,
+    "model untouched": contract.model_untouched,  # last, as it sees what the others left
 }
 
 
-def verify(opts, model: nn.Module, loader, dataset, *, folder: Path) -> dict:
+def verify(model: nn.Module, loader, dataset, *, folder: Path, eps: float = EPS, every_image: bool = False,
+           seed: int = 1, described: dict | None = None) -> dict:
     """Check attacks on `model` with images of the validation loader; returns what <folder>/verify.json holds.
 
-    --val_images of them, else IMAGES, evenly spaced; the radius is the first of --eps, else 4/255; linf. Raises
-    SystemExit(1), with the file written, where a check fails.
+    IMAGES of the loader's images, evenly spaced, or every_image of them. eps: of linf, above 0. described: the
+    "options" of verify.json. Raises SystemExit(1), with the file written, where a check fails.
     """
-    refuse_ranks("--verify")
-    if opts.attack_norm != "linf":
-        raise UserError("--verify checks linf attacks (and the l2 ball): leave out --attack_norm, give --eps as 4/255")
-    eps = opts.eps[0] if "eps" in opts.given else EPS
-    indices = [index for batch in batches_of(loader) for index in batch]
-    if opts.val_images is None:
-        indices = [indices[place] for place in report.evenly(len(indices), IMAGES)]
+    indices = [index for batch in list_batches(loader) for index in batch]
+    if not every_image:
+        indices = [indices[place] for place in choose_evenly(len(indices), IMAGES)]
     names = [dataset.name(index) for index in indices]
     logger.info("Verifying at eps %s on %s (checks that take many passes: the first %d with labels)",
-                report.radius({"eps": eps, "norm": "linf"}), ", ".join(names), FEW)
+                radius({"eps": eps, "norm": "linf"}), ", ".join(names), FEW)
     images, labels = zip(*(dataset[index] for index in indices), strict=True)
-    checks = run_checks(model, images, labels, eps=eps, seed=opts.attack_seed)
-    results = {"options": options.to_dict(opts), "images": names, "eps": eps, "checks": checks}
-    report.write_results(folder / "verify.json", results)
+    checks = run_checks(model, images, labels, eps=eps, seed=seed)
+    results = {"options": described or {}, "images": names, "eps": eps, "checks": checks}
+    write_results(folder / "verify.json", results)
     failed = [check["name"] for check in checks if not check["passed"]]
     logger.info("%d of %d checks passed%s", len(checks) - len(failed), len(checks),
-                f"; failed: {', '.join(failed)}" if failed else "")
+                f"; failed: {', '.join(failed)} (docs/verify.md)" if failed else "")
     if failed:
         raise SystemExit(1)
     return results

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from attacks import Attack, Outcome
 from attacks import class_weights as class_weights_of
-from engine.evaluate import title_of
-from engine.records import canonical
+from engine.records.naming import title_of
+from engine.records.schema import canonical
 from metrics import counts_per_image, scores
 from utils.modes import eval_mode
 
@@ -103,7 +103,7 @@ class Bench:
     def run(self, attack: Attack, k: int, *, model=None, labels=None, start=None) -> Outcome:
         """`attack` on image k, always anew; other labels, another model and a start where they are given."""
         if self.watch is not None:
-            self.watch(title_of(attack))
+            self.watch(title_of(attack.settings()))
         model = self.model if model is None else model
         labels = self.labels[k] if labels is None else labels
         return attack.run(model, self.images[k], labels, image_ids=[k], start=start)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from attacks import APGD, FGSM, PGD, Attack
-from engine.checks import Bench, Finding, differences, judge, pooled_accuracy, state_of
+from engine.verify.bench import Bench, Finding, differences, judge, pooled_accuracy, state_of
 from utils.modes import eval_mode
 
 ROUNDING = 1e-5  # of eps

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 from attacks import LOSSES, PGD
 from attacks.losses import valid_labels
 from attacks.search import Problem
-from engine.checks import Bench, Finding, judge, pooled_accuracy
+from engine.verify.bench import Bench, Finding, judge, pooled_accuracy
 from utils.modes import eval_mode
-from utils.seed import generator_for
+from utils.seed import make_generator
 
 CROP = 128
 DIRECTIONS = 8  # random ones, besides the gradient's own sign
@@ -41,7 +41,7 @@ def gradient(bench: Bench) -> Finding:
             image, labels = _crop(bench, k)
             autograd = _autograd(model, image, labels)
             cosines.append(_cosine(autograd, _direction(model, image, labels)))
-            for direction in _directions(autograd, generator_for(bench.seed, "directions", k)):
+            for direction in _directions(autograd, make_generator(bench.seed, "directions", k)):
                 exact = (autograd * direction).sum().item()
                 error, measured = _error(model, image, labels, direction, exact)
                 errors.append(error)
@@ -110,7 +110,7 @@ def _crop(bench: Bench, k: int) -> tuple[Tensor, Tensor]:
     """
     top, left = (max(side - CROP, 0) // 2 for side in bench.images[k].shape[2:])
     image, labels = (values[k][..., top:top + CROP, left:left + CROP] for values in (bench.images, bench.labels))
-    shift = torch.rand(image.shape, generator=generator_for(bench.seed, "kinks", k), dtype=torch.float64)
+    shift = torch.rand(image.shape, generator=make_generator(bench.seed, "kinks", k), dtype=torch.float64)
     preds = bench.logits(image).argmax(1)
     labels = valid_labels(labels, bench.num_classes)
     moved = image.double().clamp(1e-3, 1 - 1e-3) + 1e-3 * (shift.to(image.device) - 0.5)

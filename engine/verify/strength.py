@@ -1,15 +1,9 @@
 """Checks that attacks are as strong as they claim: against noise, more steps, other losses, larger eps, no gradient."""
 import itertools
 
-import numpy as np
-import torch
+from attacks import APGD, FGSM, PGD, Noise, Square
+from engine.verify.bench import Bench, Finding, judge, pooled_accuracy, pooled_mean_iou
 
-from attacks import APGD, FGSM, PGD, SEA, Noise, Square
-from attacks.losses import Pixels
-from engine.checks import Bench, Finding, judge, pooled_accuracy, pooled_mean_iou
-from metrics import scores, worst_case
-
-ROUNDING = 1e-12  # of a mean of float64 ratios
 AIMED = ("segpgd", "cospgd", "mce", "js")  # losses made for segmentation
 
 
@@ -88,74 +82,3 @@ def black_box(bench: Bench) -> Finding:
     return judge({"square, 200 queries": black, "apgd-mce, 20 steps": white},
                  {"apgd-mce <= square + 0.2": white <= black + 0.2},
                  means="Gradient masking: who needs no gradient does more harm.")
-
-
-class _Kept:
-    """A member of an ensemble that keeps what it returned."""
-
-    def __init__(self, member):
-        self.member, self.outcome = member, None
-
-    def __getattr__(self, name):
-        return getattr(self.member, name)
-
-    def run(self, *args, **settings):
-        self.outcome = self.member.run(*args, **settings)
-        return self.outcome
-
-
-def ensemble(bench: Bench) -> Finding:
-    """SEA returns each image's worst member, and worst-case scores are within their bounds."""
-    attack = bench.attack(SEA, steps=6, class_weights=bench.class_weights)
-    attack.members = tuple(map(_Kept, attack.members))
-    returned, members = [], []  # by image; shots of members by image
-    for k in bench.few:
-        returned.append(bench.shot(k, bench.run(attack, k).images).right)
-        members.append([bench.shot(k, member.outcome.images) for member in attack.members])
-    right = [[shot.right for shot in shots] for shots in members]
-    figures = {"right pixels returned": returned, "by members": right, "class weights": bench.weights_from}
-    bounds = _bounds(*(np.array([[getattr(shot, name).tolist() for shot in shots] for shots in members]).swapaxes(0, 1)
-                       for name in ("intersection", "union", "pixels")))
-    figures |= {name: 100 * value for name, value in bounds.items()}
-    demands = {
-        "returned images are the brute-force minimum over members": returned == list(map(min, right)),
-        "worst-case aAcc is the lowest of all choices": abs(bounds["aAcc"] - bounds["aAcc, all choices"]) < ROUNDING,
-        "lower bound <= mIoU, all choices <= mIoU, greedy <= mIoU, lowest member": all(
-            one <= other + ROUNDING for one, other in itertools.pairwise(list(bounds.values())[2:]))}
-    return judge(figures, demands, means="An ensemble's figures are not the worst case that they claim to be.")
-
-
-def _bounds(intersection, union, pixels) -> dict[str, float]:
-    """The worst case of members [K, N, S] as metrics finds it, and by trying all K^N choices; mIoU from low to high."""
-    images = np.arange(intersection.shape[1])
-    tried = [scores(intersection[list(chosen), images], union[list(chosen), images], pixels[0])
-             for chosen in itertools.product(range(len(union)), repeat=len(images))]
-    alone = [scores(*counts)["Mean IoU"] for counts in zip(intersection, union, pixels, strict=True)]
-    found = worst_case(intersection, union, pixels[0])
-    return {"aAcc": found["Overall Acc"], "aAcc, all choices": min(result["Overall Acc"] for result in tried),
-            "lower bound": found["Mean IoU lower"], "mIoU, all choices": min(result["Mean IoU"] for result in tried),
-            "mIoU, greedy": found["Mean IoU"], "mIoU, lowest member": min(alone)}
-
-
-def targeted(bench: Bench) -> Finding:
-    """A target attracts predictions, and the labels as the target lower the loss."""
-    share, loss = [], []  # [before, after] by image
-    for k in bench.few:
-        target = _other_class(bench, k)
-        towards = bench.run(bench.attack(PGD, steps=10, target=target), k).images
-        home = bench.run(bench.attack(PGD, steps=5, target=bench.labels[k][0], random_start=False), k).images
-        predicted, found = (bench.logits(torch.cat([bench.images[k], images])) for images in (towards, home))
-        share.append((100 * (predicted.argmax(1) == target).double().flatten(1).mean(1)).tolist())
-        loss.append(Pixels(found, bench.labels[k].expand(2, -1, -1)).cross_entropy().tolist())
-    perfect = [bench.clean[k].right == bench.clean[k].pixels.sum() for k in bench.few]  # nothing is left to improve
-    demands = {"the share at the target rises": sum(after - before for before, after in share) > 0,
-               "cross-entropy falls on every image": all(
-                   after < before or done for (before, after), done in zip(loss, perfect, strict=True))}
-    return judge({"share": share, "cross-entropy": loss}, demands,
-                 means="A targeted attack goes the wrong way, or the gradient leads nowhere.")
-
-
-def _other_class(bench: Bench, k: int) -> int:
-    """The class predicted most often but for the first one; any other one where only one is predicted."""
-    counts = bench.logits(bench.images[k]).argmax(1).flatten().bincount(minlength=bench.num_classes)
-    return counts.argsort(descending=True, stable=True)[1].item()

@@ -9,7 +9,7 @@ import torchvision
 from engine import build, options, plan, training
 from engine.plan import plan_attacks
 from engine.resume import load_checkpoint
-from engine.run import Run
+from engine.run.folder import Run
 from utils.errors import UserError
 
 

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from attacks import ENSEMBLE_LOSSES, SEA_LOSSES
-from engine import compare as comparing
-from engine import curves, figures, report, tables
-from engine.compare import compare
-from engine.records import Record, Records, read
-from engine.rows import rows_of
+from engine.report import write as writing
+from engine.records import naming
+from engine.report import curves, figures, tables
+from engine.report.write import write_report
+from engine.records.store import Record, Records, read
+from engine.records.rows import rows_of
 from utils.errors import UserError
 from utils.logging import logger
 
@@ -222,7 +223,7 @@ def run(tmp_path):
     ({"eps": 2 / 255}, 2), ({"attacks": ["pgd"], "norm": "linf", "eps": [2 / 255]}, 2), ({"attacks": ["sea"]}, 4),
     ({"attacks": ["ensemble"], "losses": ["mce"]}, 2)])
 def test_filters(run, tmp_path, filters, kept):
-    content = compare([run], tmp_path / "out", **filters)
+    content = write_report([run], tmp_path / "out", **filters)
     assert sum(not row["members"] for row in content["rows"]) == kept
     assert content["rows"][0]["attack"] == "none"
     named = [name for row in content["rows"] for name in row["records"]]
@@ -231,7 +232,7 @@ def test_filters(run, tmp_path, filters, kept):
 
 def test_filters_that_leave_nothing_are_an_error(run, tmp_path):
     with pytest.raises(UserError, match="no record of sgd is of .*there are .*pgd_l2_1_10steps"):
-        compare([run], tmp_path / "out", attacks=["fgsm"])
+        write_report([run], tmp_path / "out", attacks=["fgsm"])
     assert not (tmp_path / "out").exists()
 
 
@@ -240,7 +241,7 @@ def test_noise_is_recorded_by_its_kinds(tmp_path):
         record(tmp_path / "sgd", {**pgd(), "attack": name, "attack_loss": None, "steps": 0})
     record(tmp_path / "sgd", CLEAN)
     record(tmp_path / "sgd", pgd())
-    content = compare([tmp_path / "sgd"], tmp_path / "out", attacks=["noise"])
+    content = write_report([tmp_path / "sgd"], tmp_path / "out", attacks=["noise"])
     assert [row["attack"] for row in content["rows"]] == ["none", "sign_noise", "uniform_noise", "worst case"]
 
 
@@ -250,12 +251,12 @@ def test_records_of_other_weights_are_left_out(tmp_path, log):
     other = record(tmp_path / "sgd", pgd(), subject="new")
     for time, path in enumerate((old, new, attack, other)):
         os.utime(path, ns=(10**18 + time, 10**18 + time))
-    content = compare([tmp_path / "sgd"], tmp_path / "out")
+    content = write_report([tmp_path / "sgd"], tmp_path / "out")
     assert [row["records"] for row in content["rows"]] == [[new.stem], [other.stem]]
     (line,) = warnings(log)
     assert "2 of 4 records are left out, as weights differs" in line and old.stem in line and attack.stem in line
     os.utime(old, ns=(2 * 10**18, 2 * 10**18))
-    content = compare([tmp_path / "sgd"], tmp_path / "out")
+    content = write_report([tmp_path / "sgd"], tmp_path / "out")
     assert [row["records"] for row in content["rows"]] == [[old.stem], [attack.stem]]
 
 
@@ -263,7 +264,7 @@ def test_figures_are_over_the_images_that_all_have(tmp_path, log):
     names = "dcba"
     paths = [record(tmp_path / run, settings, names=names) for run, settings, names in (
         ("sgd", CLEAN, names), ("sgd", pgd(), "abc"), ("sam", CLEAN, "cbae"), ("sam", pgd(), "ba"))]
-    content = compare([tmp_path / "sgd", tmp_path / "sam"], tmp_path / "out")
+    content = write_report([tmp_path / "sgd", tmp_path / "sam"], tmp_path / "out")
     assert content["images"] == ["b", "a"]
     for row, path in zip(content["rows"], paths, strict=True):
         assert row["Mean IoU"] == pytest.approx(miou(*counts(path, ["a", "b"])[:2])) and row["images"] == 2
@@ -274,7 +275,7 @@ def test_figures_are_over_the_images_that_all_have(tmp_path, log):
 def test_the_same_images_in_another_order_are_no_warning(tmp_path, log):
     record(tmp_path / "sgd", CLEAN)
     record(tmp_path / "sgd", pgd(), names=NAMES[::-1])
-    assert compare([tmp_path / "sgd"], tmp_path / "out")["images"] == NAMES and not warnings(log)
+    assert write_report([tmp_path / "sgd"], tmp_path / "out")["images"] == NAMES and not warnings(log)
 
 
 def test_a_record_that_a_kill_left_is_read(tmp_path, log):
@@ -283,7 +284,7 @@ def test_a_record_that_a_kill_left_is_read(tmp_path, log):
     torn.write_bytes(torn.read_bytes()[:-5])
     empty.write_bytes(empty.read_bytes().split(b"\n")[0] + b"\n")
     nothing.write_bytes(b"")
-    content = compare([tmp_path / "sgd"], tmp_path / "out")
+    content = write_report([tmp_path / "sgd"], tmp_path / "out")
     assert content["images"] == NAMES[:3] and [row["eps"] for row in content["rows"]] == [0.0, 0.1]
     line = warnings(log)[0]
     assert "2 records hold no image yet and are left out: " in line and empty.stem in line and nothing.stem in line
@@ -305,7 +306,7 @@ def test_errors(tmp_path, name):
     make, message = ERRORS[name]
     make(tmp_path)
     with pytest.raises(UserError, match=message):
-        compare([tmp_path / "sgd", *([tmp_path / "sam"] if name == "classes" else [])], tmp_path / "out")
+        write_report([tmp_path / "sgd", *([tmp_path / "sam"] if name == "classes" else [])], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -314,7 +315,7 @@ def test_other_labels_are_an_error(tmp_path):
     path = record(tmp_path / "sam", CLEAN)
     path.write_text(path.read_text().replace(str(pixels_of("three").tolist()).replace(" ", ""), "[1,2,3]"))
     with pytest.raises(UserError, match="three has other labels in clean_.* of sam than in clean_.* of sgd"):
-        compare([tmp_path / "sgd", tmp_path / "sam"], tmp_path / "out")
+        write_report([tmp_path / "sgd", tmp_path / "sam"], tmp_path / "out")
 
 
 # Side by side
@@ -329,7 +330,7 @@ def cells(text):
 def test_two_runs_side_by_side(run, tmp_path):
     record(tmp_path / "sam", CLEAN, seed=5)
     record(tmp_path / "sam", pgd(), seed=5)
-    content = compare([run, tmp_path / "sam"], tmp_path / "out")
+    content = write_report([run, tmp_path / "sam"], tmp_path / "out")
     assert content["runs"] == ["sgd", "sam"] and {row["run"] for row in content["rows"]} == {"sgd", "sam"}
     head, *lines = cells((tmp_path / "out" / "report.md").read_text())
     assert head[:5] == ["attack", "loss", "norm", "eps", "steps"]
@@ -347,7 +348,7 @@ def test_two_runs_side_by_side(run, tmp_path):
 
 
 def test_one_run_has_no_name_in_its_columns(run, tmp_path):
-    compare([run], tmp_path / "out")
+    write_report([run], tmp_path / "out")
     assert cells((tmp_path / "out" / "report.md").read_text())[0][5:] == ["mIoU", "aAcc", "Image IoU", "ratio"]
 
 
@@ -355,7 +356,7 @@ def test_what_one_run_alone_has_is_a_line_in_its_place(tmp_path):
     for name, settings in (("sgd", [CLEAN, pgd(), pgd(2 / 255)]), ("sam", [CLEAN, pgd(), pgd(seed=2), apgd("mce")])):
         for one in settings:
             record(tmp_path / name, one)
-    content = compare([tmp_path / "sgd", tmp_path / "sam"], tmp_path / "out")
+    content = write_report([tmp_path / "sgd", tmp_path / "sam"], tmp_path / "out")
     _, *lines = cells((tmp_path / "out" / "report.md").read_text())
     assert [(line[0], line[3], [cell != "-" for cell in line[5::4]]) for line in lines] == [
         ("none", "0", [True, True]), ("red-apgd", "4/255", [False, True]), ("pgd (seed 1)", "2/255", [True, False]),
@@ -367,12 +368,12 @@ def test_worst_cases_are_of_the_records_that_all_runs_have(tmp_path):
     for name, more in (("sgd", ()), ("sam", [pgd()]), ("adv", ())):
         for one in (CLEAN, apgd("mce"), apgd("js"), *more):
             record(tmp_path / name, one)
-    content = compare([tmp_path / name for name in ("sgd", "sam", "adv")], tmp_path / "out")
+    content = write_report([tmp_path / name for name in ("sgd", "sam", "adv")], tmp_path / "out")
     _, *lines = cells((tmp_path / "out" / "report.md").read_text())
     assert [(line[0], [cell != "-" for cell in line[5::4]]) for line in lines[-2:]] == [
         ("pgd", [False, True, False]), ("worst case of 2", [True, True, True])]
     assert [panel.title for panel in curves.panels(content["rows"])][-1] == "worst case of 2"
-    alone = compare([tmp_path / "sam"], tmp_path / "alone")
+    alone = write_report([tmp_path / "sam"], tmp_path / "alone")
     assert len(find(alone["rows"], "worst case")["members"]) == 3
 
 
@@ -380,9 +381,9 @@ def test_runs_of_one_name_get_their_parents(tmp_path):
     for folder in ("a/sgd", "b/sgd", "b/sam"):
         record(tmp_path / folder, CLEAN)
     runs = [tmp_path / "a" / "sgd", tmp_path / "b" / "sgd"]
-    assert compare(runs, tmp_path / "out")["runs"] == ["a/sgd", "b/sgd"]
-    assert compare([*runs, runs[0] / ".." / "sgd"], tmp_path / "out")["runs"] == ["a/sgd", "b/sgd"], "the same folder"
-    assert compare([runs[1], tmp_path / "b" / "sam"], tmp_path / "out")["runs"] == ["sgd", "sam"]
+    assert write_report(runs, tmp_path / "out")["runs"] == ["a/sgd", "b/sgd"]
+    assert write_report([*runs, runs[0] / ".." / "sgd"], tmp_path / "out")["runs"] == ["a/sgd", "b/sgd"], "the same folder"
+    assert write_report([runs[1], tmp_path / "b" / "sam"], tmp_path / "out")["runs"] == ["sgd", "sam"]
 
 
 def lines_of(*settings, runs=1, row=None):
@@ -425,7 +426,7 @@ def test_a_copy_of_a_record_is_named(run, tmp_path):
     path = next((run / "records").glob("clean_*"))
     (run / "records" / "clean_backup.jsonl").write_bytes(path.read_bytes())
     with pytest.raises(UserError, match="clean_backup.*record the same attack"):
-        compare([run], tmp_path / "out")
+        write_report([run], tmp_path / "out")
 
 
 # Files
@@ -434,7 +435,7 @@ def test_a_copy_of_a_record_is_named(run, tmp_path):
 def test_every_file_is_written_and_well_formed(run, tmp_path, log):
     record(tmp_path / "sam", CLEAN)
     record(tmp_path / "sam", pgd())
-    content = compare([run, tmp_path / "sam"], tmp_path / "out")
+    content = write_report([run, tmp_path / "sam"], tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "curves.png", "report.csv", "report.json", "report.md"]
 
@@ -461,7 +462,7 @@ def test_every_file_is_written_and_well_formed(run, tmp_path, log):
 
 
 def test_class_and_cost_tables(run, tmp_path):
-    content = compare([run], tmp_path / "out")
+    content = write_report([run], tmp_path / "out")
     _, classes, cost = (part for part in (tmp_path / "out" / "report.md").read_text().split("\n\n") if part[0] == "|")
     head, *lines = cells(classes)
     assert head[5:] == ["run", *CLASSES] and len(lines) == len(content["rows"])
@@ -479,7 +480,7 @@ def test_what_is_undefined_is_null(tmp_path):
     for line in lines[1:]:
         line["pixels"][0] = 0
     path.write_text("\n".join(map(json.dumps, lines)) + "\n")
-    (row,) = compare([tmp_path / "sgd"], tmp_path / "out")["rows"]
+    (row,) = write_report([tmp_path / "sgd"], tmp_path / "out")["rows"]
     assert row["Class IoU"] == {"background": None, "road": 0.0, "sky": 0.0} and row["Mean IoU"] == 0
     assert row["ratio"] is None, "no share of nothing"
     with open(tmp_path / "out" / "report.csv", newline="") as file:
@@ -489,7 +490,7 @@ def test_what_is_undefined_is_null(tmp_path):
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_an_error_leaves_no_half_of_a_report(run, tmp_path, monkeypatch, error):
-    compare([run], tmp_path / "out", attacks=["pgd"])
+    write_report([run], tmp_path / "out", attacks=["pgd"])
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
 
     def fail(path, text):
@@ -499,14 +500,14 @@ def test_an_error_leaves_no_half_of_a_report(run, tmp_path, monkeypatch, error):
 
     monkeypatch.setattr(comparing, "_write", fail)
     with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt):
-        compare([run], tmp_path / "out")
+        write_report([run], tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
 def test_a_folder_that_cannot_be_written_is_an_error(run, tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UserError, match="can't be written to"):
-        compare([run], tmp_path / "out")
+        write_report([run], tmp_path / "out")
 
 
 # Pictures
@@ -537,7 +538,7 @@ def test_at_most_twelve_panels_unions_first(tmp_path):
 @pytest.mark.filterwarnings("error")
 def test_a_clean_record_alone_has_a_panel(tmp_path):
     record(tmp_path / "sgd", CLEAN)
-    content = compare([tmp_path / "sgd"], tmp_path / "out")
+    content = write_report([tmp_path / "sgd"], tmp_path / "out")
     assert [panel.title for panel in curves.panels(content["rows"])] == ["clean"]
     with Image.open(tmp_path / "out" / "curves.png") as picture:
         assert min(picture.size) > 100
@@ -600,7 +601,7 @@ def test_sheets_are_drawn_for_the_runs_with_pictures(tmp_path, log):
     paths = {name: [record(tmp_path / name, settings) for settings in (CLEAN, pgd())] for name in ("sgd", "sam")}
     for path, value in zip(paths["sgd"], (50, 200), strict=True):
         pictures(tmp_path / "sgd", path, NAMES, value=value)
-    compare([tmp_path / "sgd", tmp_path / "sam"], tmp_path / "out")
+    write_report([tmp_path / "sgd", tmp_path / "sam"], tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").glob("sheet*")] == ["sheet_sgd_linf_4-255.png"]
     with Image.open(tmp_path / "out" / "sheet_sgd_linf_4-255.png") as sheet:
         drawn = np.array(sheet.convert("L"))

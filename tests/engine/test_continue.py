@@ -54,7 +54,7 @@ def checkpoint_of(folder, kind="latest"):
 
 def test_the_printed_command_goes_on_with_a_fine_tuned_run(tmp_path, train, capsys, monkeypatch):
     """Not with the checkpoint it was tuned from, which the run began with."""
-    from engine import train as training
+    from engine.training import trainer as training
 
     train(tmp_path, "--exp_name", "a", itrs=2)
     step = training.Trainer.step

@@ -32,7 +32,7 @@ def test_the_windows_of_a_run(tmp_path, visdom_server, visdom_windows):
 
 def test_a_server_that_dies_does_not_end_the_run(tmp_path, visdom_server, capsys, monkeypatch):
     port, process = visdom_server
-    from engine import train
+    from engine.training import trainer as train
 
     step = train.Trainer.step
 

@@ -2,8 +2,8 @@
 import pytest
 import torch
 
-from engine import errors
-from engine.errors import refuse_ranks, reported_errors
+from engine.run import exits
+from engine.run.exits import reported_errors
 from utils.distributed import TORCHRUN, ElsewhereError
 from utils.errors import UserError
 

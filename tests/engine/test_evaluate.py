@@ -5,7 +5,7 @@ from sklearn.metrics import jaccard_score
 from torch.utils.data import DataLoader, TensorDataset
 
 from attacks import FGSM, PGD
-from engine.evaluate import evaluate
+from engine.evaluation.evaluate import evaluate
 from metrics import StreamSegMetrics
 
 

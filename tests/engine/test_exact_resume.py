@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from datasets import vetting
-from engine.train import Trainer
+from engine.training.trainer import Trainer
 from main import main
 
 pytestmark = pytest.mark.usefixtures("one_thread_in_module")

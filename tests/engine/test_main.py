@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from datasets import build_datasets
-from engine.evaluate import evaluate
+from engine.evaluation.evaluate import evaluate
 from engine.options import build_parser
 from main import main
 from metrics import StreamSegMetrics

@@ -4,8 +4,8 @@ from datetime import timedelta
 import pytest
 import torch
 
-from engine import meter
-from engine.meter import Meter, line
+from engine.training import meter
+from engine.training.meter import Meter, line
 
 
 @pytest.fixture

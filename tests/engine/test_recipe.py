@@ -4,7 +4,7 @@ import torch
 
 from attacks import FGSM, PGD, SegPGD
 from engine import build, options, recipe, training
-from engine.update import is_chosen
+from engine.training.step import is_chosen
 from optim import AWP, GSAM, SAM, FriendlySAM, LookSAM
 from utils import distributed
 from utils.errors import UserError

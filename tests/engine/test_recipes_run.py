@@ -6,9 +6,9 @@ import torch
 
 from attacks import FGSM
 from engine import build, options, report
-from engine.precision import Bfloat16
+from network import Bfloat16
 from engine.resume import load_checkpoint
-from engine.run import Run
+from engine.run.folder import Run
 from main import main
 from metrics import StreamSegMetrics
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine import appending
-from engine.records import Record, Records, canonical, read
+from utils import files
+from engine.records.schema import canonical
+from engine.records.store import Record, Records, read
 from utils.errors import UserError
 
 HEADER = {"attack": {"attack": "pgd", "norm": "linf", "eps": 4 / 255, "steps": 10, "attack_loss": "ce"},
@@ -117,7 +118,7 @@ def test_torn_anywhere_it_goes_on_to_the_same_bytes(tmp_path):
 
 APPENDING = """
 import sys
-from engine.records import Records
+from engine.records.store import Records
 
 {line}
 

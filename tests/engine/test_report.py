@@ -9,7 +9,7 @@ from PIL import Image
 
 from attacks import APGD, FGSM, PGD, SegPGD, SignNoise, Square
 from engine import report
-from engine.evaluate import Scored
+from engine.evaluation.evaluate import Scored
 
 SCORES = {"Overall Acc": 0.75, "Image IoU": 0.5, "Mean IoU": 0.125, "Mean IoU lower": None,
           "Class IoU": {"road": 0.1, "sky": math.nan}}

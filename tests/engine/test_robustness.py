@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 
 from attacks import FGSM, PGD, SEA, Noise
 from datasets import build_datasets
-from engine.records import canonical, read
-from engine.robustness import chains
+from engine.records.schema import canonical
+from engine.records.store import read
+from engine.evaluation.sweep import chains
 from main import main
 from metrics import StreamSegMetrics, counts_per_image
 from network import build_model, modeling

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from engine import options
-from engine.records import canonical, read
+from engine.records.schema import canonical
+from engine.records.store import read
 from engine.report import without_nan
-from engine.run import Run
+from engine.run.folder import Run
 from engine.verify import verify
 from main import main
 from tests import ranks

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from engine.interrupts import Stopped
-from engine.train import Trainer
-from engine.update import Update
+from engine.run.interrupts import Stopped
+from engine.training.trainer import Trainer
+from engine.training.step import TrainingStep
 from network import NormalizedModel
 from optim import build_loss, build_optimizer, build_scheduler
 from utils import checkpoint
@@ -58,7 +58,7 @@ def trainer_of(tmp_path, data, optimizer="sgd", *, scores=(), lr=0.1, total=6, *
                                 **settings)
     found = iter(scores)
     return Trainer(
-        model, Update(model, model, optimizer=optimizer, criterion=build_loss("cross_entropy")), InOrder(data),
+        model, TrainingStep(model, model, optimizer=optimizer, criterion=build_loss("cross_entropy")), InOrder(data),
         scheduler=build_scheduler("poly", optimizer, total_itrs=total), dashboard=NullVisualizer(),
         validate=lambda _: {"Mean IoU": next(found, 0.5)}, described={"options": {}},
         paths={kind: tmp_path / f"{kind}.pth" for kind in ("latest", "best")})

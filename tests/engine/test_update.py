@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from attacks import FGSM, PGD
-from engine.precision import precise
-from engine.update import Update, is_chosen
+from network import precise
+from engine.training.step import TrainingStep, is_chosen
 from network import NormalizedModel
 from optim import build_loss, build_optimizer
 
@@ -46,7 +46,7 @@ def update_of(model, optimizer="sgd", *, sam=None, net=None, **settings):
     if optimizer not in ("sgd", "adam"):
         sam = {"model": model, "rho": 0.1, **(sam or {})}
     optimizer = build_optimizer(optimizer, [{"params": model.parameters()}], lr=0.1, weight_decay=1e-3, **(sam or {}))
-    return Update(model, model if net is None else net, optimizer=optimizer, criterion=CROSS_ENTROPY, **settings)
+    return TrainingStep(model, model if net is None else net, optimizer=optimizer, criterion=CROSS_ENTROPY, **settings)
 
 
 def batch(size=8, *, dtype=torch.float64, seed=0):

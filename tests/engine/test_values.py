@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine import report
-from engine.values import (
+from engine.options.types import (
     LARGEST,
     fraction,
     gpu_ids,

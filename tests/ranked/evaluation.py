@@ -8,9 +8,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from attacks import FGSM, PGD
 from datasets import SegmentationDataset, build_loaders
 from engine import options
-from engine.evaluate import evaluate
-from engine.records import Records
-from engine.robustness import evaluate_all
+from engine.evaluation.evaluate import evaluate
+from engine.records.store import Records
+from engine.evaluation.sweep import sweep
 from metrics import StreamSegMetrics
 from tests.conftest import Toy
 from utils import distributed

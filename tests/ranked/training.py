@@ -4,7 +4,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from attacks import FGSM
-from engine.update import Update
+from engine.training.step import TrainingStep
 from network import NormalizedModel, synchronize_batchnorm
 from optim import build_loss, build_optimizer
 from utils import distributed
@@ -48,7 +48,7 @@ def train(*, optimizer="sgd", sync="global", frozen=False, sync_bn=True, poisone
     optimizer = build_optimizer(optimizer, [{"params": model.parameters()}], lr=0.1, weight_decay=1e-3, **sam)
     if ranks > 1 and sync == "local":
         optimizer.first_pass = net.no_sync
-    update = Update(model, net, optimizer=optimizer, criterion=build_loss("cross_entropy"), accumulate=accumulate,
+    update = TrainingStep(model, net, optimizer=optimizer, criterion=build_loss("cross_entropy"), accumulate=accumulate,
                     micro=micro, attack=FGSM(eps=0.05) if adv else None)
     measured, perturbed, skipped = [], [], []
     norm_of = model.model.norm.register_forward_pre_hook(

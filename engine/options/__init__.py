@@ -1,0 +1,12 @@
+"""argv, and what a checkpoint adds -> one finished, frozen Options. FLAGS says everything about each flag.
+
+    flags.py, training_flags.py   FLAGS, one row a flag       declare.py   what a row says       types.py   values
+    parser.py   argv -> Call      resolve.py   Call -> Options      rules.py   contradictions     markdown.py   docs
+"""
+from engine.options.declare import PREDICT, REPORT, TEST, TRAIN, VERIFY
+from engine.options.flags import FLAGS
+from engine.options.parser import as_flags
+from engine.options.resolve import Options, adopted, as_text, read_call, resolve, take_over
+
+__all__ = ["FLAGS", "PREDICT", "REPORT", "TEST", "TRAIN", "VERIFY", "Options", "adopted", "as_flags", "as_text",
+           "read_call", "resolve", "take_over"]

@@ -1,0 +1,142 @@
+"""argparse, which nothing else imports: a command line -> a Call, or one line and exit code 2."""
+import argparse
+import difflib
+import time
+from dataclasses import dataclass
+
+from engine.options.declare import PREDICT, REPORT, TEST, TRAIN, VERIFY, Flag
+from engine.options.flags import FLAGS
+from utils import launch
+
+DESCRIPTIONS = {
+    "main.py": """Train DeepLabV3 / DeepLabV3+ with SGD, Adam or SAM, and measure how robust the segmentation is.
+
+  python main.py --optimizer SAM --rho 0.02          train
+  python main.py --test_only --attack pgd            mIoU, clean and attacked, of what was trained
+  python main.py --continue_training                 continue a run that was stopped (Ctrl-C is safe)""",
+    "predict.py": """Segment images: a file or a folder in, label maps and overlays out.
+
+  python predict.py --input photos --exp_name sam                     with the run's best checkpoint
+  python predict.py --input a.jpg --ckpt best.pth --model deeplabv3plus_resnet101 --dataset voc""",
+}
+# Flags of other code bases, without dashes and underscores -> ours.
+FOREIGN = {
+    **dict.fromkeys(("epochs", "epoch", "numepochs", "maxepochs", "iters", "maxiter", "maxiters", "numsteps"),
+                    "--total_itrs, which counts iterations"),
+    **dict.fromkeys(("learningrate", "baselr", "initlr"), "--lr"), **dict.fromkeys(("bs", "batch"), "--batch_size"),
+    **dict.fromkeys(("workers", "numworker", "nworkers"), "--num_workers"),
+    **dict.fromkeys(("datadir", "datapath", "data", "dataroot", "root"), "--data_root"),
+    **dict.fromkeys(("wd", "decay"), "--weight_decay"), **dict.fromkeys(("seed", "manualseed"), "--random_seed"),
+    **dict.fromkeys(("epsilon", "epsilons"), "--eps"), **dict.fromkeys(("gpu", "gpus", "device"), "--gpu_id"),
+    **dict.fromkeys(("arch", "net", "backbone", "network"), "--model"), "resume": "--continue_training, or --ckpt FILE",
+    **dict.fromkeys(("checkpoint", "weights", "load", "pretrained"), "--ckpt FILE"),
+    **dict.fromkeys(("test", "eval", "evaluate", "testonly"), "--test_only"), "cropsize": "--crop_size",
+    **dict.fromkeys(("stepsize", "attackstepsize"), "--alpha"), "opt": "--optimizer", "name": "--exp_name",
+    **dict.fromkeys(("outdir", "output", "savedir", "logdir", "workdir"), "--output_dir"),
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a command line asks for: the entry's mode, and the flags it gives by name."""
+
+    entry: str
+    mode: str
+    given: dict
+
+
+def parse(argv=None, entry: str = "main.py") -> Call:
+    """Return the Call; what is wrong with one flag ends with its line and exit code 2.
+
+    A flag given twice has its last value.
+    """
+    parser = build_parser(entry, every_flag=True)
+    given = {name: tuple(value) if isinstance(value, list) else value
+             for name, value in vars(parser.parse_args(argv)).items()}
+    if entry == "predict.py":
+        return Call(entry, PREDICT, given)
+    asked = (mode for mode, flag in ((REPORT, "report"), (VERIFY, "verify"), (TEST, "test_only")) if given.get(flag))
+    return Call(entry, next(asked, TRAIN), given)
+
+
+def build_parser(entry: str = "main.py", *, every_flag: bool = False) -> argparse.ArgumentParser:
+    """Return an entry's parser; with every_flag it knows those of other entries too, to refuse them by name."""
+    parser = _Parser(entry, description=DESCRIPTIONS[entry], formatter_class=argparse.RawDescriptionHelpFormatter,
+                     allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    groups = {}
+    for flag in FLAGS.values():
+        shown = (PREDICT in flag.modes) if entry == "predict.py" else flag.modes != (PREDICT,)
+        if shown or every_flag:
+            group = groups.setdefault(flag.group, parser.add_argument_group(flag.group) if shown else parser)
+            _add(group, flag, shown=shown)
+    return parser
+
+
+def _add(group, flag: Flag, *, shown: bool):
+    text = help_of(flag).replace("%", "%%") if shown else argparse.SUPPRESS
+    if flag.kind is bool:
+        group.add_argument(f"--{flag.name}", action=argparse.BooleanOptionalAction, help=text)
+        return
+    group.add_argument(f"--{flag.name}", type=_typed(flag), nargs="+" if flag.many else None, help=text,
+                       metavar=flag.metavar or (f"{{{','.join(map(str, flag.choices))}}}" if flag.choices else None))
+
+
+def help_of(flag: Flag) -> str:
+    """Return the help with default and bounds, without defaults that say nothing (None and False)."""
+    notes = [] if flag.default is None or flag.default is False else [f"default: {shown(flag.default)}"]
+    notes += [flag.bounds] if flag.bounds else []
+    if not notes:
+        return flag.help
+    return f"{flag.help} ({'; '.join(notes)})" if flag.default is not None else f"{flag.help}; {flag.bounds}"
+
+
+def shown(value) -> str:
+    """Return a value as it is typed."""
+    return " ".join(map(shown, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def as_flags(values: dict) -> list[str]:
+    """Return options as they are typed, word by word, without those that are None."""
+    words = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            words.append(("--" if value else "--no-") + name)
+        elif value is not None:
+            words += [f"--{name}", *(map(shown, value) if isinstance(value, tuple | list) else [shown(value)])]
+    return words
+
+
+def _typed(flag: Flag):
+    """Return the flag's type as argparse wants it: its own message reaches the user."""
+    def read(text: str):
+        try:
+            return flag.read(text)
+        except ValueError as error:
+            if flag.kind is int:  # Python's own message
+                raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from "
+                                                 f"{', '.join(map(str, flag.choices))})") from None
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as errors that are found later are."""
+
+    def error(self, message: str):
+        """End with exit code 2; of several processes rank 0 reports the error."""
+        if launch.rank():
+            time.sleep(launch.RANK0_REPORTS_FIRST_SECONDS)
+        line = " ".join(message.removeprefix("argument ").split())
+        self.exit(2, None if launch.rank() else f"error: {line}{self._suggest(line)}\n")
+
+    def _suggest(self, line: str) -> str:
+        if not line.startswith("unrecognized arguments: "):
+            return ""
+        typed = line.split()[2].partition("=")[0]
+        plain = typed.lstrip("-").replace("-", "").replace("_", "").lower()
+        same = [f"--{name}" for name in FLAGS if name.replace("_", "") == plain]
+        near = same or difflib.get_close_matches(typed, self._option_string_actions, n=1, cutoff=0.7)
+        if plain in FOREIGN and not same:
+            return f" (here it is {FOREIGN[plain]})"
+        return f" (did you mean {near[0]}?)" if near else " (--help lists all flags)"
