@@ -1,6 +1,6 @@
 """Attacks on segmentation networks: [0, 1] images and labels in, adversarial images out.
 
-A new attack is one short file and one entry in ATTACKS; a new loss is one entry in attacks.losses.LOSSES.
+To add an attack, write one short file and one entry in ATTACKS; to add a loss, one entry in attacks.losses.LOSSES.
 """
 import inspect
 
@@ -25,14 +25,14 @@ __all__ = ["APGD", "ATTACKS", "ENSEMBLE_LOSSES", "FGSM", "LOSSES", "NORMS", "PGD
 
 
 def build_attack(name: str, **settings) -> Attack:
-    """The attack called `name`, given those of `settings` (eps, norm, steps, step_size, seed, ...) that it takes.
+    """Build the attack `name` from those of `settings` (eps, norm, steps, step_size, seed, ...) that it accepts.
 
-    A setting that is None is left at the attack's own default. Raises ValueError for an unknown name and for settings
-    out of bounds, and for a target that the attack can't have.
+    A setting that is None keeps the attack's own default. Raises ValueError for an unknown name, for a setting out of
+    bounds, and for a target where the attack has no targeted form.
     """
     if name not in ATTACKS:
-        raise ValueError(f"attack {name!r}: known are {', '.join(ATTACKS)}")
-    taken = inspect.signature(ATTACKS[name]).parameters
-    if settings.get("target") is not None and "target" not in taken:
-        raise ValueError(f"{name} can't be driven to a target")
-    return ATTACKS[name](**{key: value for key, value in settings.items() if key in taken and value is not None})
+        raise ValueError(f"unknown attack {name!r}: choose from {', '.join(ATTACKS)}")
+    accepted = inspect.signature(ATTACKS[name]).parameters
+    if settings.get("target") is not None and "target" not in accepted:
+        raise ValueError(f"{name} has no targeted form: leave the target out")
+    return ATTACKS[name](**{key: value for key, value in settings.items() if key in accepted and value is not None})

@@ -1,25 +1,26 @@
-"""Auto-PGD: step sizes that the attack finds itself, and radius reduction."""
+"""Auto-PGD (APGD): the attack adapts its step size, and optionally shrinks the ball."""
 from math import ceil
 
 import torch
 
-from attacks.base import Attack, Beginning
+from attacks.base import Attack, InitialState
 from attacks.norms import NORMS
 from attacks.search import Search
 
-MOMENTUM, RISES = 0.75, 0.75
-WIDE, WIDE_SHARE = (2.0, 1.5), 0.3  # red-eps: balls before the last, in eps, and the share of the steps in each
+MOMENTUM = 0.75  # alpha in the paper
+MIN_RISING = 0.75  # rho in the paper: with a smaller share of rising steps the loss has stalled
+LARGER_RADII, LARGER_SHARE = (2.0, 1.5), 0.3  # red_eps: radii in eps before the last, and each one's share of the steps
 
 
 class APGD(Attack):
-    """Steps with momentum from 2 eps on, halved at checkpoints where the loss stalled; each image's best iterate.
+    """Steps with momentum, of size 2 eps at first, halved at checkpoints where the loss stalled; returns best iterates.
 
     Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
-    ICML 2020, section 3, for segmentation as in Croce, Singh and Hein, ECCV 2024: the step rule follows the plain
-    cross-entropy whatever the loss, and the best iterate is the one with the fewest pixels right (for mce_bal weighted
-    by class; of equal ones the last). With red_eps the steps are shared out over balls of 2, 1.5 and 1 eps, each
-    begun at the last one's best iterate. An image without a correct pixel left is left alone.
-    Images [B, C, H, W] in [0, 1]; `steps` gradients and one forward pass more for each ball.
+    ICML 2020, section 3, for segmentation as in Croce, Singh and Hein, ECCV 2024: the step size always follows the
+    plain cross-entropy, whatever the loss. An image's best iterate is the one with the fewest correct pixels (for
+    mce_bal weighted by class), the last of equal ones. red_eps divides the steps over balls of 2, 1.5 and 1 eps; each
+    starts from the best iterate of the one before. An image stops changing once none of its pixels is correct.
+    Images [B, C, H, W] in [0, 1]. Cost: `steps` gradients, and one more forward pass for each ball.
 
         APGD(eps=4 / 255, steps=100, attack_loss="mce", red_eps=True)(model, images, labels)
     """
@@ -33,31 +34,31 @@ class APGD(Attack):
                          class_weights=class_weights, seed=seed)
         self.steps, self.random_start, self.red_eps = int(steps), random_start, red_eps
         if self.steps < 1:
-            raise ValueError(f"steps {steps}: at least one")
+            raise ValueError(f"steps {steps}: must be at least 1")
 
-    def attempt(self, problem, begin):
-        """The stages, of which a plain run has one."""
-        for radius, steps in self._stages():
+    def attempt(self, problem, initial):
+        """Search one ball, or with red_eps one after another."""
+        for radius, steps in self._plan_balls():
             ball = NORMS[self.norm](problem.images, radius * self.eps)
-            search = Search(problem, ball.first(begin), begin.active)
+            search = Search(problem, ball.start_from(initial), initial.active)
             _ascend(search, ball, steps)
-            begin = Beginning(begin.active, points=search.best)
+            initial = InitialState(initial.active, points=search.best)
         return search.best, search.score
 
     def settings(self):
-        """As every attack's, and the steps."""
+        """Return the settings of every attack, and the steps."""
         return {**super().settings(), "steps": self.steps, "random_start": self.random_start, "red_eps": self.red_eps}
 
-    def _stages(self) -> list[tuple[float, int]]:
-        """(radius in eps, steps), all steps together `self.steps`, the last one's at least 1."""
+    def _plan_balls(self) -> list[tuple[float, int]]:
+        """Return (radius in eps, steps) of each ball: all `steps` together, at least 1 in the last ball."""
         if not self.red_eps:
             return [(1.0, self.steps)]
-        wide = int(WIDE_SHARE * self.steps)
-        return [*((radius, wide) for radius in WIDE if wide), (1.0, self.steps - wide * len(WIDE))]
+        each = int(LARGER_SHARE * self.steps)
+        return [*((radius, each) for radius in LARGER_RADII if each), (1.0, self.steps - each * len(LARGER_RADII))]
 
 
 def checkpoints(steps: int) -> list[int]:
-    """Iterations at which the step size is looked at: ceil(p_j steps) with p = 0.22, 0.41, ... as in the paper."""
+    """Return the iterations after which the step size may change: ceil(p_j steps), p = 0.22, 0.41, ... (the paper)."""
     shares = [0.0, 0.22]
     while shares[-1] < 1:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
@@ -65,32 +66,33 @@ def checkpoints(steps: int) -> list[int]:
 
 
 def _ascend(search: Search, ball, steps: int):
-    """APGD in one ball from search.best on; the iterates end up in `search`."""
+    """Run APGD in one ball from search.best; `search` collects the best iterates."""
     points = before = search.best.clone()
-    search.look(points, 1, steps)
+    search.evaluate(points, 1, steps)
+    # The points of highest loss, to return to; search.best are those of lowest score.
     top, top_loss, top_gradient = points.clone(), search.loss.clone(), search.gradient.clone()
-    size = torch.full_like(top_loss, 2 * ball.eps)
-    rises, loss, previous = torch.zeros_like(size), top_loss.clone(), 0
-    top_then, kept = top_loss.clone(), torch.ones_like(search.active)  # as of the last checkpoint
-    marks = checkpoints(steps)
+    step_size = torch.full_like(top_loss, 2 * ball.eps)  # [B]
+    rises, loss, last_checkpoint = torch.zeros_like(step_size), top_loss.clone(), 0
+    top_loss_then, kept_size = top_loss.clone(), torch.ones_like(search.active)  # at the last checkpoint
+    at_checkpoint = checkpoints(steps)
     for k in range(1, steps + 1):
-        moved = ball.project(points + _wide(size, points) * ball.direction(search.gradient))
+        moved = ball.project(points + _expand(step_size, points) * ball.direction(search.gradient))
         mix = MOMENTUM if k > 1 else 1.0
         points, before = ball.project(points + mix * (moved - points) + (1 - mix) * (points - before)), points
-        search.look(points, *((k + 1, steps) if k < steps else ()))
+        search.evaluate(points, *((k + 1, steps) if k < steps else ()))
         rises += search.loss > loss
         loss = search.loss.clone()
         higher = loss > top_loss
         top_loss = torch.where(higher, loss, top_loss)
         top[higher], top_gradient[higher] = points[higher], search.gradient[higher]
-        if k in marks:
-            stalled = (rises < RISES * (k - previous)) | (kept & (top_then == top_loss))
-            size = torch.where(stalled, size / 2, size)
-            points = torch.where(_wide(stalled, points) > 0, top, points)
+        if k in at_checkpoint:
+            stalled = (rises < MIN_RISING * (k - last_checkpoint)) | (kept_size & (top_loss_then == top_loss))
+            step_size = torch.where(stalled, step_size / 2, step_size)
+            points = torch.where(_expand(stalled, points) > 0, top, points)
             search.gradient[stalled], loss[stalled] = top_gradient[stalled], top_loss[stalled]
-            rises, previous, kept, top_then = torch.zeros_like(rises), k, ~stalled, top_loss.clone()
+            rises, last_checkpoint, kept_size, top_loss_then = torch.zeros_like(rises), k, ~stalled, top_loss.clone()
 
 
-def _wide(values, like):
-    """[B] as [B, 1, 1, 1] in the images' dtype."""
+def _expand(values, like):
+    """Return [B] as [B, 1, 1, 1] in the images' dtype."""
     return values.view(-1, 1, 1, 1).to(like.dtype)

@@ -1,4 +1,4 @@
-"""What all attacks share: checks at the door, a model left as it was found, restarts, the best result of each image."""
+"""What all attacks share: input checks, restoring the model, restarts, and choosing each image's best result."""
 import hashlib
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from utils.modes import eval_mode, frozen_parameters
 
 @dataclass
 class Outcome:
-    """What an attack returns: images [B, C, H, W], and the passes each took, int64 [B]."""
+    """The result of an attack: images [B, C, H, W], and the forward and backward passes of each, int64 [B]."""
 
     images: Tensor
     forwards: Tensor
@@ -22,10 +22,10 @@ class Outcome:
 
 
 @dataclass
-class Beginning:
-    """Where an attempt begins: at `points` if there are any, else at a random point of `draw`, else at the images.
+class InitialState:
+    """How an attempt starts: from `points` [B, C, H, W] if given, else from a random point of `draw`, else the images.
 
-    active: bool [B], the images that are still worth attacking.
+    active: bool [B], the images that the attempt attacks.
     """
 
     active: Tensor
@@ -34,81 +34,81 @@ class Beginning:
 
 
 class Attack:
-    """A search for the worst image within eps of each given one.
+    """A search for the worst image within eps of each given one; call it with a model, images and labels.
 
-    Calling it gives adversarial images for a batch. The model takes [0, 1] images (normalisation is inside it) and
-    returns logits [B, C, H, W]. It runs in eval mode with frozen parameters and gets its flags back afterwards; no
-    parameter gradient is computed, no buffer changes.
+    The model takes [0, 1] images (it normalises them itself) and returns logits [B, C, H, W]. It runs in eval mode with
+    frozen parameters; afterwards its flags are restored. No parameter gradient is computed and no buffer changes.
 
-    eps: in [0, 1] pixel units (linf), or length over the image (l2). attack_loss: of LOSSES. restarts: attempts from
-    new random points; of several results each image keeps the one that leaves the fewest pixels right. target: a class
-    or an int64 map [H, W] that predictions are driven to, None for away from the labels. class_weights: [C], for
-    mce_bal (attacks.losses.class_weights). seed: see __call__.
-    Raises ValueError for settings out of bounds or without meaning.
+    eps: largest distance, in [0, 1] pixel units: of any pixel (linf) or the length over the whole image (l2).
+    attack_loss: a name in LOSSES. restarts: the number of attempts, each from a new random point; each image keeps the
+    result with the fewest correct pixels. target: the class, or int64 class map [H, W], that predictions shall become;
+    None moves them away from the labels. class_weights: [C], for mce_bal (attacks.losses.class_weights). seed: see
+    __call__. Raises ValueError for invalid settings.
 
-    A new attack defines attempt() and settings().
+    A subclass defines attempt() and settings().
     """
 
     name: str
     default_loss = "ce"
     random_start = False
-    members: tuple = ()  # of an ensemble
+    members: tuple = ()  # the attacks of an ensemble
 
     def __init__(self, *, eps: float, norm: str = "linf", attack_loss: str | None = None, restarts: int = 1,
                  target: int | Tensor | None = None, class_weights=None, seed: int = 1):
         attack_loss = attack_loss or self.default_loss
-        _one_of("norm", norm, NORMS)
-        _one_of("attack_loss", attack_loss, LOSSES)
+        _require_known("norm", norm, NORMS)
+        _require_known("attack_loss", attack_loss, LOSSES)
         if not 0 <= eps < float("inf") or (norm == "linf" and eps > 1):
-            raise ValueError(f"eps {eps}: must be a number from 0 up, for linf at most 1 (pixels are in [0, 1])")
+            raise ValueError(f"eps {eps}: must be a finite number >= 0, for linf at most 1 (pixels are in [0, 1])")
         if restarts < 1:
-            raise ValueError(f"restarts {restarts}: at least one attempt")
-        if target is not None and LOSSES[attack_loss].targeted is None:
-            raise ValueError(f"{attack_loss} is made of the pixels that are right: it has no targeted form")
+            raise ValueError(f"restarts {restarts}: must be at least 1")
+        if target is not None and LOSSES[attack_loss].targeted_log_weight is None:
+            raise ValueError(f"{attack_loss} has no targeted form: choose another attack_loss, or leave the target out")
         if LOSSES[attack_loss].balanced and class_weights is None:
-            raise ValueError(f"{attack_loss} needs class_weights: 1/N of the training set's pixels in each class")
+            raise ValueError(f"{attack_loss} needs class_weights: compute them with attacks.class_weights")
         self.eps, self.norm, self.attack_loss, self.restarts = float(eps), norm, attack_loss, int(restarts)
         self.target, self.class_weights, self.seed = target, class_weights, seed
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, *, image_ids=None, start=None) -> Tensor:
-        """Adversarial images: same shape, dtype and device, in [0, 1], within eps of `images`, detached.
+        """Return adversarial images: same shape, dtype and device, in [0, 1], within eps of `images`, detached.
 
-        images [B, C, H, W] in [0, 1]; labels [B, H, W] int64, 255 (and any label that is no class) is never read.
-        image_ids: B ints; then the random numbers of an image depend on (seed, its id) alone, not on its batch.
-        Without them they are drawn from torch's global generator. start: images to begin with in place of a random
-        point, such as the result for a smaller eps; the result is then never worse than they are.
+        images: float [B, C, H, W] in [0, 1]. labels: int64 [B, H, W]; 255 and any other value that is not a class are
+        ignored. image_ids: B ints, which make an image's random numbers depend only on (seed, its id), not on its
+        batch; without them torch's global generator is used. start: images [B, C, H, W] that replace the first random
+        point, such as the result for a smaller eps; the attack never returns a weaker result than these. Raises
+        ValueError for inputs of wrong shape, type or range, FloatingPointError for logits or gradients not finite.
         """
         return self.run(model, images, labels, image_ids=image_ids, start=start).images
 
     def run(self, model: nn.Module, images: Tensor, labels: Tensor, *, image_ids=None, start=None) -> Outcome:
-        """As __call__, with the passes that each image took."""
-        _check(images, labels)
+        """Attack as __call__ does, and return the passes of each image as well."""
+        _check_batch(images, labels)
         if image_ids is not None and len(image_ids) != len(images):
-            raise ValueError(f"image_ids are {len(image_ids)}, the images {len(images)}")
+            raise ValueError(f"{len(image_ids)} image_ids for {len(images)} images: give one id per image")
         if start is not None and start.shape != images.shape:
-            raise ValueError(f"start is {list(start.shape)}, the images are {list(images.shape)}")
+            raise ValueError(f"start has shape {list(start.shape)}, images {list(images.shape)}: they must be equal")
         images = images.detach()
         with eval_mode(model), frozen_parameters(model):
             problem = Problem(model, images, labels, loss=self.attack_loss, target=self.target,
                               class_weights=self.class_weights)
             try:
-                best = self._best_attempt(problem, image_ids, start)
+                best = self._run_attempts(problem, image_ids, start)
             except FloatingPointError as error:
                 raise FloatingPointError(f"{self!r}: {error}") from None
         return Outcome(best, problem.forwards, problem.backwards)
 
-    def attempt(self, problem: Problem, begin: Beginning) -> tuple[Tensor, Tensor | None]:
-        """One run over problem.images: (adversarial images, their scores [B] or None if it didn't look).
+    def attempt(self, problem: Problem, initial: InitialState) -> tuple[Tensor, Tensor | None]:
+        """Attack problem.images once; return (adversarial images, their scores [B], or None if not computed).
 
-        What comes out for images that are not active is ignored.
+        The results of images that are not active are ignored.
         """
         raise NotImplementedError
 
     def settings(self) -> dict:
-        """Everything that decides the result, for records and results.json."""
+        """Return everything that determines the result, for records and results.json."""
         weights = list(map(float, self.class_weights)) if LOSSES[self.attack_loss].balanced else None
         return {"attack": self.name, "attack_loss": self.attack_loss, "norm": self.norm, "eps": self.eps,
-                "restarts": self.restarts, "target": _name_of(self.target), "class_weights": weights,
+                "restarts": self.restarts, "target": _describe_target(self.target), "class_weights": weights,
                 "seed": self.seed if self.random_start or self.restarts > 1 else None}
 
     def __repr__(self) -> str:
@@ -116,41 +116,42 @@ class Attack:
                            for name, value in self.settings().items() if not isinstance(value, list))
         return f"{type(self).__name__}({values})"
 
-    def _best_attempt(self, problem: Problem, image_ids, start: Tensor | None) -> Tensor:
+    def _run_attempts(self, problem: Problem, image_ids, start: Tensor | None) -> Tensor:
+        """Run all attempts and return each image's best result, the last of equal ones.  [B, C, H, W]."""
         images = problem.images
         active = torch.ones(len(images), dtype=torch.bool, device=images.device)
         best, score = images.clone(), torch.full_like(active, torch.inf, dtype=torch.float64)
         if start is not None:
             best = start = NORMS[self.norm](images, self.eps).project(start.detach())
-            score = problem.score_of(start, active)
+            score = problem.score_points(start, active)
         for restart in range(self.restarts):
             active = active & (score > 0)
             random = self.random_start or restart > 0
             draw = Draw(images, image_ids, self.seed, restart) if random else None
-            points, found = self.attempt(problem, Beginning(active, draw, start if restart == 0 else None))
+            points, found = self.attempt(problem, InitialState(active, draw, start if restart == 0 else None))
             if found is None and (self.restarts > 1 or start is not None):
-                found = problem.score_of(points, active)
+                found = problem.score_points(points, active)
             better = active if found is None else active & (found <= score)
             best = torch.where(better.view(-1, 1, 1, 1), points, best)
             score = score if found is None else torch.where(better, found, score)
         return best
 
 
-def _name_of(target) -> int | str | None:
+def _describe_target(target) -> int | str | None:
     if not isinstance(target, Tensor):
         return target
     return "map " + hashlib.sha256(target.to(torch.int64).cpu().numpy().tobytes()).hexdigest()[:16]
 
 
-def _one_of(what: str, name: str, known):
+def _require_known(what: str, name: str, known):
     if name not in known:
-        raise ValueError(f"{what} {name!r}: known are {', '.join(known)}")
+        raise ValueError(f"unknown {what} {name!r}: choose from {', '.join(known)}")
 
 
-def _check(images: Tensor, labels: Tensor):
+def _check_batch(images: Tensor, labels: Tensor):
     if images.ndim != 4 or not images.is_floating_point():
         raise ValueError(f"images must be float [B, C, H, W], got {images.dtype} {list(images.shape)}")
     if labels.shape != (images.shape[0], *images.shape[2:]):
         raise ValueError(f"labels must be [B, H, W] for images {list(images.shape)}, got {list(labels.shape)}")
     if images.numel() and not (images.amin() >= 0 and images.amax() <= 1):
-        raise ValueError("images must be in [0, 1] and not normalised: the model normalises")
+        raise ValueError("images must be in [0, 1] and not normalised: the model normalises them")

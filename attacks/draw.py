@@ -1,25 +1,25 @@
-"""Random numbers for a batch that depend on the seed and each image's id alone, not on its batch."""
+"""Random numbers for a batch; with image ids they depend only on the seed and each image's id, not on its batch."""
 import torch
 from torch import Tensor
 
-from utils.seed import generator_for
+from utils.seed import make_generator
 
 
 class Draw:
-    """draw(torch.rand) gives uniform, draw(torch.randn) normal numbers shaped like the images, a new set at each call.
+    """A source of random numbers: draw(torch.rand) returns uniform, draw(torch.randn) normal ones, new at each call.
 
-    Without ids they come from torch's global generator. With ids they are drawn on the CPU, from one generator an
-    image: the same numbers on every device. restart: 0, 1, ... gives every attempt numbers of its own.
+    Without image_ids the numbers come from torch's global generator. With them, each image has its own CPU generator,
+    so that every device gets the same numbers. restart: 0, 1, ...; each attempt gets different numbers.
     """
 
     def __init__(self, images: Tensor, image_ids, seed: int, restart: int = 0):
         self.images, self.generators = images, None
         if image_ids is not None:
             parts = (restart,) if restart else ()
-            self.generators = [generator_for(seed, int(image_id), *parts) for image_id in image_ids]
+            self.generators = [make_generator(seed, int(image_id), *parts) for image_id in image_ids]
 
     def __call__(self, kind, *shape: int) -> Tensor:
-        """Numbers [B, *shape], of the images' own shape where none is given."""
+        """Return random numbers [B, *shape]; without a shape, [B, C, H, W] like the images."""
         shape = shape or self.images.shape[1:]
         if self.generators is None:
             return kind((len(self.images), *shape), dtype=self.images.dtype, device=self.images.device)

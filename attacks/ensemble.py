@@ -1,4 +1,4 @@
-"""Several attacks, and for every image the worst of them."""
+"""Ensembles: run several attacks and keep the worst result for each image."""
 import torch
 
 from attacks.apgd import APGD
@@ -11,10 +11,11 @@ ENSEMBLE_LOSSES = ("mce", "mce_bal", "js", "segpgd", "cospgd", "tsallis")
 
 
 class Ensemble(Attack):
-    """Each image's result is that of the member which leaves the fewest of its pixels right, the first of equal ones.
+    """For each image the result of the member that leaves the fewest correct pixels, of equal members the first.
 
-    Every member starts anew and sees every image, so what each one achieves alone is known as well. Scores that pool
-    images (mIoU) have a worse choice of members still: metrics.robustness.worst_case finds it from members' records.
+    Every member starts on its own and attacks all images, so each one's own result can be recorded too.
+    This choice need not minimise scores that pool images (mIoU): metrics.robustness.worst_case searches the members'
+    records for a lower one.
     """
 
     name = "members"
@@ -25,23 +26,23 @@ class Ensemble(Attack):
         self.members = tuple(members)
 
     def run(self, model, images, labels, *, image_ids=None, start=None):
-        """As Attack.run; the passes are those of all members, and one forward each to choose."""
+        """Run every member and choose, see Attack.run. Passes: all members' and one forward pass a member to choose."""
         best, fewest = images.detach(), None
         problem = Problem(model, images, labels)
-        all_of_them = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        every_image = torch.ones(len(images), dtype=torch.bool, device=images.device)
         for member in self.members:
             outcome = member.run(model, images, labels, image_ids=image_ids, start=start)
             with eval_mode(model):
-                right = problem.score_of(outcome.images, all_of_them)
-            better = torch.ones_like(right, dtype=torch.bool) if fewest is None else right < fewest
+                correct = problem.score_points(outcome.images, every_image)
+            better = torch.ones_like(correct, dtype=torch.bool) if fewest is None else correct < fewest
             best = torch.where(better.view(-1, 1, 1, 1), outcome.images, best)
-            fewest = right if fewest is None else torch.minimum(right, fewest)
+            fewest = correct if fewest is None else torch.minimum(correct, fewest)
             problem.forwards += outcome.forwards
             problem.backwards += outcome.backwards
         return Outcome(best, problem.forwards, problem.backwards)
 
     def settings(self):
-        """What the members share, and which they are."""
+        """Return the settings that the members share, and the members' names."""
         members = [member.settings() for member in self.members]
         weights = next((member["class_weights"] for member in members if member["class_weights"]), None)
         return {**members[0], "attack": self.name, "attack_loss": None, "class_weights": weights,
@@ -59,16 +60,16 @@ class _RedEpsAPGD(Ensemble):
 
 
 class SEA(_RedEpsAPGD):
-    """Segmentation Ensemble Attack: APGD with red-eps on mce_bal, mce and js, `steps` each.
+    """Segmentation Ensemble Attack: APGD with red_eps on mce_bal, mce and js, `steps` each.
 
     Croce, Singh and Hein, "Towards Reliable Evaluation and Fast Training of Robust Semantic Segmentation Models", ECCV
-    2024, section 3. class_weights: attacks.losses.class_weights of the training set.
+    2024, section 3. class_weights: [C], from attacks.losses.class_weights of the training set.
     """
 
     name, losses = "sea", SEA_LOSSES
 
 
 class SixLosses(_RedEpsAPGD):
-    """APGD with red-eps on all six losses that aim at segmentation, `steps` each: a superset of SEA."""
+    """APGD with red_eps on all six losses made for segmentation, `steps` each: SEA's three and three more."""
 
     name, losses = "ensemble", ENSEMBLE_LOSSES

@@ -3,10 +3,11 @@ from attacks.pgd import PGD
 
 
 class FGSM(PGD):
-    """One step of the whole eps along the gradient's sign (l2: its direction), without a random start.
+    """One step of size eps along the gradient's sign (l2: along the gradient), without a random start.
 
     Goodfellow, Shlens and Szegedy, "Explaining and Harnessing Adversarial Examples", ICLR 2015, section 4:
-    x + eps * sign(grad_x L). Images [B, C, H, W] in [0, 1]; eps in the same units. Restarts, if any, begin at random.
+    x + eps * sign(grad_x L). Images [B, C, H, W] in [0, 1]; eps in the same units. The second and later restarts
+    start at random points.
 
         FGSM(eps=4 / 255)(model, images, labels)
     """

@@ -5,24 +5,27 @@ from attacks.norms import NORMS
 
 
 class UniformNoise(Attack):
-    """A random point of the ball, uniformly; never looks at the model, unless restarts choose the worst of several."""
+    """A uniformly random point of the ball; runs the model only to choose between restarts.
+
+    Images [B, C, H, W] in [0, 1]; eps in the same units.
+    """
 
     name, random_start = "uniform_noise", True
 
     def __init__(self, *, eps: float, norm: str = "linf", restarts: int = 1, seed: int = 1):
         super().__init__(eps=eps, norm=norm, restarts=restarts, seed=seed)
 
-    def attempt(self, problem, begin):
-        """Draw, whatever there is to begin with."""
-        return self.point(NORMS[self.norm](problem.images, self.eps), begin.draw), None
+    def attempt(self, problem, initial):
+        """Draw a point; initial points are not used."""
+        return self.draw_point(NORMS[self.norm](problem.images, self.eps), initial.draw), None
 
     @staticmethod
-    def point(ball, draw):
-        """Where it goes."""
-        return ball.random_point(draw)
+    def draw_point(ball, draw):
+        """Draw the adversarial images [B, C, H, W]."""
+        return ball.draw_point(draw)
 
     def settings(self):
-        """As every attack's, without a loss."""
+        """Return the settings of every attack, without a loss."""
         return {**super().settings(), "attack_loss": None, "steps": 0}
 
 
@@ -32,13 +35,13 @@ class SignNoise(UniformNoise):
     name = "sign_noise"
 
     @staticmethod
-    def point(ball, draw):
-        """A corner of the ball."""
-        return ball.corner(draw)
+    def draw_point(ball, draw):
+        """Draw a corner of the ball."""
+        return ball.draw_corner(draw)
 
 
 class Noise(Ensemble):
-    """Uniform and sign noise, the worse of both for each image."""
+    """The worse of uniform and sign noise for each image."""
 
     name = "noise"
 

@@ -11,9 +11,8 @@ import torch
 
 from attacks import PGD
 from benchmarks.timing import report, rounds
-from network import precise
 from engine.training.step import TrainingStep
-from network import build_model
+from network import build_model, precise
 from optim import build_loss, build_optimizer
 
 ITRS = 5

@@ -1,16 +1,18 @@
 """Data sets: images float32 [3, H, W] in [0, 1], not normalised; labels int64 [H, W], 255 = ignore."""
 from utils.errors import UserError
 
-from .base import SegmentationDataset
+from .bad_images import check_and_filter
+from .base import Classes, SegmentationDataset
 from .camvid import CamVid
 from .check import check_dataset
-from .loaders import batches_of, build_loaders, restricted
+from .loaders import build_loaders, list_batches, select_batches
+from .plain import ImageSet, with_indices
 from .synthetic import Synthetic
-from .vetting import vetted
 from .voc import VOCSegmentation
 
-__all__ = ["DATASETS", "SegmentationDataset", "batches_of", "build_datasets", "build_loaders", "check_dataset",
-           "restricted", "vetted"]
+__all__ = ["DATASETS", "Classes", "ImageSet", "SegmentationDataset", "build_datasets", "build_loaders", "check_and_filter",
+           "check_dataset", "describe", "list_batches", "select_batches",
+           "with_indices"]
 
 DATASETS = {
     "voc": VOCSegmentation,
@@ -21,15 +23,27 @@ DATASETS = {
 
 def build_datasets(name: str, *, data_root, year: str = "2012", download: bool = False, crop_size: int = 513,
                    crop_val: bool = False, seed: int = 1, train: bool = True):
-    """Build (train_set, val_set): training at crop_size, validation at native size or, with crop_val, at crop_size.
+    """Return (train_set, val_set): training at crop_size, validation at native size or, with crop_val, at crop_size.
 
-    Without `train`, for a test, the training split needn't be there and train_set is None.
-    year and download are for VOC, seed is for the synthetic set. Raises UserError if the name is unknown or the data
-    isn't below data_root.
+    With train=False the training split is not read and train_set is None. `year` and `download` are for VOC, `seed`
+    is for the synthetic set. Raises UserError if the name is unknown or the data is not below data_root.
     """
-    if name not in DATASETS:
-        raise UserError(f"No --dataset {name}: there are {', '.join(DATASETS)}.")
+    cls = _get_class(name)
     source = {"data_root": data_root, "year": year, "download": download, "seed": seed}
-    cls = DATASETS[name]
     return (cls("train", crop_size=crop_size, **source) if train else None,
             cls("val", crop_size=crop_size if crop_val else None, **source))
+
+
+def describe(name: str, **source) -> Classes:
+    """Return the class names and colours of a data set without reading its images.
+
+    `source` is what build_datasets takes to find the data (data_root=, year=, ...). Raises UserError if the name is
+    unknown.
+    """
+    return _get_class(name).describe(**source)
+
+
+def _get_class(name: str) -> type[SegmentationDataset]:
+    if name not in DATASETS:
+        raise UserError(f"Unknown --dataset {name}: choose one of {', '.join(DATASETS)}.")
+    return DATASETS[name]

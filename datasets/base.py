@@ -1,6 +1,7 @@
-"""What every data set is: pairs of image and label, class names, colours."""
+"""What all data sets share: pairs of image and label, class names, colours."""
 import copy
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,13 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from .check import check_pair
-from .files import image_size, orientation, read_bytes, read_image, read_mask
-from .names import existing, shown
+from .files import read_bytes, read_image, read_image_size, read_mask, read_orientation
+from .names import find_unicode_variant, to_one_line
 from .transforms import train_transform, val_transform
 
 
 def make_palette(colours, *, void=(0, 0, 0)) -> np.ndarray:
-    """Build the read-only table [256, 3] uint8: colours for the classes 0, 1, ..., void for every other index."""
+    """Return the read-only table [256, 3] uint8: `colours` for the classes 0, 1, ..., `void` for every other index."""
     palette = np.empty((256, 3), dtype=np.uint8)
     palette[:] = void
     palette[:len(colours)] = colours
@@ -23,84 +24,107 @@ def make_palette(colours, *, void=(0, 0, 0)) -> np.ndarray:
     return palette
 
 
+@dataclass(frozen=True, eq=False)  # an array has no single truth value, so == on the fields would raise
+class Classes:
+    """The class names and colours of a data set."""
+
+    names: tuple[str, ...]
+    palette: np.ndarray         # [256, 3] uint8, the colour of every label
+
+    @property
+    def num_classes(self) -> int:
+        """Return the number of classes, without the ignored label 255."""
+        return len(self.names)
+
+    def decode_target(self, mask) -> np.ndarray:
+        """Return a mask (array or tensor [...] of integers, 255 included) as new RGB colours, uint8 [..., 3]."""
+        return self.palette[torch.as_tensor(mask).cpu().numpy()]
+
+
 class SegmentationDataset(Dataset):
     """Base class: images float32 [3, H, W] in [0, 1], not normalised; labels int64 [H, W], 255 = ignore.
 
-    A data set defines class_names, num_classes, palette, __len__, name(i) and raw(i). Its constructor is called as
-    cls(split, crop_size=, data_root=, year=, download=, seed=), split 'train' or 'val', and uses what it needs.
+    A subclass defines class_names, num_classes, palette, __len__, name(i) and read_pair(i). Its constructor is called
+    as cls(split, crop_size=, data_root=, year=, download=, seed=) with split 'train' or 'val' and ignores the
+    arguments it does not use. Where the classes depend on the data, it overrides describe().
     """
 
     class_names: list[str]
     num_classes: int
-    palette: np.ndarray         # [256, 3] uint8, colour of every label
-    native_same_size = False    # may validation images be batched as they are? False is always safe
-    skipped: list[str] = []     # names of the images left out
-    origin = ""                 # where the images are from: a list or a folder, for messages
+    palette: np.ndarray                 # [256, 3] uint8, the colour of every label
+    options: tuple[str, ...] = ()       # command-line flags that this data set takes beyond the common ones
+    native_same_size = False            # True only if all validation images have one size; False is always safe
+    skipped: list[str] = []             # names of the images that were left out
+    origin = ""                         # the list or folder that the images come from, for messages
 
     def __init__(self, split: str, *, crop_size: int | None = None):
-        """Augment 'train' to crop_size; give 'val' at native size, or centre-cropped where crop_size is given."""
+        """Augment 'train' to crop_size; leave 'val' at native size, or crop it centrally if crop_size is given."""
         self.crop_size = crop_size
         augment = split == "train" and crop_size is not None
         self.transform = train_transform(crop_size) if augment else val_transform(crop_size)
 
+    @classmethod
+    def describe(cls, **source) -> Classes:  # noqa: ARG003, for subclasses whose classes depend on the folder
+        """Return the class names and colours without reading images; `source` is as for the constructor."""
+        return Classes(tuple(cls.class_names), cls.palette)
+
     @property
     def same_size(self) -> bool:
-        """Whether all images come at one size, so that they can be batched."""
+        """Return whether all images have one size, so that they can be batched."""
         return self.crop_size is not None or self.native_same_size
 
     def __len__(self) -> int:
         raise NotImplementedError
 
     def name(self, i: int) -> str:
-        """Return the image's own name, without folder and suffix; no two images share one."""
+        """Return the name of image i, without folder and suffix; names are unique."""
         raise NotImplementedError
 
-    def raw(self, i: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        """Return the untransformed pair: image uint8 [3, H, W], label integers [H, W]."""
+    def read_pair(self, i: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        """Return pair i before any transform: image uint8 [3, H, W], label integers [H, W]."""
         raise NotImplementedError
 
-    def label(self, i: int) -> tv_tensors.Mask:
-        """Return the untransformed label alone, integers [H, W]."""
-        return self.raw(i)[1]
+    def read_label(self, i: int) -> tv_tensors.Mask:
+        """Return label i before any transform, integers [H, W]."""
+        return self.read_pair(i)[1]
 
     def digest(self) -> str:
-        """Return what tells these images and labels from all others."""
+        """Return a string that changes whenever an image or label changes."""
         return self.origin
 
     def files(self, i: int) -> tuple[str, str]:
-        """Return what image and mask are called in messages."""
+        """Return what messages call image i and its mask."""
         return self.name(i), f"the mask of {self.name(i)}"
 
     def remarks(self, i: int) -> list[str]:  # noqa: ARG002
-        """Return lines on what may be wrong with a pair that can be used."""
+        """Return a line for each oddity of pair i that does not prevent its use."""
         return []
 
     def without(self, names) -> "SegmentationDataset":  # noqa: ARG002
-        """Return the data set without the images of these names; where there are no files, none is bad."""
+        """Return the data set without the images of these names; here itself, as generated images are never bad."""
         return self
 
+    def decode_target(self, mask) -> np.ndarray:
+        """Return a mask (array or tensor [...] of integers, 255 included) as new RGB colours, uint8 [..., 3]."""
+        return Classes(tuple(self.class_names), self.palette).decode_target(mask)
+
     def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
-        image, label = self.raw(i)
-        # Costs 0.1 ms; a wrong label would otherwise surface as a CUDA assert somewhere in training.
+        image, label = self.read_pair(i)
+        # Costs 0.1 ms; a wrong label would otherwise fail later as a CUDA assert that names no file.
         check_pair(image, label, num_classes=self.num_classes, files=self.files(i))
         return self.transform(image, label)
-
-    @classmethod
-    def decode_target(cls, mask) -> np.ndarray:
-        """Colour a mask (array or tensor [...] of integers, 255 included): RGB uint8 [..., 3], a new array."""
-        return cls.palette[torch.as_tensor(mask).cpu().numpy()]
 
 
 class PairedFiles(SegmentationDataset):
     """A data set whose image i and mask i are the files pairs[i].
 
-    Image and mask are taken as their pixels are stored. Only where the mask fits the image as EXIF turns it, and not
-    as it is stored, the image is turned.
+    Pixels are used as stored. The EXIF orientation is applied to an image only if its mask then fits and otherwise
+    does not.
     """
 
     def __init__(self, pairs: list[tuple[Path, Path]], split: str, *, origin: Path, crop_size: int | None = None):
         super().__init__(split, crop_size=crop_size)
-        self.pairs = [(existing(image), existing(mask)) for image, mask in pairs]
+        self.pairs = [(find_unicode_variant(image), find_unicode_variant(mask)) for image, mask in pairs]
         self.origin = str(origin)
 
     def __len__(self) -> int:
@@ -113,22 +137,22 @@ class PairedFiles(SegmentationDataset):
     def files(self, i: int) -> tuple[str, str]:
         """Return the paths of image and mask."""
         image, mask = self.pairs[i]
-        return shown(image), shown(mask)
+        return to_one_line(image), to_one_line(mask)
 
-    def raw(self, i: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        """Read the pair: image uint8 [3, H, W], label integers [H, W]."""
+    def read_pair(self, i: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        """Return pair i: image uint8 [3, H, W], label integers [H, W]. Raises UserError."""
         path = self.pairs[i][0]
-        image, label = read_image(path), self.label(i)
+        image, label = read_image(path), self.read_label(i)
         if image.shape[-2:] == label.shape[::-1] != label.shape:
             image = read_image(path, upright=True)
         return image, label
 
-    def label(self, i: int) -> tv_tensors.Mask:
-        """Read the label alone."""
+    def read_label(self, i: int) -> tv_tensors.Mask:
+        """Return label i, integers [H, W]. Raises UserError."""
         return read_mask(self.pairs[i][1])
 
     def digest(self) -> str:
-        """Return a hash of all files: of 1,449 VOC images in less than a second once they are in memory."""
+        """Return a hash of all files; 1,449 VOC images take less than a second once the system has cached them."""
         digest = hashlib.sha256()
         for path in (path for pair in self.pairs for path in pair):
             content = read_bytes(path)
@@ -137,15 +161,16 @@ class PairedFiles(SegmentationDataset):
         return digest.hexdigest()[:16]
 
     def remarks(self, i: int) -> list[str]:
-        """Return a line where EXIF turns the image, and the mask's size can't tell whether it is turned, too."""
+        """Return a line if the image has an EXIF orientation and the mask fits it with and without rotation."""
         path = self.pairs[i][0]
-        width, height = image_size(path)
-        if (turned := orientation(path)) == 1 or (turned > 4 and width != height):
+        width, height = read_image_size(path)
+        if (turned := read_orientation(path)) == 1 or (turned > 4 and width != height):
             return []
-        return [f"{shown(path)} has the EXIF orientation {turned}: image and mask are taken as they are stored"]
+        return [f"{to_one_line(path)} has the EXIF orientation {turned}, which is ignored: image and mask are used as "
+                "stored"]
 
     def without(self, names) -> "PairedFiles":
-        """Return the data set without the images of these names, which its `skipped` then has."""
+        """Return a copy without the images of these names; its `skipped` lists them."""
         names = set(names)
         rest = copy.copy(self)
         rest.pairs = [pair for pair in self.pairs if pair[0].stem not in names]

@@ -6,15 +6,15 @@ from torchvision import tv_tensors
 from utils.errors import UserError
 
 from .base import PairedFiles, make_palette
-from .files import image_size
-from .names import images_in
+from .files import read_image_size
+from .names import list_images
 from .transforms import IGNORE
 
 
 class CamVid(PairedFiles):
     """CamVid: {root}/{train,val}/*.png and {root}/{train,val}annot/*.png of the same names, 11 classes.
 
-    Label 11, "unlabelled", and all above it become 255. Brostow et al., "Semantic object classes in video", 2009;
+    Label 11 ("unlabelled") and all higher labels become 255. Brostow et al., "Semantic object classes in video", 2009;
     classes and colours: Badrinarayanan et al., "SegNet", 2015.
     """
 
@@ -31,27 +31,27 @@ class CamVid(PairedFiles):
         masks = folder.with_name(f"{split}annot")
         for needed in (folder, masks):
             if not needed.is_dir():
-                raise UserError(f"CamVid not found: no folder {needed}. Give the folder that holds train, trainannot, "
-                                "val and valannot with --data_root.")
-        pairs = [(image, masks / f"{image.stem}.png") for image in images_in(folder)]
+                raise UserError(f"CamVid not found: the folder {needed} does not exist. Set --data_root to the folder "
+                                "that holds train, trainannot, val and valannot.")
+        pairs = [(image, masks / f"{image.stem}.png") for image in list_images(folder)]
         super().__init__(pairs, split, origin=folder, crop_size=crop_size)
 
     @property
     def native_same_size(self) -> bool:
-        """Whether the headers of all masks give one size; an image of another size is turned to its mask's."""
-        sizes = (image_size(mask) for _, mask in self.pairs)
+        """Return whether all masks have one size (from their headers); an image fits its mask or is an error."""
+        sizes = (read_image_size(mask) for _, mask in self.pairs)
         first = next(sizes, None)
         return all(size == first for size in sizes)
 
     def remarks(self, i: int) -> list[str]:
-        """Return a line on labels that CamVid doesn't have: a coloured or scaled mask has hardly any others."""
-        label = super().label(i)
+        """Return a line if the mask holds a label that CamVid does not have, as coloured or rescaled masks do."""
+        label = super().read_label(i)
         odd = label[(label > self.num_classes) & (label != IGNORE)]
-        line = f"{self.files(i)[1]} has the label {int(odd[0])}: above {self.num_classes - 1} all are ignored" \
+        line = f"{self.files(i)[1]} has the label {int(odd[0])}: labels above {self.num_classes - 1} are ignored" \
             if odd.numel() else ""
         return [*super().remarks(i), *filter(None, [line])]
 
-    def label(self, i: int) -> tv_tensors.Mask:
-        """Read the label [H, W], with 255 for "unlabelled"."""
-        label = super().label(i)
+    def read_label(self, i: int) -> tv_tensors.Mask:
+        """Return label i, integers [H, W], with 255 for "unlabelled"."""
+        label = super().read_label(i)
         return tv_tensors.wrap(label.masked_fill(label >= self.num_classes, IGNORE), like=label)

@@ -1,50 +1,51 @@
-"""Finds what would stop a run in its middle, before it starts."""
+"""Checks of images and masks, so that bad data is reported before a run starts."""
 from collections import Counter
 
 from utils.errors import UserError
 
-from .names import shown
+from .names import to_one_line
 from .transforms import IGNORE
 
 
 def check_dataset(dataset, *, limit: int | None = None):
-    """Read the first limit images of a data set (None: all) and their masks.
+    """Read the first `limit` images of a data set (None: all) and their masks.
 
-    Raises UserError on the first problem, naming the file: one is missing or damaged, sizes differ, a label is
-    outside the classes, two images have one name, or the split is empty.
+    Raises UserError, naming the file, at the first problem: a file is missing or damaged, the sizes of image and mask
+    differ, a label is not a class, two images have the same name, or the split is empty.
     """
     check_names(dataset)
     for i in range(len(dataset) if limit is None else min(limit, len(dataset))):
-        image, label = dataset.raw(i)
+        image, label = dataset.read_pair(i)
         check_pair(image, label, num_classes=dataset.num_classes, files=dataset.files(i))
 
 
 def check_names(dataset):
-    """Raise UserError if the split is empty or two images have one name."""
+    """Raise UserError if the split is empty or two images have the same name."""
+    origin = to_one_line(dataset.origin)
     if len(dataset) == 0:
-        raise UserError(f"No images in {shown(dataset.origin)}: unpack the data set again, or correct --data_root.")
+        raise UserError(f"No images in {origin}: unpack the data set again or correct --data_root.")
     name, count = Counter(map(dataset.name, range(len(dataset)))).most_common(1)[0]
     if count > 1:
-        raise UserError(f"{count} images in {shown(dataset.origin)} are called {shown(name)}: keep one of them.")
+        raise UserError(f"{count} images in {origin} have the name {to_one_line(name)}: keep one of them.")
 
 
 def check_pair(image, label, *, num_classes: int, files: tuple[str, str]):
-    """Raise UserError unless image [3, H, W] and label [H, W] fit and labels are in [0, num_classes) or IGNORE.
+    """Raise UserError unless image [3, H, W] and label [H, W] have one size and labels are classes or IGNORE.
 
-    files are the names of image and mask for the message.
+    `files` names image and mask in the message.
     """
     if image.shape[-2:] != label.shape:
         raise UserError(f"{files[1]} is {_size(label)}, but its image {files[0]} is {_size(image)} "
-                        "(width x height): replace the wrong one.")
+                        "(width x height): replace the wrong file.")
     check_label(label, num_classes=num_classes, file=files[1])
 
 
 def check_label(label, *, num_classes: int, file: str):
-    """Raise UserError unless all labels are in [0, num_classes) or IGNORE; file is the mask's name for the message."""
+    """Raise UserError unless all labels are in [0, num_classes) or IGNORE; `file` names the mask in the message."""
     outside = label[(label < 0) | (label >= num_classes) & (label != IGNORE)]
     if outside.numel():
         raise UserError(f"{file} has the label {int(outside[0])}, but the classes are 0 to {num_classes - 1} "
-                        f"(and {IGNORE}, ignored): correct the mask, or choose the --dataset it belongs to.")
+                        f"(and {IGNORE}, ignored): correct the mask or choose the --dataset that it belongs to.")
 
 
 def _size(tensor):

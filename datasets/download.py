@@ -1,4 +1,4 @@
-"""Fetches an archive and unpacks one folder of it: checked, safe, and either whole or not at all."""
+"""Download an archive, check it, and unpack one folder of it completely or not at all."""
 import tarfile
 import tempfile
 from http.client import HTTPException
@@ -11,38 +11,38 @@ from utils.logging import logger
 
 
 def fetch_folder(root: Path, folder: str, *, url: str, md5: str):
-    """Make root/folder from the tar archive at url; nothing happens where that folder is there already.
+    """Create root/folder from the tar archive at `url`; do nothing if that folder exists.
 
-    The archive stays in root, so that a second try needn't fetch it again; one with another md5 (VOC publishes no
-    other hash) is deleted. Raises UserError where the download fails, or where the archive holds anything but files
-    and folders that lie in it.
+    The archive stays in root, so that a second attempt need not download it again; an archive with another md5 (the
+    only hash that VOC publishes) is deleted. Raises UserError if the download fails or the archive holds anything but
+    files and folders inside itself.
     """
     if (root / folder).is_dir():
         return
     logger.info("Downloading %s to %s", url, root)
     try:
-        # Named after the url: torchvision's table gives VOC2008 the file name of VOC2012.
+        # Named after the url, because torchvision's table lists VOC2012's file name for VOC2008 too.
         archive = root / url.rsplit("/", 1)[-1]
         _fetch(url, archive, md5)
         _unpack(archive, root, folder)
-    except (OSError, RuntimeError, ValueError, HTTPException, tarfile.TarError) as error:  # ValueError: a NUL in a name
+    except (OSError, RuntimeError, ValueError, HTTPException, tarfile.TarError) as error:  # tarfile: NUL in a name
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"--download of {url} failed ({reason}): "
-                        f"try again, or unpack the archive in {root} yourself.") from error
+                        f"try again or unpack the archive in {root} yourself.") from error
 
 
 def _fetch(url, archive, md5):
     try:
-        download_url(url, archive.parent, archive.name, md5)  # not again where that md5 is there already
+        download_url(url, archive.parent, archive.name, md5)  # skips a file with this md5
     except RuntimeError:
-        archive.unlink(missing_ok=True)  # nobody shall unpack it by hand
+        archive.unlink(missing_ok=True)  # so that nobody unpacks a corrupted archive by hand
         raise
 
 
 def _unpack(archive, root, folder):
-    # Into a folder beside first: what is interrupted or refused half-way must not look like a data set.
+    # Into a temporary folder first: an interrupted or refused archive must not look like a complete data set.
     with tempfile.TemporaryDirectory(dir=root, prefix=".unpack-") as scratch:
-        with tarfile.open(archive, "r:") as tar:  # uncompressed, as VOC's are: it can't hold more than its own size
+        with tarfile.open(archive, "r:") as tar:  # uncompressed like VOC's: can't unpack to more than its size
             _check_members(tar, size=archive.stat().st_size)
             tar.extractall(scratch, filter="data")
         (root / folder).parent.mkdir(parents=True, exist_ok=True)
@@ -50,9 +50,9 @@ def _unpack(archive, root, folder):
 
 
 def _check_members(tar, *, size):
-    """Raise TarError for links and devices, which no data set needs, and for sparse files of more than `size` bytes.
+    """Raise TarError for links and devices, which data sets do not need, and for more than `size` bytes of content.
 
-    The filter "data" refuses links that lead outside; its history has ways round that, all through links.
+    tarfile's filter "data" refuses links to the outside, but every way around it so far used links.
     """
     total = 0
     for member in tar:

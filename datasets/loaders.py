@@ -1,4 +1,4 @@
-"""Batches of a training and a validation set, the same ones for the same seed."""
+"""Batches of a training and a validation set; the same seed gives the same batches."""
 import signal
 from collections.abc import Generator, Iterator
 from itertools import count
@@ -9,14 +9,14 @@ from torch.utils.data import DataLoader, Dataset
 from utils import distributed
 from utils.errors import UserError
 from utils.logging import logger
-from utils.seed import drawing_from, generator_for
+from utils.seed import make_generator, seeded_by
 
+from .bad_images import HINT
 from .base import SegmentationDataset
-from .vetting import HINT
 
 
-class Indexed(Dataset):
-    """A data set that gives (image, label, index): validation needs to know which image it has."""
+class IndexedDataset(Dataset):
+    """A data set whose items are (image, label, index), because validation records results by image."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -28,34 +28,34 @@ class Indexed(Dataset):
         return *self.dataset[i], i
 
 
-class Augmented(Dataset):
-    """A training set whose item (epoch, index) draws its random numbers from the seed and these two alone."""
+class SeededDataset(Dataset):
+    """A training set whose item (epoch, index) takes its random numbers from (seed, epoch, index) alone."""
 
     def __init__(self, dataset: Dataset, *, seed: int):
         self.dataset, self.seed = dataset, seed
 
-    def __getitem__(self, place: tuple[int, int]):
-        epoch, index = place
-        with drawing_from(self.seed, "sample", epoch, index):
+    def __getitem__(self, key: tuple[int, int]):
+        epoch, index = key
+        with seeded_by(self.seed, "sample", epoch, index):
             return self.dataset[index]
 
 
 class Loader(DataLoader):
-    """A DataLoader whose processes leave a Ctrl-C to the one they work for, and whose own end is told as what it is."""
+    """A DataLoader whose workers ignore Ctrl-C, which the main process handles, and whose errors are UserErrors."""
 
     def __init__(self, dataset: Dataset, **settings):
         super().__init__(dataset, worker_init_fn=ignore_interrupts, **settings)
 
     def __iter__(self) -> Generator:
-        return _told(super().__iter__())
+        return _translate_worker_errors(super().__iter__())
 
 
 class TrainingLoader:
-    """Shuffled training batches (images [B, 3, H, W], labels [B, H, W]), epoch after epoch, the last of each dropped.
+    """Shuffled training batches (images [B, 3, H, W], labels [B, H, W]) without end; incomplete batches are dropped.
 
-    Iteration i always has the same batch, whatever came before it, whoever loads it, however many workers there are:
-    a run that is continued goes on inside its epoch, without reading again. Under torchrun every process gets its
-    share of the batch. len() is the number of iterations in an epoch.
+    Iteration i always has the same batch, whatever was loaded before and however many workers load it, so a resumed
+    run continues within its epoch. Under torchrun each process gets its share of the batch. len() is the number of
+    iterations per epoch.
     """
 
     def __init__(self, dataset: Dataset, *, batch_size: int, num_workers: int, seed: int, pin_memory: bool = False):
@@ -65,16 +65,16 @@ class TrainingLoader:
     def __len__(self) -> int:
         return len(self.dataset) // self.batch_size
 
-    def starting_at(self, itr: int) -> Generator:
-        """The batches of the iterations itr, itr + 1, ... (from 0), without end; close() ends its workers."""
-        batches = self._places(itr, share=slice(distributed.rank(), None, distributed.world_size()))
-        # A generator of its own: DataLoader draws its workers' seed from it, not from the network's stream.
-        return iter(Loader(Augmented(self.dataset, seed=self.seed), batch_sampler=batches,
-                           generator=_generator(self.seed), **self.settings))
+    def iterate_from(self, itr: int) -> Generator:
+        """Return an endless generator of batches from iteration itr on (0 is the first); close() stops its workers."""
+        batches = self._draw_batches(itr, share=slice(distributed.rank(), None, distributed.world_size()))
+        # A separate generator, so that the workers' seed is not drawn from the stream that the network uses.
+        return iter(Loader(SeededDataset(self.dataset, seed=self.seed), batch_sampler=batches,
+                           generator=_make_generator(self.seed), **self.settings))
 
-    def _places(self, first: int, *, share: slice) -> Iterator[list[tuple[int, int]]]:
+    def _draw_batches(self, first: int, *, share: slice) -> Iterator[list[tuple[int, int]]]:
         for epoch in count(first // len(self)):
-            order = torch.randperm(len(self.dataset), generator=generator_for(self.seed, "order", epoch)).tolist()
+            order = torch.randperm(len(self.dataset), generator=make_generator(self.seed, "order", epoch)).tolist()
             for batch in range(first % len(self) if epoch == first // len(self) else 0, len(self)):
                 indices = order[batch * self.batch_size:(batch + 1) * self.batch_size][share]
                 yield [(epoch, index) for index in indices]
@@ -83,63 +83,62 @@ class TrainingLoader:
 def build_loaders(train_set: SegmentationDataset | None, val_set: SegmentationDataset, *, batch_size: int,
                   val_batch_size: int, num_workers: int, seed: int, pin_memory: bool = False,
                   val_images: int | None = None):
-    """Build (train_loader, val_loader); the first is None if train_set is None.
+    """Return (train_loader, val_loader); train_loader is None if train_set is None.
 
-    Training: see TrainingLoader. Validation: in order, all of it or `val_images` evenly spaced ones, (images, labels,
-    indices int64 [B]).
-    Raises UserError if there are fewer training images than batch_size.
+    For training see TrainingLoader. Validation batches are (images, labels, indices int64 [B]) in order, of all images
+    or of `val_images` evenly spaced ones. Raises UserError if batch_size exceeds the number of training images.
     """
     chosen = torch.linspace(0, len(val_set) - 1, min(val_images or len(val_set), len(val_set))).long().unique().tolist()
-    val_loader = Loader(Indexed(val_set), sampler=chosen, batch_size=_val_batch_size(val_set, val_batch_size),
-                        generator=_generator(seed), num_workers=num_workers, persistent_workers=num_workers > 0,
-                        pin_memory=pin_memory)
+    val_loader = Loader(IndexedDataset(val_set), sampler=chosen,
+                        batch_size=_choose_val_batch_size(val_set, val_batch_size), generator=_make_generator(seed),
+                        num_workers=num_workers, persistent_workers=num_workers > 0, pin_memory=pin_memory)
     if train_set is None:
         return None, val_loader
     if len(train_set) < batch_size:
         raise UserError(f"--batch_size {batch_size} is more than the {len(train_set)} training images: "
-                        "choose a smaller one.")
+                        "choose a smaller batch.")
     return TrainingLoader(train_set, batch_size=batch_size, num_workers=num_workers, seed=seed,
                           pin_memory=pin_memory), val_loader
 
 
-def batches_of(loader: DataLoader) -> list[list[int]]:
-    """The indices of a validation loader's images, batch by batch."""
+def list_batches(loader: DataLoader) -> list[list[int]]:
+    """Return the image indices of each batch of a validation loader."""
     return list(loader.batch_sampler)
 
 
-def restricted(loader: DataLoader, batches: list[list[int]]) -> DataLoader:
-    """A validation loader of these batches; `loader` itself where it gives the same ones."""
-    if batches == batches_of(loader):
+def select_batches(loader: DataLoader, batches: list[list[int]]) -> DataLoader:
+    """Return a validation loader of these batches of image indices; `loader` itself if it already has them."""
+    if batches == list_batches(loader):
         return loader
     return Loader(loader.dataset, batch_sampler=batches, num_workers=loader.num_workers,
                   pin_memory=loader.pin_memory, generator=loader.generator)
 
 
-def _told(batches: Iterator) -> Generator:
-    """The same batches; a process that was killed, mostly for want of memory, is a UserError, as is a bad image."""
+def _translate_worker_errors(batches: Iterator) -> Generator:
+    """Yield the batches; raise UserError for a bad image and for a worker that was killed, often for lack of memory."""
     try:
         yield from batches
     except UserError as error:
-        # One from another process comes as the last line of that process's traceback.
+        # From a worker, the message is the last line of the worker's traceback.
         line = str(error).strip().splitlines()[-1].removeprefix("utils.errors.UserError: ")
         raise UserError(f"{line} {HINT}") from None
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker (pid"):
             raise
-        raise UserError(f"{str(error).splitlines()[0]} (for want of memory? lower --num_workers)") from None
+        raise UserError(f"{str(error).splitlines()[0]} (out of memory? lower --num_workers)") from None
 
 
 def ignore_interrupts(_):
-    """In a worker: a Ctrl-C in the terminal reaches it too, but when it ends is for the process that it works for."""
+    """Ignore Ctrl-C in a worker: the terminal sends it to all processes, but the main process decides when to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _generator(seed):
+def _make_generator(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def _val_batch_size(val_set, asked):
+def _choose_val_batch_size(val_set, asked):
     if val_set.same_size or asked == 1:
         return asked
-    logger.info("Validation images differ in size: --val_batch_size is 1, not %d (--crop_val makes them equal)", asked)
+    logger.info("Validation images differ in size: --val_batch_size is 1, not %d (--crop_val gives one size)", asked)
     return 1

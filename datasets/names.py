@@ -1,46 +1,46 @@
-"""Names: those in a list, those in a folder, and how they appear in messages."""
+"""Read image names from lists and folders, and format them for messages."""
 import unicodedata
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.text import printable
+from utils.text import escape_unprintable
 
 
-def shown(path) -> str:
-    """A path or name for a message: on one line, whatever characters it has."""
-    return printable(str(path), keep="")
+def to_one_line(path) -> str:
+    """Return a path or name for a message, on one line whatever characters it has."""
+    return escape_unprintable(str(path), keep="")
 
 
 def read_names(path: Path) -> list[str]:
-    """Read one name a line; blank lines, spaces around a name, CRLF and a byte order mark don't count.
+    """Return the names in a list, one per line; blank lines, outer spaces, CRLF and a byte order mark are ignored.
 
-    Raises UserError if the list can't be read as UTF-8, or if a name isn't one of a file but a path.
+    Raises UserError if the list is not UTF-8 text or a name is a path.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it isn't UTF-8 text"
-        raise UserError(f"Can't read the list {shown(path)} ({reason}): unpack the data set again.") from error
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise UserError(f"Can't read the list {to_one_line(path)} ({reason}): unpack the data set again.") from error
     names = [line.strip() for line in lines if line.strip()]
     for name in names:
-        # Nothing outside the data set is ever read; a name of lines from a binary file has control characters.
+        # A path could lead outside the data set; control characters show that this is a binary file.
         if Path(name).name != name or name == ".." or "\\" in name or any(ord(c) < 32 for c in name):
-            raise UserError(f'The list {shown(path)} has the line "{shown(name)[:80]}": give one name a line, without '
-                            "folder and suffix.")
+            raise UserError(f'The list {to_one_line(path)} has the line "{to_one_line(name)[:80]}": write one name per '
+                            "line, without folder and suffix.")
     return names
 
 
-def images_in(folder: Path) -> list[Path]:
-    """List the PNG and JPEG files of a folder, sorted by name; hidden files don't count."""
+def list_images(folder: Path) -> list[Path]:
+    """Return the PNG and JPEG files of a folder, sorted by name, without hidden files. Raises UserError."""
     suffixes = {".png", ".jpg", ".jpeg"}
     try:
         return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
     except OSError as error:
-        raise UserError(f"Can't read the folder {shown(folder)} ({error.strerror}): make it readable.") from error
+        raise UserError(f"Can't read the folder {to_one_line(folder)} ({error.strerror}): make it readable.") from error
 
 
-def existing(path: Path) -> Path:
-    """The path, or the one there is whose name is the same text in another Unicode form, as macOS writes it."""
+def find_unicode_variant(path: Path) -> Path:
+    """Return the path or, if only that exists, the same name in another Unicode form (macOS writes NFD)."""
     if not path.name.isascii() and not path.exists():
         for form in ("NFC", "NFD"):
             if (other := path.with_name(unicodedata.normalize(form, path.name))).exists():

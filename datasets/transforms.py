@@ -12,9 +12,9 @@ MEAN_PIXEL = (124, 116, 104)  # ImageNet mean (0.485, 0.456, 0.406) in uint8: pa
 
 
 def train_transform(crop_size: int) -> v2.Transform:
-    """Build random scale in [0.5, 2], random crop, random flip: [3, H, W] -> [3, crop_size, crop_size].
+    """Return random scale in [0.5, 2], random crop, random flip: [3, H, W] -> [3, crop_size, crop_size].
 
-    Where the scaled image is smaller than the crop, the image is padded with MEAN_PIXEL and the label with IGNORE.
+    If the scaled image is smaller than the crop, the image is padded with MEAN_PIXEL and the label with IGNORE.
     """
     fill = {tv_tensors.Image: MEAN_PIXEL, tv_tensors.Mask: IGNORE}
     return v2.Compose([
@@ -26,9 +26,10 @@ def train_transform(crop_size: int) -> v2.Transform:
 
 
 def val_transform(crop_size: int | None = None) -> v2.Transform:
-    """Keep the native size, or with crop_size resize the short side to it and cut the centre square out.
+    """Return a transform that keeps the native size or, with crop_size, resizes the short side and crops the centre.
 
-    The second is VainF's --crop_val protocol: it scores resized, cropped labels, so it compares only with itself.
+    The latter is VainF's --crop_val protocol. It scores resized, cropped labels, so its scores are only comparable
+    with each other.
     """
     crop = [] if crop_size is None else [ResizeShortSide(crop_size), v2.CenterCrop(crop_size)]
     return v2.Compose([*crop, *_to_tensors()])
@@ -36,37 +37,37 @@ def val_transform(crop_size: int | None = None) -> v2.Transform:
 
 def _to_tensors():
     dtype = {tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64}
-    return v2.ToDtype(dtype, scale=True), v2.ToPureTensor()  # labels are no image: scale leaves them alone
+    return v2.ToDtype(dtype, scale=True), v2.ToPureTensor()  # scale=True changes images only, not labels
 
 
 class _PairedResize(v2.Transform):
-    """Resizes image and mask to the size that make_params chose."""
+    """Resize image and mask to the size that make_params chose."""
 
     def transform(self, inpt, params):
         if not isinstance(inpt, tv_tensors.Mask):
             return F.resize(inpt, params["size"], interpolation=v2.InterpolationMode.BILINEAR, antialias=True)
-        # v2 resizes a Mask with NEAREST, which reads up to half an output pixel beside the centre that the
-        # image is sampled at; NEAREST_EXACT reads at the centre, as PIL's NEAREST does.
+        # v2 resizes a Mask with NEAREST, which reads up to half an output pixel away from the centre at which the
+        # image is sampled; NEAREST_EXACT reads at the centre, as PIL's NEAREST does.
         plane = inpt.as_subclass(torch.Tensor)[None]
         plane = F.resize(plane, params["size"], interpolation=v2.InterpolationMode.NEAREST_EXACT)
         return tv_tensors.wrap(plane[0], like=inpt)
 
 
 class RandomScale(_PairedResize):
-    """Scales both sides by one factor drawn from U(low, high)."""
+    """Scale both sides by one factor drawn from U(low, high)."""
 
     def __init__(self, low: float, high: float):
         super().__init__()
         self.low, self.high = low, high
 
     def make_params(self, flat_inputs):
-        """Draw the size [height, width] for one pair."""
+        """Return a random size [height, width] for one pair."""
         scale = torch.empty(()).uniform_(self.low, self.high).item()
         return {"size": [max(1, round(side * scale)) for side in F.get_size(flat_inputs[0])]}
 
 
 class ResizeShortSide(_PairedResize):
-    """Resizes so that the short side becomes size; the long side is rounded down."""
+    """Resize so that the short side becomes `size`; the long side is rounded down."""
 
     def __init__(self, size: int):
         super().__init__()

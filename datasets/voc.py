@@ -10,14 +10,17 @@ from utils.logging import logger
 
 from .base import PairedFiles, make_palette
 from .download import fetch_folder
-from .names import images_in, read_names, shown
+from .names import list_images, read_names, to_one_line
 
 AUG = "_aug"
 YEARS = ("2007", "2008", "2009", "2010", "2011", "2012", "2012_aug")
 
 
-def voc_colours() -> np.ndarray:
-    """Compute VOC's colour map [256, 3]: bits 0, 3, 6 of the index make red from its high bit down, and so on."""
+def compute_colours() -> np.ndarray:
+    """Return VOC's colour map [256, 3].
+
+    Bits 0, 3, 6 of the index are red's bits 7, 6, 5; bits 1, 4, 7 green's; bits 2, 5 blue's.
+    """
     index = np.arange(256)[:, None]     # [256, 1]
     channel = np.arange(3)              # [3]
     return sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3))  # [256, 3]
@@ -34,7 +37,8 @@ class VOCSegmentation(PairedFiles):
                    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
                    "train", "tvmonitor"]
     num_classes = len(class_names)
-    palette = make_palette(voc_colours())
+    options = ("year", "download")
+    palette = make_palette(compute_colours())
 
     def __init__(self, split, *, data_root, crop_size=None, year="2012", download=False, **_):
         root = Path(data_root).expanduser()
@@ -44,43 +48,43 @@ class VOCSegmentation(PairedFiles):
         if year.endswith(AUG) and split == "train":
             masks = folder / "SegmentationClassAug"
             names, origin = read_aug(root, folder, masks)
-        refuse_classification(names, origin, images=folder / "JPEGImages")
+        refuse_classification_list(names, origin, images=folder / "JPEGImages")
         pairs = [(folder / "JPEGImages" / f"{name}.jpg", masks / f"{name}.png") for name in names]
         super().__init__(pairs, split, origin=origin, crop_size=crop_size)
 
 
 def find_folder(root: Path, year: str, *, download: bool) -> Path:
-    """Return the folder of a year below root, fetched before if download; UserError where it isn't there."""
+    """Return the folder of a year below root; with `download`, fetch it first. Raises UserError if it is missing."""
     if year not in YEARS:
-        raise UserError(f"No VOC of --year {year}: there are {', '.join(YEARS)}.")
+        raise UserError(f"Unknown --year {year}: choose one of {', '.join(YEARS)}.")
     entry = DATASET_YEAR_DICT[year.removesuffix(AUG)]
     if download:
         fetch_folder(root, entry["base_dir"], url=entry["url"], md5=entry["md5"])
     folder = root / entry["base_dir"]
     if not folder.is_dir():
-        raise UserError(f"VOC {year} not found: no folder {folder}. Give the folder that holds "
-                        f"{Path(entry['base_dir']).parts[0]} with --data_root, or fetch VOC with --download.")
+        raise UserError(f"VOC {year} not found: the folder {folder} does not exist. Set --data_root to the folder that "
+                        f"holds {Path(entry['base_dir']).parts[0]}, or download VOC with --download.")
     return folder
 
 
 def read_split(folder: Path, split: str) -> tuple[list[str], Path]:
-    """Return the names of a split and the list they are from."""
+    """Return the image names of a split and the path of their list. Raises UserError."""
     path = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
     return read_names(path), path
 
 
-def refuse_classification(names: list[str], origin: Path, *, images: Path):
-    """Raise UserError for a list of ImageSets/Main: an image's name and whether it shows the class, -1, 0 or 1."""
+def refuse_classification_list(names: list[str], origin: Path, *, images: Path):
+    """Raise UserError for a list of ImageSets/Main, whose lines are an image name and -1, 0 or 1 for one class."""
     marked = names and all(re.fullmatch(r"\S+\s+(-1|0|1)", name) for name in names)
     if marked and not (images / f"{names[0]}.jpg").exists():
-        raise UserError(f"The list {shown(origin)} is one for classification, with -1, 0 or 1 behind each name: put "
-                        "that of ImageSets/Segmentation there.")
+        raise UserError(f"The list {to_one_line(origin)} is for classification (-1, 0 or 1 after each name): "
+                        "replace it by the one from ImageSets/Segmentation.")
 
 
 def read_aug(root: Path, folder: Path, masks: Path) -> tuple[list[str], Path]:
-    """Return the names of the augmented training set and where they are from.
+    """Return the image names of the augmented training set and the list or folder that they come from.
 
-    That is root/train_aug.txt or, without it, the folder of masks: all of them that aren't in val.txt.
+    The names are those in root/train_aug.txt or, without that file, of all masks that are not in val.txt.
     """
     if not masks.is_dir():
         raise UserError(f"--year 2012_aug needs the folder {masks}: unpack the SegmentationClassAug masks there, "
@@ -91,6 +95,6 @@ def read_aug(root: Path, folder: Path, masks: Path) -> tuple[list[str], Path]:
     else:
         origin = masks
         val = set(read_split(folder, "val")[0])
-        names = [path.stem for path in images_in(masks) if path.stem not in val]
-    logger.info("2012_aug: %d training images, named by %s", len(names), origin)
+        names = [path.stem for path in list_images(masks) if path.stem not in val]
+    logger.info("2012_aug: %d training images, listed in %s", len(names), origin)
     return names, origin

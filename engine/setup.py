@@ -1,5 +1,4 @@
 """prepare(argv): options, run folder, checkpoint, device, data and network of every entry, in the order they depend."""
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from engine.options import PREDICT, REPORT, TEST, TRAIN, Options, as_text, read_
 from engine.run.folder import Run
 from engine.run.resume import Loaded, finish_options, load_checkpoint, skipped_before
 from network import build_model, load_weights, set_bn_momentum
-from utils import distributed, launch
+from utils import distributed
 from utils.checkpoint import model_state
+from utils.device import choose_device
 from utils.errors import UserError
 from utils.logging import logger
 from utils.seed import seed_everything
@@ -78,38 +78,6 @@ def prepare(argv=None, *, entry: str = "main.py") -> Setup:
     data = (None, None, None) if call.mode == PREDICT else build_data(options, device, skipped=skipped)
     model = build_network(options, device, num_classes=classes.num_classes, checkpoint=checkpoint)
     return Setup(options, run, checkpoint, classes, attacks, device, model, *data, skipped, build_dashboard(options))
-
-
-def choose_device(gpu_id: str | None) -> torch.device:
-    """Return the first GPU of --gpu_id, else of CUDA_VISIBLE_DEVICES, else GPU 0; the CPU where there is none.
-
-    Under torchrun the process joins the others, and has the GPU of its own number.
-    """
-    if launch.launched():
-        return _join_ranks()
-    if gpu_id is not None or "CUDA_VISIBLE_DEVICES" not in os.environ:
-        os.environ["CUDA_VISIBLE_DEVICES"] = "0" if gpu_id is None else gpu_id
-    if not torch.cuda.is_available():
-        if gpu_id is not None and launch.NVIDIA_GPUS.is_dir():
-            raise UserError(f"--gpu_id {gpu_id}: no such GPU (nvidia-smi lists them; leave it out for the CPU)")
-        logger.info("Device: cpu (no GPU is visible%s)", f", --gpu_id {gpu_id} changes nothing" if gpu_id else "")
-        return torch.device("cpu")
-    asked, found = len((gpu_id or "0").split(",")), torch.cuda.device_count()
-    if found < asked:
-        raise UserError(f"--gpu_id {gpu_id}: found {found} of these {asked} GPUs")
-    logger.info("Device: cuda (%s)", ", ".join(torch.cuda.get_device_name(index) for index in range(found)))
-    return torch.device("cuda")
-
-
-def _join_ranks() -> torch.device:
-    device = torch.device("cpu")
-    if torch.cuda.is_available():
-        if launch.local_rank() >= (found := torch.cuda.device_count()):
-            raise UserError(f"torchrun started more processes than there are GPUs: give --nproc_per_node={found}")
-        device = torch.device("cuda", launch.local_rank())
-    distributed.join_group(device)
-    logger.info("Device: %s, %d processes", device.type, distributed.world_size())
-    return device
 
 
 def build_data(options: Options, device: torch.device, *, skipped: dict | None = None):

@@ -1,4 +1,4 @@
-"""Scores of segmentations."""
+"""Segmentation scores, and their worst case over an ensemble of attacks."""
 from metrics.robustness import greedy_selection, lower_bound, scores, worst_case
 from metrics.stream_metrics import StreamSegMetrics, counts_per_image
 

@@ -3,10 +3,11 @@ from network import modeling
 from network.deeplab import convert_to_separable_conv, set_bn_momentum
 from network.modeling import MODELS, build_model
 from network.normalized import NormalizedModel
+from network.precision import Bfloat16, precise
 from network.sync_batchnorm import synchronize_batchnorm
 from network.weights import load_weights
 
 __all__ = [
-    "MODELS", "NormalizedModel", "build_model", "convert_to_separable_conv", "load_weights", "modeling",
-    "set_bn_momentum", "synchronize_batchnorm",
+    "MODELS", "Bfloat16", "NormalizedModel", "build_model", "convert_to_separable_conv", "load_weights", "modeling",
+    "precise", "set_bn_momentum", "synchronize_batchnorm",
 ]

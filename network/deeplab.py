@@ -1,4 +1,4 @@
-"""DeepLabV3 (Chen et al., arXiv:1706.05587) and DeepLabV3+ (arXiv:1802.02611): heads, and the network around them."""
+"""DeepLabV3 (Chen et al., arXiv:1706.05587) and DeepLabV3+ (arXiv:1802.02611): their heads, and the whole network."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,8 +8,8 @@ from torchvision.ops import Conv2dNormActivation
 from network.backbone import Backbone, kaiming_init
 from utils.errors import UserError
 
-WIDTH = 256  # of ASPP, of each of its branches and of the last 3x3 convolution
-LOW_LEVEL_WIDTH = 48  # low-level features are narrowed to this, so that they don't outweigh the others
+WIDTH = 256  # channels of ASPP, of each of its branches and of the last 3x3 convolution
+LOW_LEVEL_WIDTH = 48  # few channels, so that low-level features don't outweigh the others
 RATES = {4: (12, 24, 36), 8: (12, 24, 36), 16: (6, 12, 18)}  # output stride -> dilations of ASPP
 
 
@@ -18,27 +18,27 @@ def _resize(x: Tensor, size: torch.Size) -> Tensor:
 
 
 class ASPPPooling(nn.Sequential):
-    """The image-level branch of ASPP: [B, in_channels, h, w] -> [B, 256, h, w], the same value everywhere.
+    """The image-level branch of ASPP: [B, in_channels, h, w] -> [B, 256, h, w], constant over h and w.
 
-    Training with one image a replica is a UserError: its batch norm would have one value a channel to normalise by.
+    Raises UserError when training with one image per replica: batch norm can't normalise one value per channel.
     """
 
     def __init__(self, in_channels: int):
         super().__init__(nn.AdaptiveAvgPool2d(1), *Conv2dNormActivation(in_channels, WIDTH, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Average, project, and spread out again."""
-        norm = self[2]  # SyncBatchNorm shares values between replicas and isn't a BatchNorm2d
+        """Average over the image, project, and resize back."""
+        norm = self[2]  # SyncBatchNorm, which is not a BatchNorm2d, has the values of all replicas
         if len(x) == 1 and norm.training and isinstance(norm, nn.BatchNorm2d):
             raise UserError(
-                "DeepLab trains with at least two images a replica: the batch norm after ASPP's global pooling "
-                "can't normalise a single value (a larger --batch_size, or fewer GPUs)"
+                "DeepLab needs at least two images per replica to train, as the batch norm after ASPP's global "
+                "pooling can't normalise a single value: use a larger --batch_size or fewer GPUs"
             )
         return _resize(super().forward(x), x.shape[-2:])
 
 
 class ASPP(nn.Module):
-    """Atrous spatial pyramid pooling: [B, in_channels, h, w] -> [B, 256, h, w] seen at five scales."""
+    """Atrous spatial pyramid pooling: [B, in_channels, h, w] -> [B, 256, h, w], combining five scales."""
 
     def __init__(self, in_channels: int, *, rates: tuple[int, ...]):
         super().__init__()
@@ -49,7 +49,7 @@ class ASPP(nn.Module):
         self.project = nn.Sequential(*Conv2dNormActivation(len(self.convs) * WIDTH, WIDTH, 1), nn.Dropout(0.1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Look at every scale, then mix them."""
+        """Apply every branch, then combine them."""
         return self.project(torch.cat([branch(x) for branch in self.convs], dim=1))
 
 
@@ -87,14 +87,14 @@ class DeepLabHeadV3Plus(nn.Module):
         kaiming_init(self)
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
-        """Classify each position of `low_level`, seen together with ASPP's context."""
+        """Classify each position of `low_level`, with ASPP's output as context."""
         low_level = self.project(features["low_level"])  # [B, 48, h', w']
         context = _resize(self.aspp(features["out"]), low_level.shape[-2:])  # [B, 256, h', w']
         return self.classifier(torch.cat([low_level, context], dim=1))
 
 
 class DeepLab(nn.Module):
-    """A backbone and a head: normalised images [B, 3, H, W] -> logits [B, num_classes, H, W]; any H and W from 65."""
+    """A backbone and a head: normalised images [B, 3, H, W] -> logits [B, num_classes, H, W]; H and W at least 65."""
 
     def __init__(self, backbone: Backbone, head: type[nn.Module], *, num_classes: int):
         super().__init__()
@@ -110,7 +110,7 @@ class DeepLab(nn.Module):
 
 
 class AtrousSeparableConvolution(nn.Module):
-    """A convolution split in two: each channel on its own, then 1x1 across channels (DeepLabV3+, section 3.1)."""
+    """A convolution split in two: per channel, then 1x1 across channels (DeepLabV3+, section 3.1)."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size, *, bias: bool = True, **geometry):
         super().__init__()
@@ -121,12 +121,12 @@ class AtrousSeparableConvolution(nn.Module):
         kaiming_init(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, H, W] -> [B, out_channels, H', W'], sizes as the whole convolution would give."""
+        """[B, in_channels, H, W] -> [B, out_channels, H', W'], the sizes of the convolution it replaces."""
         return self.body(x)
 
 
-def _separable(conv: nn.Conv2d) -> AtrousSeparableConvolution:
-    """Make the separable counterpart of `conv`, freshly initialised, on its device and in its dtype."""
+def _make_separable(conv: nn.Conv2d) -> AtrousSeparableConvolution:
+    """Build a separable convolution like `conv`, with new random weights on its device and in its dtype."""
     geometry = {"stride": conv.stride, "padding": conv.padding, "dilation": conv.dilation}
     bias = conv.bias is not None
     return AtrousSeparableConvolution(
@@ -135,12 +135,13 @@ def _separable(conv: nn.Conv2d) -> AtrousSeparableConvolution:
 
 
 def convert_to_separable_conv(module: nn.Module) -> nn.Module:
-    """Make every convolution of `module` with a kernel larger than 1 separable, in place, and return the result.
+    """Replace every convolution in `module` with a kernel larger than 1 by a separable one; return the result.
 
-    A second call changes nothing. The new weights are random: load a checkpoint after the conversion, not before.
+    `module` is changed in place, unless it is a convolution itself. A second call changes nothing. The new weights are
+    random: load a checkpoint after the conversion, not before.
     """
     if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
-        return _separable(module)
+        return _make_separable(module)
     if not isinstance(module, AtrousSeparableConvolution):
         for name, child in module.named_children():
             setattr(module, name, convert_to_separable_conv(child))
@@ -148,7 +149,7 @@ def convert_to_separable_conv(module: nn.Module) -> nn.Module:
 
 
 def set_bn_momentum(module: nn.Module, momentum: float) -> None:
-    """Set the momentum of every batch norm in `module` (the weight of the newest batch in the running statistics)."""
+    """Set the momentum (the newest batch's weight in the running statistics) of every batch norm in `module`."""
     for layer in module.modules():
         if isinstance(layer, _BatchNorm):
             layer.momentum = momentum

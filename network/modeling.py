@@ -1,4 +1,4 @@
-"""The 12 networks by name, and build_model, which puts normalisation in front of one."""
+"""The 12 networks by name, and build_model, which adds the normalisation."""
 from functools import partial
 
 from torch import nn
@@ -22,82 +22,82 @@ BACKBONES = {
 }
 
 
-def _deeplab(head: type[nn.Module], name: str, num_classes: int, output_stride: int, pretrained: bool) -> DeepLab:
+def _build(head: type[nn.Module], name: str, num_classes: int, output_stride: int, pretrained: bool) -> DeepLab:
     backbone = BACKBONES[name](output_stride=output_stride)
     if pretrained:
         load_pretrained(backbone, name)
     return DeepLab(backbone, head, num_classes=num_classes)
 
 
-_v3 = partial(_deeplab, DeepLabHead)
-_v3plus = partial(_deeplab, DeepLabHeadV3Plus)
+_build_v3 = partial(_build, DeepLabHead)
+_build_v3plus = partial(_build, DeepLabHeadV3Plus)
 
-# Each takes normalised images [B, 3, H, W] and gives logits [B, num_classes, H, W]. The output stride is 8 or 16, for
-# HRNet 4; pretrained_backbone fetches ImageNet weights. UserError: another stride, weights that can't be fetched.
+# Each network maps normalised images [B, 3, H, W] to logits [B, num_classes, H, W]. output_stride: 8 or 16, HRNet: 4.
+# pretrained_backbone: download ImageNet weights. Raises UserError for another stride or if the download fails.
 
 
 def deeplabv3_mobilenet(num_classes: int = 21, output_stride: int = 8, pretrained_backbone: bool = True) -> DeepLab:
-    """DeepLabV3 on MobileNetV2."""
-    return _v3("mobilenet", num_classes, output_stride, pretrained_backbone)
+    """Build DeepLabV3 on MobileNetV2."""
+    return _build_v3("mobilenet", num_classes, output_stride, pretrained_backbone)
 
 
 def deeplabv3_resnet50(num_classes: int = 21, output_stride: int = 8, pretrained_backbone: bool = True) -> DeepLab:
-    """DeepLabV3 on ResNet-50."""
-    return _v3("resnet50", num_classes, output_stride, pretrained_backbone)
+    """Build DeepLabV3 on ResNet-50."""
+    return _build_v3("resnet50", num_classes, output_stride, pretrained_backbone)
 
 
 def deeplabv3_resnet101(num_classes: int = 21, output_stride: int = 8, pretrained_backbone: bool = True) -> DeepLab:
-    """DeepLabV3 on ResNet-101."""
-    return _v3("resnet101", num_classes, output_stride, pretrained_backbone)
+    """Build DeepLabV3 on ResNet-101."""
+    return _build_v3("resnet101", num_classes, output_stride, pretrained_backbone)
 
 
 def deeplabv3_xception(num_classes: int = 21, output_stride: int = 8, pretrained_backbone: bool = True) -> DeepLab:
-    """DeepLabV3 on Xception."""
-    return _v3("xception", num_classes, output_stride, pretrained_backbone)
+    """Build DeepLabV3 on Xception."""
+    return _build_v3("xception", num_classes, output_stride, pretrained_backbone)
 
 
 def deeplabv3_hrnetv2_32(num_classes: int = 21, output_stride: int = 4, pretrained_backbone: bool = True) -> DeepLab:
-    """DeepLabV3 on HRNetV2-W32."""
-    return _v3("hrnetv2_32", num_classes, output_stride, pretrained_backbone)
+    """Build DeepLabV3 on HRNetV2-W32."""
+    return _build_v3("hrnetv2_32", num_classes, output_stride, pretrained_backbone)
 
 
 def deeplabv3_hrnetv2_48(num_classes: int = 21, output_stride: int = 4, pretrained_backbone: bool = True) -> DeepLab:
-    """DeepLabV3 on HRNetV2-W48."""
-    return _v3("hrnetv2_48", num_classes, output_stride, pretrained_backbone)
+    """Build DeepLabV3 on HRNetV2-W48."""
+    return _build_v3("hrnetv2_48", num_classes, output_stride, pretrained_backbone)
 
 
 def deeplabv3plus_mobilenet(num_classes: int = 21, output_stride: int = 8, pretrained_backbone: bool = True) -> DeepLab:
-    """DeepLabV3+ on MobileNetV2."""
-    return _v3plus("mobilenet", num_classes, output_stride, pretrained_backbone)
+    """Build DeepLabV3+ on MobileNetV2."""
+    return _build_v3plus("mobilenet", num_classes, output_stride, pretrained_backbone)
 
 
 def deeplabv3plus_resnet50(num_classes: int = 21, output_stride: int = 8, pretrained_backbone: bool = True) -> DeepLab:
-    """DeepLabV3+ on ResNet-50."""
-    return _v3plus("resnet50", num_classes, output_stride, pretrained_backbone)
+    """Build DeepLabV3+ on ResNet-50."""
+    return _build_v3plus("resnet50", num_classes, output_stride, pretrained_backbone)
 
 
 def deeplabv3plus_resnet101(num_classes: int = 21, output_stride: int = 8, pretrained_backbone: bool = True) -> DeepLab:
-    """DeepLabV3+ on ResNet-101."""
-    return _v3plus("resnet101", num_classes, output_stride, pretrained_backbone)
+    """Build DeepLabV3+ on ResNet-101."""
+    return _build_v3plus("resnet101", num_classes, output_stride, pretrained_backbone)
 
 
 def deeplabv3plus_xception(num_classes: int = 21, output_stride: int = 8, pretrained_backbone: bool = True) -> DeepLab:
-    """DeepLabV3+ on Xception."""
-    return _v3plus("xception", num_classes, output_stride, pretrained_backbone)
+    """Build DeepLabV3+ on Xception."""
+    return _build_v3plus("xception", num_classes, output_stride, pretrained_backbone)
 
 
 def deeplabv3plus_hrnetv2_32(
     num_classes: int = 21, output_stride: int = 4, pretrained_backbone: bool = True
 ) -> DeepLab:
-    """DeepLabV3+ on HRNetV2-W32."""
-    return _v3plus("hrnetv2_32", num_classes, output_stride, pretrained_backbone)
+    """Build DeepLabV3+ on HRNetV2-W32."""
+    return _build_v3plus("hrnetv2_32", num_classes, output_stride, pretrained_backbone)
 
 
 def deeplabv3plus_hrnetv2_48(
     num_classes: int = 21, output_stride: int = 4, pretrained_backbone: bool = True
 ) -> DeepLab:
-    """DeepLabV3+ on HRNetV2-W48."""
-    return _v3plus("hrnetv2_48", num_classes, output_stride, pretrained_backbone)
+    """Build DeepLabV3+ on HRNetV2-W48."""
+    return _build_v3plus("hrnetv2_48", num_classes, output_stride, pretrained_backbone)
 
 
 MODELS = {
@@ -124,12 +124,13 @@ def build_model(
     separable_conv: bool = False,
     pretrained_backbone: bool = False,
 ) -> NormalizedModel:
-    """Build the network `name` of MODELS for images in [0, 1], normalised as its backbone's weights expect.
+    """Build the network `name` of MODELS for images in [0, 1], with the normalisation its backbone's weights expect.
 
-    An unknown name or a stride that the network can't do is a UserError.
+    separable_conv: make the head's convolutions separable. Raises UserError for an unknown name or an output_stride
+    that the network doesn't support.
     """
     if name not in MODELS:
-        raise UserError(f"--model {name}: no such network; there are {', '.join(MODELS)}")
+        raise UserError(f"--model {name}: unknown network, choose from {', '.join(MODELS)}")
     model = MODELS[name](num_classes, output_stride, pretrained_backbone)
     if separable_conv:
         convert_to_separable_conv(model.classifier)

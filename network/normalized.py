@@ -1,4 +1,4 @@
-"""Normalisation as the first layer of a model, so that everything before it, attacks included, lives in [0, 1]."""
+"""Normalisation as the first layer of a model, so that attacks and all other callers use images in [0, 1]."""
 import torch
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 class NormalizedModel(nn.Module):
     """Images in [0, 1] [B, 3, H, W] -> (images - mean) / std -> model -> logits [B, C, H, W].
 
-    `model` is the bare network, whose keys go into checkpoints; mean and std are non-persistent buffers [1, 3, 1, 1].
+    `model` is the bare network, whose keys checkpoints use; mean and std are non-persistent buffers [1, 3, 1, 1].
     """
 
     def __init__(self, model: nn.Module, mean: list[float], std: list[float]):
@@ -18,18 +18,18 @@ class NormalizedModel(nn.Module):
 
     @property
     def normalization(self) -> dict[str, list[float]]:
-        """{"mean": [...], "std": [...]} as plain numbers, for a checkpoint; setting it checks them (ValueError)."""
+        """{"mean": [3 floats], "std": [3 floats]}, for checkpoints; setting invalid values raises ValueError."""
         return {name: list(values) for name, values in self._normalization.items()}
 
     @normalization.setter
     def normalization(self, normalization: dict[str, list[float]]):
         plain = {name: [float(value) for value in normalization[name]] for name in ("mean", "std")}
         if any(len(values) != 3 for values in plain.values()) or min(plain["std"]) <= 0:
-            raise ValueError(f"a mean and a positive std for each of three channels, not {plain}")
+            raise ValueError(f"invalid normalization {plain}: give a mean and a positive std for each of 3 channels")
         for name, values in plain.items():
             buffer = self.get_buffer(name)
             buffer.copy_(buffer.new_tensor(values).view(1, 3, 1, 1))
-        self._normalization = plain  # the buffers hold rounded values
+        self._normalization = plain  # as given: the buffers hold values rounded to their dtype
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise, then run the bare network."""

@@ -1,4 +1,4 @@
-"""ImageNet weights for the backbones: where they are published, and how their keys become ours."""
+"""ImageNet weights for the backbones: where they are published, and how their keys are converted to ours."""
 import hashlib
 import io
 import sys
@@ -18,12 +18,12 @@ from utils.logging import logger
 State = dict[str, Tensor]
 
 
-def _without_classifier(state: State) -> State:
+def _drop_classifier(state: State) -> State:
     return {key: tensor for key, tensor in state.items() if not key.startswith(("fc.", "last_linear."))}
 
 
-def _from_mobilenet(state: State) -> State:
-    """Sort features.0 .. features.17 into our two halves, indices kept; features.18 and the classifier are dropped."""
+def _convert_mobilenet(state: State) -> State:
+    """Move features.0 to .17 into our two halves, with the same indices; drop features.18 and the classifier."""
     renamed = {}
     for key, tensor in state.items():
         part, index, *rest = key.split(".")
@@ -33,9 +33,9 @@ def _from_mobilenet(state: State) -> State:
     return renamed
 
 
-def _from_xception(state: State) -> State:
-    """Give 1x1 convolutions their two spatial dimensions where they were stored as matrices."""
-    state = _without_classifier(state)
+def _convert_xception(state: State) -> State:
+    """Reshape 1x1 convolutions that are stored as matrices to four dimensions; drop the classifier."""
+    state = _drop_classifier(state)
     for key, tensor in state.items():
         if "pointwise" in key and tensor.dim() == 2:
             state[key] = tensor[:, :, None, None]
@@ -43,10 +43,10 @@ def _from_xception(state: State) -> State:
 
 
 class ImageNetWeights(NamedTuple):
-    """A published file: its address (the name carries the hash), its way to our keys, and what it expects as input."""
+    """A published file: its address (the name contains the hash), the conversion to our keys, and normalisation."""
 
     url: str
-    to_ours: Callable[[State], State] = _without_classifier
+    convert_keys: Callable[[State], State] = _drop_classifier
     normalization: dict[str, list[float]] = IMAGENET
 
     @property
@@ -56,27 +56,27 @@ class ImageNetWeights(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """The first digits of the file's SHA-256, as its name has them."""
+        """The first digits of the file's SHA-256, from its name."""
         return torch.hub.HASH_REGEX.search(self.name)[1]
 
 
 PRETRAINED = {  # the V1 weights are what the published DeepLab results started from
     "resnet50": ImageNetWeights(ResNet50_Weights.IMAGENET1K_V1.url),
     "resnet101": ImageNetWeights(ResNet101_Weights.IMAGENET1K_V1.url),
-    "mobilenet": ImageNetWeights(MobileNet_V2_Weights.IMAGENET1K_V1.url, _from_mobilenet),
+    "mobilenet": ImageNetWeights(MobileNet_V2_Weights.IMAGENET1K_V1.url, _convert_mobilenet),
     "xception": ImageNetWeights(
         "http://data.lip6.fr/cadene/pretrainedmodels/xception-43020ad28.pth",
-        _from_xception,
+        _convert_xception,
         {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
     ),
 }
 
 
 def _download(weights: ImageNetWeights) -> State:
-    """Fetch once (to TORCH_HOME), check the hash in the file's name every time, and read tensors only.
+    """Download the file unless TORCH_HOME has it, check its hash, and read tensors only.
 
-    torch.hub.load_state_dict_from_url() would check it after a download alone, and take what lies there already as it
-    is, unpacking zips. The bytes that were hashed are those that are read: 0.1 s for ResNet-101.
+    torch.hub.load_state_dict_from_url() checks the hash only after a download; it trusts a cached file and unpacks
+    zips. Here the hash is checked every time, on the bytes that are then read: 0.1 s for ResNet-101.
     """
     path = Path(torch.hub.get_dir(), "checkpoints", weights.name)
     if not path.exists():
@@ -90,22 +90,22 @@ def _download(weights: ImageNetWeights) -> State:
 
 
 def load_pretrained(backbone: Backbone, name: str) -> None:
-    """Load the ImageNet weights published for `name` into `backbone` and note the normalisation they expect.
+    """Load the ImageNet weights published for `name` into `backbone` and set the normalisation they expect.
 
-    A backbone without published weights (HRNet) is left as it is, with a line in the log. A failure to get them is a
-    UserError that names the weights, the cause and the flag to go on without.
+    If none are published (HRNet), logs that and leaves the backbone unchanged. Raises UserError, which names the
+    weights, the cause and the flag to train without them, if they can't be downloaded, verified or loaded.
     """
     if name not in PRETRAINED:
-        logger.info("backbone %s: no ImageNet weights are published, it starts from random ones", name)
+        logger.info("backbone %s: no ImageNet weights are published, starting from random weights", name)
         return
     weights = PRETRAINED[name]
     try:
-        backbone.load_state_dict(weights.to_ours(_download(weights)))
-    except Exception as error:  # a stranger's bytes: torch.load raises whatever its opcodes run into
+        backbone.load_state_dict(weights.convert_keys(_download(weights)))
+    except Exception as error:  # torch.load can raise anything on a malformed file
         cause = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"can't get the ImageNet weights {weights.name} from {weights.url}: {cause} "
-            "(--no-pretrained_backbone goes on without them)"
+            f"can't load the ImageNet weights {weights.name} from {weights.url}: {cause} "
+            "(use --no-pretrained_backbone to train without them)"
         ) from error
     backbone.normalization = weights.normalization
-    logger.info("backbone %s: ImageNet weights %s", name, weights.name)
+    logger.info("backbone %s: loaded ImageNet weights %s", name, weights.name)

@@ -1,6 +1,6 @@
 """Optimizers, learning-rate schedules and losses by their command-line names.
 
-SAM and the methods that build on it wrap one of the base optimizers; one file each, sam.py first.
+SAM and the methods derived from it wrap a base optimizer. Each has its own file; read sam.py first.
 """
 from collections.abc import Callable
 from functools import partial
@@ -13,9 +13,9 @@ from optim.friendly_sam import FriendlySAM
 from optim.groups import norm_parameters
 from optim.gsam import GSAM
 from optim.looksam import LookSAM
-from optim.losses import cross_entropy, focal_loss, valid_pixels
+from optim.losses import count_valid_pixels, cross_entropy, focal_loss
 from optim.sam import SAM
-from optim.schedulers import PolyLR, poly, step
+from optim.schedulers import PolyLR, build_poly, build_step
 from optim.second_pass import RandomState, second_pass
 from utils.errors import UserError
 
@@ -24,13 +24,13 @@ OPTIMIZERS = {
     "SAM": SAM, "LookSAM": LookSAM, "GSAM": GSAM, "FriendlySAM": FriendlySAM, "AWP": AWP,
 }
 BASE_OPTIMIZERS = ("sgd", "adam")
-SCHEDULERS = {"poly": poly, "step": step}
+SCHEDULERS = {"poly": build_poly, "step": build_step}
 LOSSES = {"cross_entropy": cross_entropy, "focal_loss": focal_loss}
 
 __all__ = [
     "AWP", "BASE_OPTIMIZERS", "GSAM", "LOSSES", "OPTIMIZERS", "SAM", "SCHEDULERS", "FriendlySAM", "LookSAM", "PolyLR",
-    "RandomState", "build_loss", "build_optimizer", "build_scheduler", "grad_norm", "norm_parameters", "second_pass",
-    "valid_pixels",
+    "RandomState", "build_loss", "build_optimizer", "build_scheduler", "count_valid_pixels", "grad_norm",
+    "norm_parameters", "second_pass",
 ]
 
 
@@ -38,17 +38,17 @@ def build_optimizer(
     name: str, groups: list[dict], *, lr: float, weight_decay: float, momentum: float = 0.9,
     base_optimizer: str = "sgd", **sam,
 ) -> torch.optim.Optimizer:
-    """Build the optimizer `name` over parameter groups, each of which may have its own lr, weight_decay and rho.
+    """Build the optimizer `name` over parameter groups, each of which may set its own lr, weight_decay and rho.
 
-    momentum: of SGD; Adam has its own. base_optimizer: 'sgd' or 'adam', what SAM and its kin wrap; `sam` are their
-    own keywords, such as model and rho, see the class.
-    Raises UserError for an unknown name, ValueError for a value out of range, TypeError for `sam` without a SAM.
+    momentum: for SGD only. base_optimizer: 'sgd' or 'adam', the one that SAM and the methods derived from it wrap.
+    sam: keywords of such a method, for example model and rho (see its class). Raises UserError for an unknown name,
+    ValueError for a value out of range, TypeError if `sam` is given for a plain SGD or Adam.
     """
     optimizer = _look_up(OPTIMIZERS, "optimizer", name)
     groups = [dict(group) for group in groups]
     plain = name in BASE_OPTIMIZERS
     if plain and sam:
-        raise TypeError(f"{name} takes no {', '.join(sam)}")
+        raise TypeError(f"{name} does not accept {', '.join(sam)}: only SAM and the methods derived from it do")
     options = {"lr": lr, "weight_decay": weight_decay}
     if (name if plain else base_optimizer) == "sgd":
         options["momentum"] = momentum
@@ -59,12 +59,12 @@ def build_optimizer(
 
 
 def build_scheduler(name: str, optimizer: torch.optim.Optimizer, *, total_itrs: int, step_size: int = 10000):
-    """Build the schedule `name`: 'poly' over `total_itrs`, or 'step', a tenth every `step_size` iterations."""
+    """Build the schedule `name`: 'poly' over `total_itrs`, or 'step', times 0.1 every `step_size` iterations."""
     return _look_up(SCHEDULERS, "learning-rate policy", name)(optimizer, total_itrs=total_itrs, step_size=step_size)
 
 
 def build_loss(name: str, *, ignore_index: int = 255) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Build the loss `name`: (logits [B, C, H, W], labels [B, H, W] int64) -> scalar, without `ignore_index` pixels."""
+    """Build the loss `name`: (logits [B, C, H, W], labels int64 [B, H, W]) -> scalar; ignores `ignore_index` pixels."""
     return partial(_look_up(LOSSES, "loss", name), ignore_index=ignore_index)
 
 

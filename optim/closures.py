@@ -1,4 +1,4 @@
-"""What an optimizer does with closures, each of which runs forward and backward and returns the loss."""
+"""Running an optimizer's closures: a closure runs forward and backward and returns the loss."""
 from collections.abc import Callable
 from functools import reduce
 from operator import add
@@ -7,28 +7,28 @@ import torch
 from torch.optim import Optimizer
 
 
-def gradient(optimizer: Optimizer, closure: Callable):
-    """Run `closure` from zero gradients and return its loss, detached."""
+def run_closure(optimizer: Optimizer, closure: Callable):
+    """Zero the gradients, run `closure` and return its loss, detached."""
     optimizer.zero_grad()
     with torch.enable_grad():
         loss = closure()
-    # Detached, so that a first pass's graph is gone before the weights change under it.
+    # Detached, so that the first pass's graph is freed before the weights change.
     return loss.detach() if isinstance(loss, torch.Tensor) else loss
 
 
-def summed(params: list, closures: list, passes: Callable) -> tuple:
-    """Leave the sum of the gradients that `passes` leaves for each closure, and return the sum of its losses.
+def sum_gradients(params: list, closures: list, run_passes: Callable) -> tuple:
+    """Set the gradients to their sum over `closures`; return (sum of losses, whether all gradients are finite).
 
-    passes(closure) -> (loss, whether the gradient may be used); the second value is whether all may.
+    run_passes(closure) sets the gradients of one closure and returns (loss, whether they are finite).
     """
-    losses, usable, total = [], True, {}
+    losses, all_finite, total = [], True, {}
     for closure in closures:
-        loss, good = passes(closure)
+        loss, finite = run_passes(closure)
         losses.append(loss)
-        usable = usable and good
+        all_finite = all_finite and finite
         for p in params:
             if p.grad is not None:
                 total[p] = total[p].add_(p.grad) if p in total else p.grad.clone()
     for p in params:
         p.grad = total.get(p)
-    return reduce(add, losses), usable
+    return reduce(add, losses), all_finite

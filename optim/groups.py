@@ -1,4 +1,4 @@
-"""The base optimizer that SAM wraps, what SAM keeps in its parameter groups, and what it takes from old checkpoints."""
+"""Helpers for SAM: the base optimizer, its parameter groups, and states of old checkpoints."""
 import math
 
 import torch
@@ -6,22 +6,22 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)  # the first is BatchNorm and InstanceNorm of every kind
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)  # _NormBase: BatchNorm and InstanceNorm of every kind
 
 
 def build_base(params, base_optimizer, base_kwargs: dict) -> Optimizer:
-    """Return the base optimizer: built over `params` where a class is given, else the instance itself.
+    """Return the base optimizer: a class is built over `params`, an instance is returned as it is.
 
-    Raises TypeError for keywords beside an instance, ValueError where `params` are not those of the instance.
+    Raises TypeError for keywords with an instance, ValueError if an instance has other parameters than `params`.
     """
     if not isinstance(base_optimizer, Optimizer):
         return base_optimizer(params, **base_kwargs)
     if base_kwargs:
-        raise TypeError(f"the base optimizer is built already, it can't take {', '.join(base_kwargs)}")
-    # SGD only reads `params` here, in all the forms that torch takes.
-    asked = torch.optim.SGD([dict(p) if isinstance(p, dict) else p for p in params], lr=0.0)
-    if _ids(asked) != _ids(base_optimizer):
-        raise ValueError("params are not those of the base optimizer instance")
+        raise TypeError(f"the base optimizer is an instance: set {', '.join(base_kwargs)} on it, not here")
+    # Built only to read `params`, in any of the forms that torch accepts.
+    given = torch.optim.SGD([dict(p) if isinstance(p, dict) else p for p in params], lr=0.0)
+    if _ids(given) != _ids(base_optimizer):
+        raise ValueError("params are not those of the base optimizer instance: give the same ones to both")
     return base_optimizer
 
 
@@ -29,24 +29,24 @@ def _ids(optimizer: Optimizer) -> set[int]:
     return {id(p) for group in optimizer.param_groups for p in group["params"]}
 
 
-def check(group: dict):
-    """Raise ValueError where the rho or the eta of a group is negative or not finite."""
+def check_group(group: dict):
+    """Raise ValueError if the rho or eta of a group is negative or not finite."""
     for key in ("rho", "eta"):
         if not 0 <= group[key] < math.inf:
             raise ValueError(f"{key} must be a finite number >= 0, got {group[key]}")
 
 
-def complete(group: dict, defaults: dict):
-    """Give a group those of `defaults` that it lacks, and check it."""
+def complete_group(group: dict, defaults: dict):
+    """Set those of `defaults` that the group lacks, then check it."""
     for key, value in defaults.items():
         group.setdefault(key, value)
-    check(group)
+    check_group(group)
 
 
-def without_old_weights(state_dict: dict) -> dict:
-    """Return a state dict without `old_p`, the copy of the weights that the states in SAM_AT's checkpoints consist of.
+def drop_old_weights(state_dict: dict) -> dict:
+    """Return a state dict without `old_p`, the copies of the weights in SAM_AT's checkpoints.
 
-    Adam takes a state that holds anything for one of its own.
+    With any entry in it, Adam would take a parameter's state for its own, already initialised one.
     """
     state = {
         key: {name: value for name, value in entry.items() if name != "old_p"} if isinstance(entry, dict) else entry
@@ -56,6 +56,6 @@ def without_old_weights(state_dict: dict) -> dict:
 
 
 def norm_parameters(model: nn.Module) -> tuple[list, list]:
-    """Return the scales and shifts of the normalisation layers of `model`, and all its other parameters."""
+    """Return the parameters of the normalisation layers of `model`, and its other parameters, as two lists."""
     norms = {p for module in model.modules() if isinstance(module, NORMS) for p in module.parameters(recurse=False)}
     return [p for p in model.parameters() if p in norms], [p for p in model.parameters() if p not in norms]

@@ -1,20 +1,20 @@
-"""Learning-rate schedules, stepped once an iteration."""
+"""Learning-rate schedules, stepped once per iteration."""
 from torch.optim.lr_scheduler import LRScheduler
 
 from utils.errors import UserError
 
 
 class Curve(LRScheduler):
-    """A learning rate that depends on the base rate, the constructor's settings and the iteration alone.
+    """A learning rate that depends only on the base rate, the constructor's settings and the iteration.
 
-    `settings` names those of the constructor's: they, not a checkpoint's, hold after load_state_dict, so that a run
-    resumed with other ones follows its new curve from that moment on.
+    settings: the names of those settings. load_state_dict keeps the constructor's values rather than the checkpoint's,
+    so that a run resumed with other settings follows the new curve from there on.
     """
 
     settings: tuple[str, ...] = ()
 
     def load_state_dict(self, state_dict: dict):
-        """Continue from the iteration of `state_dict` on the constructor's curve."""
+        """Continue at the iteration of `state_dict`, on the curve of the constructor's settings."""
         super().load_state_dict({**state_dict, **{key: getattr(self, key) for key in self.settings}})
         self._last_lr = self.get_lr()
         for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
@@ -22,9 +22,9 @@ class Curve(LRScheduler):
 
 
 class PolyLR(Curve):
-    """Lowers the learning rate as max(base_lr * (1 - itr / max_iters) ** power, min_lr), and holds it past the end.
+    """Lowers the learning rate as max(base_lr * (1 - itr / max_iters) ** power, min_lr), and holds it after max_iters.
 
-    Raises UserError unless max_iters is positive.
+    max_iters, last_epoch: iterations. Raises UserError unless max_iters is positive.
     Source: Chen et al., "DeepLab", TPAMI 2018, section 4.1 (the "poly" policy).
     """
 
@@ -41,7 +41,7 @@ class PolyLR(Curve):
     def get_lr(self) -> list[float]:
         """Return the learning rate of each parameter group at iteration `last_epoch`."""
         left = max(1 - self.last_epoch / self.max_iters, 0.0)  # a negative base would make the power complex
-        # A base rate below min_lr, such as 0 for what shall stay as it is, isn't raised to it.
+        # A base rate below min_lr, such as 0 for frozen parameters, isn't raised to it.
         return [max(base_lr * left**self.power, min(base_lr, self.min_lr)) for base_lr in self.base_lrs]
 
 
@@ -60,11 +60,11 @@ class StepLR(Curve):
         return [base_lr * self.gamma ** (self.last_epoch // self.step_size) for base_lr in self.base_lrs]
 
 
-def poly(optimizer, *, total_itrs: int, step_size: int) -> PolyLR:  # noqa: ARG001
-    """Return VainF's default schedule: power 0.9, never below 1e-6."""
+def build_poly(optimizer, *, total_itrs: int, step_size: int) -> PolyLR:  # noqa: ARG001
+    """Build VainF's default schedule: power 0.9, minimum 1e-6."""
     return PolyLR(optimizer, total_itrs)
 
 
-def step(optimizer, *, total_itrs: int, step_size: int) -> StepLR:  # noqa: ARG001
-    """Return the schedule that divides the learning rate by 10 every `step_size` iterations."""
+def build_step(optimizer, *, total_itrs: int, step_size: int) -> StepLR:  # noqa: ARG001
+    """Build the schedule that divides the learning rate by 10 every `step_size` iterations."""
     return StepLR(optimizer, step_size, gamma=0.1)

@@ -1,4 +1,4 @@
-"""What the second forward pass of a SAM step needs: the same random numbers, and BatchNorm statistics left alone."""
+"""The second pass of a SAM step: replay the first one's random numbers and freeze the BatchNorm statistics."""
 from collections.abc import Iterable
 from contextlib import contextmanager
 
@@ -7,10 +7,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 class RandomState:
-    """The states that the random generators have right now: the CPU's, and every GPU's if any of `devices` is one.
+    """The current states of torch's random generators: the CPU's, and all GPUs' if any of `devices` is a GPU.
 
-    Every GPU's, because DataParallel's replicas draw their dropout on GPUs that hold no parameter. torch's generators
-    only: Python's and NumPy's go on.
+    All GPUs', because DataParallel's replicas draw dropout on GPUs that hold no parameter. Python's and NumPy's
+    generators are not included.
     """
 
     def __init__(self, devices: Iterable[torch.device]):
@@ -20,7 +20,7 @@ class RandomState:
 
     @contextmanager
     def replayed(self):
-        """Draw the random numbers that followed this state again; then go on as if they had not been."""
+        """Replay the random numbers that followed this state; afterwards the generators continue as before."""
         with torch.random.fork_rng(self.cuda):
             torch.set_rng_state(self.states[0])
             for device, state in zip(self.cuda, self.states[1:], strict=True):
@@ -30,13 +30,13 @@ class RandomState:
 
 @contextmanager
 def second_pass(model: torch.nn.Module | None, random_state: RandomState | None = None):
-    """Freeze the BatchNorm statistics of `model` and replay `random_state`; both end with the block, whatever happens.
+    """Freeze the BatchNorm statistics of `model` and replay `random_state`, until the block ends or raises.
 
-    Training-mode BatchNorm still normalises with the batch's statistics, so outputs are what they would be.
-    A momentum of 0 would not do: the batch counter would move, and 0 * NaN would still reach the statistics.
+    BatchNorm in training mode still normalises with the batch's statistics, so the outputs don't change. Setting the
+    momentum to 0 is not enough: the batch counter would advance, and 0 * NaN would still reach the statistics.
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm)] if model is not None else []
-    tracking = [norm for norm in norms if norm.track_running_stats]  # what an outer block has frozen is left to it
+    tracking = [norm for norm in norms if norm.track_running_stats]  # an outer block restores those that it froze
     try:
         for norm in tracking:
             norm.track_running_stats = False

@@ -1,27 +1,27 @@
-"""An optimizer around another one: what SAM and its kin share besides their arithmetic."""
+"""An optimizer that wraps another one: groups, state and checkpoints of SAM and the methods derived from it."""
 import torch
 from torch.optim import Optimizer
 
 from optim.ascent import restore_
-from optim.groups import check, complete, without_old_weights
+from optim.groups import check_group, complete_group, drop_old_weights
 
 
 class Wrapper(Optimizer):
-    """An optimizer whose groups and state are those of `base_optimizer`, and which may leave the weights for a while.
+    """An optimizer with the groups and state of `base_optimizer`, which may perturb the weights for a while.
 
-    base_optimizer: gets `own` as further defaults of its parameter groups. kept: the attributes of a copy.
-    memory: {parameter: tensor}, what a method keeps from step to step beside the base optimizer's state, saved under
-    `memory_name`. (In the base's own state Adam would take it for a state that is set up already.)
+    base_optimizer: gets `own` as additional defaults of its parameter groups. copied: the attributes that a copy has.
+    memory: {parameter: tensor}, a method's state from step to step, saved under `memory_name`. (Inside the base
+    optimizer's state, Adam would take it for its own, already initialised state.)
     """
 
-    kept: tuple[str, ...] = ("base_optimizer", "foreach", "memory", "_backup")
+    copied: tuple[str, ...] = ("base_optimizer", "foreach", "memory", "_backup")
     memory_name: str | None = None
 
     def __init__(self, base_optimizer: Optimizer, own: dict, *, foreach: bool):
         base_optimizer.defaults.update(own)
         for group in base_optimizer.param_groups:
-            complete(group, own)
-        # Not Optimizer.__init__: it would make a second `state` and `param_groups`, and one truth is the point.
+            complete_group(group, own)
+        # Not Optimizer.__init__, which would create a second `state` and `param_groups`.
         super().__setstate__({"base_optimizer": base_optimizer, "foreach": foreach, "memory": {}, "_backup": []})
 
     @property
@@ -36,17 +36,17 @@ class Wrapper(Optimizer):
 
     @property
     def defaults(self) -> dict:
-        """The base optimizer's defaults, with the wrapper's beside them."""
+        """The base optimizer's defaults, including the wrapper's."""
         return self.base_optimizer.defaults
 
     @property
     def params(self) -> list:
-        """All parameters, in the order of their numbers in a state dict."""
+        """All parameters, in the order of a state dict's indices."""
         return [p for group in self.param_groups for p in group["params"]]
 
     @property
     def sam_step(self) -> int:
-        """How often step was called."""
+        """The number of calls of step()."""
         return self.param_groups[0]["sam_step"]
 
     @property
@@ -56,21 +56,21 @@ class Wrapper(Optimizer):
 
     @torch.no_grad()
     def restore(self):
-        """Return from w + e to w, bit for bit; does nothing at w. With a GradScaler, call it before unscale_."""
+        """Return from w + e to w, bit for bit; do nothing at w. With a GradScaler, call it before unscale_."""
         for params, saved in self._backup:
             restore_(params, saved, foreach=self.foreach)
         self._backup = []
 
     def add_param_group(self, param_group: dict):
         """Add a parameter group; it may have its own rho, adaptive and eta."""
-        check({**self.defaults, **param_group})
+        check_group({**self.defaults, **param_group})
         self.base_optimizer.add_param_group(param_group)
 
     def state_dict(self) -> dict:
-        """Return the base optimizer's state dict, its groups with rho, adaptive, eta and sam_step (calls of step).
+        """Return the base optimizer's state dict; its groups contain rho, adaptive, eta and sam_step (calls of step).
 
-        Where there is a memory, it is under `memory_name`, by the parameters' numbers, as torch numbers the states.
-        Raises RuntimeError while the weights are perturbed: what is saved beside it would be wrong.
+        A memory that is not empty is stored under `memory_name`, by parameter index like the state. Raises RuntimeError
+        while the weights are perturbed: weights saved now would be wrong.
         """
         self._refuse_if_perturbed("state_dict()")
         state_dict = self.base_optimizer.state_dict()
@@ -79,20 +79,20 @@ class Wrapper(Optimizer):
         return state_dict
 
     def load_state_dict(self, state_dict: dict):
-        """Load the state of a wrapper or of a plain base optimizer, whose groups keep the rho, adaptive, eta of now."""
+        """Load the state of a wrapper or a plain base optimizer; each group keeps its current rho, adaptive and eta."""
         self._refuse_if_perturbed("load_state_dict()")
         own = [{key: group[key] for key in ("rho", "adaptive", "eta")} for group in self.param_groups]
-        self.base_optimizer.load_state_dict(without_old_weights(state_dict))
+        self.base_optimizer.load_state_dict(drop_old_weights(state_dict))
         for group, before in zip(self.param_groups, own, strict=True):
-            complete(group, before | {"sam_step": 0})
+            complete_group(group, before | {"sam_step": 0})
         saved = state_dict.get(self.memory_name, {})
         self.memory = {p: saved[i].to(p).clone() for i, p in enumerate(self.params) if i in saved}
 
     def _refuse_if_perturbed(self, what: str):
         if self.perturbed:
-            raise RuntimeError(f"{type(self).__name__}: {what} while the weights are perturbed: "
+            raise RuntimeError(f"{type(self).__name__}: {what} is not possible while the weights are perturbed: "
                                "call second_step() or restore() first")
 
     def __getstate__(self) -> dict:
-        self._refuse_if_perturbed("a copy")
-        return {key: self.__dict__[key] for key in self.kept}
+        self._refuse_if_perturbed("copying")
+        return {key: self.__dict__[key] for key in self.copied}

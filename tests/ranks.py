@@ -74,10 +74,10 @@ def _child(pipe, environment: dict, call: bytes):
     torch.set_num_threads(1)
     try:
         function, args = pickle.loads(call)
-        distributed.start(torch.device("cpu"))
+        distributed.join_group(torch.device("cpu"))
         answer = pickle.dumps(("done", function(*args)))
     except BaseException:
         answer = pickle.dumps(("failed", traceback.format_exc()))
     pipe.send_bytes(answer)
     pipe.close()
-    distributed.stop()
+    distributed.leave_group()

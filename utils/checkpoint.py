@@ -1,7 +1,7 @@
-"""Checkpoints: dicts of tensors and plain Python values, written whole or not at all, read without running code.
+"""Checkpoints: dicts of tensors and plain Python values, written completely or not at all, read without running code.
 
-Keys are VainF's (cur_itrs, model_state, optimizer_state, scheduler_state, best_score) and more; `model_state` holds the
-bare network's keys, without the wrapper's `module.`.
+They have VainF's keys (cur_itrs, model_state, optimizer_state, scheduler_state, best_score) and more; `model_state`
+holds the bare network's keys, without the wrapper's `module.`.
 """
 import itertools
 import os
@@ -17,31 +17,31 @@ import torch
 
 from utils.errors import UserError
 
-FORMAT = 2  # of what a checkpoint holds; 1 had neither random numbers' states nor the versions
+FORMAT = 2  # version of the keys; 1 had neither generator states nor versions
 
 
 class _Float64:
-    """Stands in for numpy.dtype, which would take any state from a file: other types, fields, memory it hasn't."""
+    """Replace numpy.dtype when unpickling, because it accepts any state, even one that reads invalid memory."""
 
     __slots__ = ()
 
     def __init__(self, kind, *_):
         if kind != "f8":
-            raise pickle.UnpicklingError(f"a numpy scalar that is no float64: {kind!r}")
+            raise pickle.UnpicklingError(f"a numpy scalar that is not a float64: {kind!r}")
 
     def __setstate__(self, state):
         if tuple(state[1:5]) != ("<", None, None, None):
-            raise pickle.UnpicklingError("a float64 of another byte order, or with fields")
+            raise pickle.UnpicklingError("a float64 with another byte order or with fields")
 
 
 def _float(_, content: bytes) -> float:
-    """Stands in for numpy's scalar()."""
+    """Replace numpy's scalar() when unpickling."""
     (value,) = struct.unpack("<d", content)
     return value
 
 
-# All that VainF's and SAM_AT's own files need besides tensors: their best_score is a numpy.float64, the call of a
-# function that moved between numpy 1 and 2 (a file names the one it was written with) on a dtype.
+# What VainF's and SAM_AT's files need besides tensors: their best_score is a numpy.float64, pickled as a call of a
+# function that has different names in numpy 1 and 2.
 _ALLOWED = [
     (_float, "numpy.core.multiarray.scalar"),
     (_float, "numpy._core.multiarray.scalar"),
@@ -50,14 +50,15 @@ _ALLOWED = [
 
 
 class WriteError(UserError):
-    """A checkpoint that couldn't be written; the ones before are as they were."""
+    """A checkpoint could not be written; earlier ones are unchanged."""
 
 
 def save(path, checkpoint: dict, *, keep: int | None = None):
-    """Write to a temporary file in the same folder, then rename it: whenever this ends, `path` is a whole checkpoint.
+    """Write a temporary file in the same folder, then rename it, so that `path` is a complete checkpoint at any time.
 
-    keep: so many stay, this one included: what was there becomes previous(path, 1), that previous(path, 2), and so on;
-    None replaces `path` alone. Raises WriteError where the disk is full or can't be written.
+    With `keep`, that many checkpoints are kept, this one included: the old one at `path` becomes previous(path, 1), the
+    one before it previous(path, 2), and so on. With None, only `path` is replaced. Raises WriteError if the disk is full
+    or not writable.
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
@@ -70,32 +71,32 @@ def save(path, checkpoint: dict, *, keep: int | None = None):
             _make_previous(path, keep)
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of the file's own error
+    except (OSError, RuntimeError) as error:  # torch turns the file's OSError into a RuntimeError
         cause = error if isinstance(error, OSError) else error.__context__
         if not isinstance(cause, OSError):
             raise
-        with suppress(OSError):  # what is left there is no checkpoint, and the next one is written over it
+        with suppress(OSError):  # harmless if it stays: the next save overwrites it
             temporary.unlink(missing_ok=True)
-        raise WriteError(f"{path} can't be written ({cause.strerror}): make room there, or choose another "
-                         "--output_dir; the checkpoints from before are as they were") from None
+        raise WriteError(f"{path} can't be written ({cause.strerror}): make room there or choose another "
+                         "--output_dir. The earlier checkpoints are unchanged.") from None
 
 
 def previous(path: Path, number: int) -> Path:
-    """Where the checkpoint is that was `number` savings before the one at `path`: latest_x.pth -> previous1_x.pth."""
+    """Return where the checkpoint is that was saved `number` saves earlier: latest_x.pth -> previous1_x.pth."""
     return path.with_name(f"previous{number}_{path.name.removeprefix('latest_')}")
 
 
 def earlier(path: Path) -> list[Path]:
-    """The previous ones of `path` that are there, newest first."""
+    """Return the previous checkpoints of `path` that exist, newest first."""
     pattern = re.compile(rf"previous(\d+)_{re.escape(path.name.removeprefix('latest_'))}")
     found = {int(match[1]): other for other in path.parent.iterdir() if (match := pattern.fullmatch(other.name))}
     return [found[number] for number in sorted(found)]
 
 
 def _make_previous(path: Path, keep: int):
-    """Number what is at `path` and before it; at no moment is `path` gone."""
+    """Rename `path` and its previous checkpoints by one number; `path` exists at any time, where links are possible."""
     names = earlier(path)
-    for number in range(len(names), 0, -1):  # the oldest first, so that none is written over
+    for number in range(len(names), 0, -1):  # oldest first, so that none is overwritten
         if number + 1 < keep:
             os.replace(names[number - 1], previous(path, number + 1))
         else:
@@ -108,25 +109,25 @@ def _make_previous(path: Path, keep: int):
 
 
 def reinstate(good: Path, path: Path):
-    """Put a second `good` in the place of the checkpoint `path`; what is damaged there is kept, see put_aside()."""
+    """Replace the damaged checkpoint `path` by a copy of `good`; the damaged one is kept, see put_aside()."""
     temporary = path.with_name(path.name + ".tmp")
     if path.exists():
-        _duplicate(path, _aside(path))
-    _duplicate(good, temporary)
+        _link_or_copy(path, _free_damaged_name(path))
+    _link_or_copy(good, temporary)
     os.replace(temporary, path)
 
 
 def put_aside(path: Path):
     """Rename a damaged checkpoint to <name>.damaged, or .damaged1 and so on."""
-    os.replace(path, _aside(path))
+    os.replace(path, _free_damaged_name(path))
 
 
-def _aside(path: Path) -> Path:
+def _free_damaged_name(path: Path) -> Path:
     names = (path.with_name(f"{path.name}.damaged{number or ''}") for number in itertools.count())
     return next(name for name in names if not name.exists())
 
 
-def _duplicate(path: Path, other: Path):
+def _link_or_copy(path: Path, other: Path):
     other.unlink(missing_ok=True)
     try:
         os.link(path, other)
@@ -135,60 +136,60 @@ def _duplicate(path: Path, other: Path):
 
 
 def load(path) -> dict:
-    """Read a checkpoint or a bare state dict onto the CPU; `weights_only`, with the few names that older files need.
+    """Return a checkpoint or a bare state dict, on the CPU; read with weights_only plus the names that old files need.
 
-    Raises UserError where there is no such file, or where it is no checkpoint, holds anything but data, has other
-    bytes than were written, or is of a later version of this program.
+    Raises UserError if the file does not exist, is not a checkpoint, holds more than data, is damaged, or was written
+    by a later version of this program.
     """
     if Path(path).is_dir():
-        raise UserError(f"{path} is a folder: name a checkpoint in it")
+        raise UserError(f"{path} is a folder: give the path of a checkpoint in it")
     if not Path(path).is_file():
         raise UserError(f"no checkpoint at {path}: check the path given to --ckpt")
     try:
         _check_bytes(path)
         with torch.serialization.safe_globals(_ALLOWED):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        _refuse_shadows(checkpoint)
-    except Exception as error:  # a stranger's bytes: torch.load raises whatever its opcodes run into
-        raise UserError(f"{path} can't be read as a checkpoint ({type(error).__name__}): it is damaged, or holds more "
-                        "than tensors and plain values, such as a whole pickled model, which could run code") from None
+        _refuse_attributes(checkpoint)
+    except Exception as error:  # on bad bytes, torch.load raises nearly any exception
+        raise UserError(f"{path} can't be read as a checkpoint ({type(error).__name__}): it is damaged or holds more "
+                        "than tensors and plain values, such as a pickled model, which could run code") from None
     if not isinstance(checkpoint, dict) or not isinstance(model_state(checkpoint), dict):
-        raise UserError(f"{path} is no checkpoint: expected a dict of weights, or one that holds it as model_state")
+        raise UserError(f"{path} is not a checkpoint: expected a dict of weights or a dict with the key model_state")
     version = checkpoint.get("format", 0)
     if "model_state" in checkpoint and isinstance(version, int) and version > FORMAT:
-        raise UserError(f"{path} is of a later version of this program (format {version}, this one reads up to "
-                        f"{FORMAT}): update the program")
+        raise UserError(f"{path} was written by a later version of this program (format {version}; this one reads up "
+                        f"to {FORMAT}): update the program")
     return checkpoint
 
 
 def model_state(checkpoint: dict) -> dict:
-    """The weights in `checkpoint`: its `model_state` (others write `state_dict` or `model`), else the whole of it."""
+    """Return the weights: model_state, or state_dict or model as other programs write it, else all of `checkpoint`."""
     for key in ("model_state", "state_dict", "model"):
         if key in checkpoint:
             return checkpoint[key]
     return checkpoint
 
 
-def _refuse_shadows(checkpoint):
-    """An OrderedDict can bring attributes from a file, such as one called items; torch's own is _metadata."""
+def _refuse_attributes(checkpoint):
+    """Raise UnpicklingError for an OrderedDict with attributes, which could replace its methods; torch sets _metadata."""
     for found in (checkpoint, model_state(checkpoint) if isinstance(checkpoint, dict) else None):
         if getattr(found, "__dict__", {}).keys() - {"_metadata"}:
             raise pickle.UnpicklingError("a dict with attributes")
 
 
 def _check_bytes(path):
-    """Compare the checksums in the file; torch.load doesn't, and takes a zeroed page for weights."""
-    if zipfile.is_zipfile(path):  # else of torch before 1.6, which had none
+    """Raise BadZipFile for wrong checksums; torch.load does not check them and would load a zeroed page as weights."""
+    if zipfile.is_zipfile(path):  # torch before 1.6 wrote no zip and no checksums
         with zipfile.ZipFile(path) as archive:
             if sum(record.file_size for record in archive.infolist()) > os.path.getsize(path):
-                raise zipfile.BadZipFile("it unpacks to more than it is, which what torch writes never does")
+                raise zipfile.BadZipFile("it unpacks to more than its size, which torch's files never do")
             if wrong := archive.testzip():
                 raise zipfile.BadZipFile(f"wrong checksum of {wrong}")
 
 
 def _sync_folder(folder: Path):
-    """Wait until the disk knows the new names."""
-    if hasattr(os, "O_DIRECTORY"):  # Windows has no such thing
+    """Wait until the new file names are on the disk."""
+    if hasattr(os, "O_DIRECTORY"):  # not on Windows
         handle = os.open(folder, os.O_DIRECTORY)
         try:
             os.fsync(handle)

@@ -1,10 +1,9 @@
-"""Several processes as one run (torchrun): who is who, and the few collectives we need; no-ops in a single process.
+"""Several processes as one run (torchrun): ranks and a few collectives, which do nothing in a single process.
 
-A collective must be reached by all ranks in the same order, or those that reach it wait. Objects are pickled: they
-travel only between the processes of one run.
+All ranks must call a collective, in the same order, or those that called it wait. Objects are pickled, which is safe
+because they travel only between the processes of one run.
 """
 import gc
-import os
 from collections.abc import Iterable
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,127 +12,115 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-PATIENCE = timedelta(hours=6)  # for a rank that downloads, or attacks with many steps; torchrun ends what has failed
+from utils import launch
+from utils.launch import TORCHRUN, launched, local_rank, local_world_size  # noqa: F401, re-exported
+
+# Long, because one rank may download data or run a long attack. torchrun ends the others when a rank fails.
+TIMEOUT = timedelta(hours=6)
 
 
-class ElsewhereError(Exception):
-    """Another rank has failed, and says so itself; this one only ends too."""
+class OtherRankFailed(Exception):
+    """Another rank failed and reports its error itself; this rank only ends."""
 
 
-def launched() -> bool:
-    """Whether torchrun, or something that sets its environment, started this process."""
-    return all(name in os.environ for name in TORCHRUN)
-
-
-def grouped() -> bool:
-    """Whether there is a process group: only then is anything shared."""
+def in_group() -> bool:
+    """Return whether this process belongs to a process group; without one, collectives do nothing."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """This process's number, 0 to world_size() - 1."""
-    return dist.get_rank() if grouped() else _environment("RANK", 0)
+    """Return this process's number, 0 to world_size() - 1."""
+    return dist.get_rank() if in_group() else launch.rank()
 
 
 def world_size() -> int:
-    """The number of processes."""
-    return dist.get_world_size() if grouped() else _environment("WORLD_SIZE", 1)
-
-
-def local_rank() -> int:
-    """This process's number on its machine, which is that of its GPU."""
-    return _environment("LOCAL_RANK", 0)
-
-
-def local_world_size() -> int:
-    """The number of processes on this machine."""
-    return _environment("LOCAL_WORLD_SIZE", 1)
+    """Return the number of processes."""
+    return dist.get_world_size() if in_group() else launch.world_size()
 
 
 def is_main() -> bool:
-    """Whether this is rank 0, which alone writes files and speaks."""
+    """Return whether this is rank 0, the only one that writes files and logs."""
     return rank() == 0
 
 
-def start(device: torch.device):
-    """Join the other processes that torchrun started: gloo, with nccl for what is on GPUs; once is enough.
+def join_group(device: torch.device):
+    """Join the other processes that torchrun started, with gloo for CPU and nccl for GPU tensors; repeats do nothing.
 
-    device: this process's; a "cuda" without a number is the GPU of local_rank().
+    `device` is this process's; "cuda" without a number means the GPU local_rank().
     """
-    if not launched() or grouped():
+    if not launched() or in_group():
         return
     if device.type == "cuda":
         torch.cuda.set_device(local_rank() if device.index is None else device.index)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
 
 
-def stop():
-    """Leave the group, if there is one. What uses it, such as a DistributedDataParallel, must be gone by then.
+def leave_group():
+    """Leave the process group, if there is one. Delete what uses it, such as a DistributedDataParallel, before.
 
-    Else that is what frees the group, with the interpreter's lock held, for which the group's threads may wait.
+    Otherwise that object frees the group later while it holds the interpreter's lock, which the group's threads need.
     """
-    if grouped():
+    if in_group():
         gc.collect()
         dist.destroy_process_group()
 
 
 @contextmanager
 def main_first():
-    """Rank 0 runs the block, then the others do. No collectives inside.
+    """Run the block on rank 0, then on the other ranks. The block must not call collectives.
 
-    An exception on rank 0 is an ElsewhereError on the others, before they enter.
+    If it raises on rank 0, the others raise OtherRankFailed without entering it.
     """
-    if grouped() and not is_main() and from_main(None):
-        raise ElsewhereError("rank 0 failed")
+    if in_group() and not is_main() and broadcast_object(None):
+        raise OtherRankFailed("rank 0 failed")
     failed = True
     try:
         yield
         failed = False
     finally:
         if is_main():
-            from_main(failed)
+            broadcast_object(failed)
 
 
 @contextmanager
-def together():
-    """An exception on one rank ends all of them, the others by an ElsewhereError. No collectives inside.
+def fail_together():
+    """Raise on all ranks if the block raises on one. The block must not call collectives.
 
-    Where several ranks have one, the first raises its own.
+    The lowest failed rank raises its own exception, all others OtherRankFailed.
     """
     error = None
     try:
         yield
     except Exception as raised:
         error = raised
-    raise_first(error)
+    raise_first_error(error)
 
 
-def raise_first(error: Exception | None):
-    """Raise the first rank's exception: there as it is, on the others as an ElsewhereError; nothing if none has one."""
+def raise_first_error(error: Exception | None):
+    """Raise `error` on the lowest rank that has one and OtherRankFailed on all others; return if all pass None."""
     first = torch.tensor(world_size() if error is None else rank())
-    if grouped():
+    if in_group():
         dist.all_reduce(first, dist.ReduceOp.MIN)
     if first == rank():
         raise error
     if first < world_size():
-        raise ElsewhereError(f"rank {first} failed")
+        raise OtherRankFailed(f"rank {first} failed")
 
 
 def barrier():
-    """Wait for all ranks, whatever their device."""
-    total(torch.zeros(()))
+    """Wait until all ranks get here, whatever their device."""
+    sum_over_ranks(torch.zeros(()))
 
 
 def any_rank(flag: bool | Tensor) -> bool:
-    """Whether a flag, or an element of it, is true on some rank."""
+    """Return whether the flag, or an element of it, is true on any rank."""
     flags = torch.as_tensor(flag).any().long()
-    return bool(total(flags))
+    return bool(sum_over_ranks(flags))
 
 
-def total(tensor: Tensor) -> Tensor:
-    """The sum over all ranks, a new tensor without a gradient; in a single process `tensor` itself."""
-    if not grouped():
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """Return the sum over all ranks, a new tensor without gradient; in a single process `tensor` itself."""
+    if not in_group():
         return tensor
     summed = tensor.detach().clone(memory_format=torch.contiguous_format)
     dist.all_reduce(summed)
@@ -141,30 +128,26 @@ def total(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def broadcast_(tensors: Iterable[Tensor]):
-    """Give these tensors the values that they have on rank 0; strides may differ from rank to rank."""
-    for tensor in tensors if grouped() else ():
+def broadcast_tensors(tensors: Iterable[Tensor]):
+    """Overwrite these tensors with rank 0's values, in place; strides may differ between ranks."""
+    for tensor in tensors if in_group() else ():
         values = tensor.detach().contiguous()
         dist.broadcast(values, src=0)
         tensor.copy_(values)
 
 
-def gather(obj) -> list | None:
-    """The objects of all ranks, in rank order, on rank 0; None on the others."""
-    if not grouped():
+def gather_to_main(obj) -> list | None:
+    """Return the objects of all ranks, in rank order, on rank 0; None on the others."""
+    if not in_group():
         return [obj]
     objects = [None] * world_size() if is_main() else None
     dist.gather_object(obj, objects)
     return objects
 
 
-def from_main(obj):
-    """Rank 0's object, on every rank."""
+def broadcast_object(obj):
+    """Return rank 0's object on every rank."""
     objects = [obj]
-    if grouped():
+    if in_group():
         dist.broadcast_object_list(objects, src=0)
     return objects[0]
-
-
-def _environment(name: str, default: int) -> int:
-    return int(os.environ.get(name, default)) if launched() else default

@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A request that can't be carried out: one line that names the thing and the remedy.
+    """A request that cannot be carried out: one line that says what is wrong, where, and what to do.
 
     main prints it without a traceback and exits with code 2.
     """

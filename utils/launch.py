@@ -1,4 +1,4 @@
-"""Who this process is, as torchrun's environment says; importing this takes no torch."""
+"""What torchrun tells a process through its environment. Needs no torch, so command-line options can be checked fast."""
 import os
 from pathlib import Path
 
@@ -9,29 +9,29 @@ RANK0_REPORTS_FIRST_SECONDS = 5.0
 
 
 def launched() -> bool:
-    """Return whether torchrun, or something that sets its environment, started this process."""
+    """Return whether torchrun, or a program that sets the same variables, started this process."""
     return all(name in os.environ for name in TORCHRUN)
 
 
 def rank() -> int:
     """Return this process's number, 0 to world_size() - 1."""
-    return _environment("RANK", 0)
+    return _read_int("RANK", 0)
 
 
 def world_size() -> int:
     """Return the number of processes."""
-    return _environment("WORLD_SIZE", 1)
+    return _read_int("WORLD_SIZE", 1)
 
 
 def local_rank() -> int:
-    """Return this process's number on its machine, which is that of its GPU."""
-    return _environment("LOCAL_RANK", 0)
+    """Return this process's number on its machine, which is also the number of its GPU."""
+    return _read_int("LOCAL_RANK", 0)
 
 
 def local_world_size() -> int:
     """Return the number of processes on this machine."""
-    return _environment("LOCAL_WORLD_SIZE", 1)
+    return _read_int("LOCAL_WORLD_SIZE", 1)
 
 
-def _environment(name: str, default: int) -> int:
+def _read_int(name: str, default: int) -> int:
     return int(os.environ.get(name, default)) if launched() else default

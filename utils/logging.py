@@ -1,8 +1,7 @@
-"""One logger for everything the user reads: bare lines on the console, and in log.txt once the run has a folder.
+"""One logger for everything the user reads: plain lines on the console and, once the run has a folder, in log.txt.
 
-Names in these lines may be a stranger's (of files, classes, weights), so control characters are written out.
-
-Of several processes rank 0 has them; the others only say what went wrong, as "[rank 1] error: ...".
+Lines may hold names from untrusted files (of images, classes, weights), so control characters are escaped. With
+several processes only rank 0 logs; the others log errors only, as "[rank 1] error: ...".
 """
 import logging
 import os
@@ -10,33 +9,33 @@ import sys
 from pathlib import Path
 
 from utils.distributed import is_main, rank
-from utils.text import printable
+from utils.text import escape_unprintable
 
 logger = logging.getLogger("segmentation")
 
 
-class _Visible(logging.Formatter):
-    """The bare message, without characters that a terminal obeys."""
+class _EscapingFormatter(logging.Formatter):
+    """Format a record as its bare message, with characters escaped that a terminal would act on."""
 
     def format(self, record):
-        return printable(super().format(record))
+        return escape_unprintable(super().format(record))
 
 
-class Steady:
-    """A stream whose reader may have gone, such as a `| tee` that the same Ctrl-C has ended: the rest goes nowhere."""
+class PipeSafeStream:
+    """A stream whose reader may have ended, such as a `| tee` after Ctrl-C; further text is then discarded."""
 
     def __init__(self, stream):
         self.stream = stream
 
     def write(self, text: str):
-        """Write, if anybody reads."""
-        self._try(self.stream.write, text)
+        """Write the text, or discard it if the reader has ended."""
+        self._call(self.stream.write, text)
 
     def flush(self):
-        """Flush, if anybody reads."""
-        self._try(self.stream.flush)
+        """Flush the stream, unless the reader has ended."""
+        self._call(self.stream.flush)
 
-    def _try(self, function, *args):
+    def _call(self, function, *args):
         try:
             function(*args)
         except BrokenPipeError:
@@ -46,25 +45,25 @@ class Steady:
         return getattr(self.stream, name)
 
 
-class _Console(logging.Handler):
-    """Errors to stderr, all else to stdout, as they are at that moment: a redirected or captured one gets the line."""
+class _ConsoleHandler(logging.Handler):
+    """Write errors to stderr and all else to stdout, looked up for each line so that redirection works."""
 
     def __init__(self):
         super().__init__()
-        self.setFormatter(_Visible())
+        self.setFormatter(_EscapingFormatter())
 
     def emit(self, record):
-        stream = Steady(sys.stderr if record.levelno >= logging.ERROR else sys.stdout)
+        stream = PipeSafeStream(sys.stderr if record.levelno >= logging.ERROR else sys.stdout)
         stream.write(self.format(record) + "\n")
         stream.flush()
 
 
-class _Earlier(logging.Handler):
-    """Keeps the lines that come before the run has a folder."""
+class _BufferHandler(logging.Handler):
+    """Keep the lines that are logged before the run has a folder."""
 
     def __init__(self):
         super().__init__()
-        self.setFormatter(_Visible())
+        self.setFormatter(_EscapingFormatter())
         self.lines = []
 
     def emit(self, record):
@@ -72,26 +71,26 @@ class _Earlier(logging.Handler):
 
 
 def start_log():
-    """A new run: show every line, and keep it for the log file that follows; on other ranks than 0 errors alone."""
+    """Log to the console and keep the lines for the log file; on ranks other than 0, log errors only."""
     stop_log()
     logger.propagate = False
-    logger.addHandler(console := _Console())
+    logger.addHandler(console := _ConsoleHandler())
     if is_main():
         logger.setLevel(logging.INFO)
-        logger.addHandler(_Earlier())
+        logger.addHandler(_BufferHandler())
     else:
         logger.setLevel(logging.ERROR)
-        console.setFormatter(_Visible(f"[rank {rank()}] %(message)s"))
+        console.setFormatter(_EscapingFormatter(f"[rank {rank()}] %(message)s"))
 
 
 def log_to_file(path):
-    """Append every line to the file `path` from now on, the lines since start_log() first; on rank 0 alone."""
+    """Append the lines since start_log(), and every later line, to the file `path`; only on rank 0."""
     if not is_main():
         return
     file = logging.FileHandler(Path(path), encoding="utf-8")
-    file.setFormatter(_Visible())
+    file.setFormatter(_EscapingFormatter())
     for handler in list(logger.handlers):
-        if isinstance(handler, _Earlier):
+        if isinstance(handler, _BufferHandler):
             file.stream.writelines(line + "\n" for line in handler.lines)
             file.flush()
             logger.removeHandler(handler)
@@ -99,7 +98,7 @@ def log_to_file(path):
 
 
 def stop_log():
-    """Close the log file and forget what was kept."""
+    """Close the log file and discard the kept lines."""
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
         handler.close()

@@ -1,4 +1,4 @@
-"""Train/eval flags of a model, switched for a while and put back module by module."""
+"""Temporarily change the train/eval and requires_grad flags of a model, and restore them one by one."""
 from contextlib import contextmanager
 
 from torch import nn
@@ -6,7 +6,7 @@ from torch import nn
 
 @contextmanager
 def eval_mode(model: nn.Module):
-    """Put `model` in eval mode; afterwards each module has its own flag again, mixed ones included."""
+    """Put `model` in eval mode for the block; then restore the flag of each module, even if they differ."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -18,7 +18,7 @@ def eval_mode(model: nn.Module):
 
 @contextmanager
 def frozen_parameters(model: nn.Module):
-    """No parameter requires a gradient inside: backward then computes the input's gradient alone."""
+    """Turn off gradients of all parameters for the block, so that backward computes only the input's gradient."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         for parameter, _ in flags:

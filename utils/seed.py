@@ -1,4 +1,4 @@
-"""Random seeds of everything that draws."""
+"""Seed, save and restore the random number generators of Python, NumPy and torch."""
 import random
 from contextlib import contextmanager
 
@@ -13,8 +13,8 @@ def seed_everything(seed: int):
     torch.manual_seed(seed)
 
 
-def rng_state(devices: list[torch.device]) -> dict:
-    """Where the streams of torch, NumPy and Python are, and those of the GPUs `devices`: tensors and plain values."""
+def get_rng_state(devices: list[torch.device]) -> dict:
+    """Return the generator states of torch, NumPy, Python and the GPUs `devices` as tensors and plain values."""
     numpy = np.random.get_state(legacy=False)
     words = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
     version, internal, gauss = random.getstate()
@@ -26,21 +26,21 @@ def rng_state(devices: list[torch.device]) -> dict:
 
 
 def set_rng_state(state: dict, devices: list[torch.device]):
-    """Go on where rng_state() was; GPUs of another number than then keep their streams."""
+    """Restore what get_rng_state() returned; GPU states are skipped if the number of GPUs has changed."""
     torch.set_rng_state(state["torch"])
     numpy, python = state["numpy"], state["python"]
     np.random.set_state({**numpy, "state": {**numpy["state"], "key": numpy["state"]["key"].numpy()}})
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
     if len(devices) == len(state["cuda"]):
-        for device, stream in zip(devices, state["cuda"], strict=True):
-            torch.cuda.set_rng_state(stream, device)
+        for device, cuda_state in zip(devices, state["cuda"], strict=True):
+            torch.cuda.set_rng_state(cuda_state, device)
 
 
 @contextmanager
-def drawing_from(*parts):
-    """Python, NumPy and torch (the CPU's) draw a stream that depends on `parts` alone; then they go on as before."""
+def seeded_by(*parts):
+    """Seed Python, NumPy and torch (CPU) from `parts` alone for the block; then restore their states."""
     earlier = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    seed = _seed_of(parts)
+    seed = _derive_seed(parts)
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.default_generator.manual_seed(seed)
@@ -52,11 +52,11 @@ def drawing_from(*parts):
         torch.set_rng_state(earlier[2])
 
 
-def generator_for(*parts) -> torch.Generator:
-    """A CPU generator that depends on `parts` alone, e.g. (seed, image index): the same on every machine and device."""
-    return torch.Generator().manual_seed(_seed_of(parts))
+def make_generator(*parts) -> torch.Generator:
+    """Return a CPU generator seeded from `parts` alone, e.g. (seed, image index); it is the same on every machine."""
+    return torch.Generator().manual_seed(_derive_seed(parts))
 
 
-def _seed_of(parts) -> int:
-    # random.Random of a string hashes it with SHA-512: neighbouring parts give unrelated streams.
+def _derive_seed(parts) -> int:
+    # random.Random hashes a string with SHA-512, so that similar parts give unrelated seeds.
     return random.Random("/".join(str(part) for part in parts)).getrandbits(63)

@@ -1,2 +1,2 @@
-"""Which version of this program wrote a file."""
+"""The version of this program, which it writes into its files."""
 VERSION = "0.2.0"

@@ -5,12 +5,12 @@ from tqdm import tqdm
 from attacks import LOSSES, Attack, build_attack, class_weights
 from datasets import build_datasets
 from datasets.files import read_mask
-from engine.evaluation.images import weights_of
 from engine.evaluation.sweep import sweep
 from engine.options.declare import attacks_of, takes
 from engine.options.types import step_size
 from utils.distributed import is_main
 from utils.errors import UserError
+from utils.snapshots import hash_weights
 
 
 def plan_attacks(options, *, num_classes: int) -> tuple[Attack, ...]:
@@ -57,7 +57,7 @@ def sweep_planned(setup) -> dict:
     options, model, dataset = setup.options, setup.model, setup.val_set
     subject = {
         "model": options.model, "output_stride": options.output_stride, "separable_conv": options.separable_conv,
-        "weights": weights_of(model.model), "normalization": model.normalization, "dataset": options.dataset, "year": options.year,
+        "weights": hash_weights(model.model), "normalization": model.normalization, "dataset": options.dataset, "year": options.year,
         "crop_size": dataset.crop_size}
     try:
         return sweep(model, setup.val_loader, dataset, setup.attacks, folder=setup.run.folder, subject=subject,
@@ -75,7 +75,7 @@ def _count_pixels(train_set, num_classes: int) -> torch.Tensor:
     counts = torch.zeros(num_classes, dtype=torch.int64)
     for index in tqdm(range(len(train_set)), desc="pixels of each class, for mce_bal", unit="label", mininterval=1,
                       disable=not is_main()):
-        label = train_set.label(index).flatten().long()
+        label = train_set.read_label(index).flatten().long()
         counts += torch.bincount(label[label < num_classes], minlength=num_classes)
     return counts
 

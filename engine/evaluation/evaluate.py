@@ -9,10 +9,11 @@ from tqdm import tqdm
 
 from attacks import Attack, Outcome
 from attacks.losses import Pixels
-from engine.evaluation.images import ImageSet, device_of
+from datasets import ImageSet
 from engine.evaluation.shards import share_of
 from engine.records.naming import title_of
 from metrics import counts_per_image
+from utils.device import device_of
 from utils.distributed import fail_together, is_main, world_size
 from utils.logging import PipeSafeStream
 from utils.modes import eval_mode

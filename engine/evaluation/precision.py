@@ -1,31 +1,11 @@
-"""bfloat16 networks, and how far their gradients are from float32's."""
+"""How far the gradients of a bfloat16 network are from float32's."""
 import torch
 from torch import Tensor, nn
 
 from attacks.search import Problem
+from network import Bfloat16
 from utils.logging import logger
 from utils.modes import eval_mode, frozen_parameters
-
-
-class Bfloat16(nn.Module):
-    """`model` with its forward pass in bfloat16 (autocast); images and logits [B, C, H, W] are float32.
-
-    No loss scaling: bfloat16 has float32's range.
-    """
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """As the model's."""
-        with torch.autocast(images.device.type, dtype=torch.bfloat16):
-            return self.model(images).float()
-
-
-def precise(model: nn.Module, *, amp: bool) -> nn.Module:
-    """`model` itself, or in bfloat16."""
-    return Bfloat16(model) if amp else model
 
 
 def sign_differences(model: nn.Module, images: Tensor, labels: Tensor) -> float:

@@ -10,20 +10,22 @@ import torch
 from torch import nn
 
 from attacks import Attack
-from datasets import list_batches, with_indices
+from datasets import ImageSet, list_batches, with_indices
 from engine.evaluation.dashboard import show_robustness
 from engine.evaluation.evaluate import Scored, lines_of, progress, scored_batches
-from engine.evaluation.images import ImageSet, device_of, weights_of
 from engine.evaluation.pictures import Pictures
-from engine.evaluation.precision import log_sign_differences, precise
+from engine.evaluation.precision import log_sign_differences
 from engine.evaluation.shards import hand_over, share_of
 from engine.records.naming import label, radius, title_of
 from engine.records.results import table, write_results
 from engine.records.rows import rows_of, without
-from engine.records.schema import canonical
 from engine.records.store import Records
-from utils.distributed import fail_together, broadcast_object, is_main
+from network import precise
+from utils.device import device_of
+from utils.distributed import broadcast_object, fail_together, is_main
 from utils.logging import logger
+from utils.snapshots import hash_weights
+from utils.strict_json import canonical
 from utils.visualizer import NullVisualizer
 
 CLEAN = {"attack": "none", "norm": None, "eps": 0.0, "steps": 0}
@@ -115,7 +117,7 @@ def _header(model, images: ImageSet, loader, subject: dict | None) -> dict:
     """Return what is attacked: records of another network or of other images never mix with it."""
     device = device_of(model)
     return {"class_names": images.class_names, "subject": {
-        **(subject or {"weights": weights_of(model)}), "data": images.digest(loader), "torch": torch.__version__,
+        **(subject or {"weights": hash_weights(model)}), "data": images.digest(loader), "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32}}
 

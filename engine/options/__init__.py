@@ -1,7 +1,7 @@
 """argv, and what a checkpoint adds -> one finished, frozen Options. FLAGS says everything about each flag.
 
     flags.py, training_flags.py   FLAGS, one row a flag       declare.py   what a row says       types.py   values
-    parser.py   argv -> Call      resolve.py   Call -> Options      rules.py   contradictions     markdown.py   docs
+    parser.py   argv -> Call      resolve.py   Call -> Options      rules.py   contradictions
 """
 from engine.options.declare import PREDICT, REPORT, TEST, TRAIN, VERIFY
 from engine.options.flags import FLAGS

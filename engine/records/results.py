@@ -5,12 +5,12 @@ from pathlib import Path
 from engine.records.naming import attack_name, radius
 from utils.files import write_atomically
 from utils.logging import logger
-from utils.text import format_table, replace_nan
+from utils.text import format_markdown, replace_nan
 
 
 def table(rows: list[dict]) -> str:
     """Return rows as a Markdown table, one line each."""
-    return format_table({
+    return format_markdown({
         "Attack": [attack_name(result["settings"] or result) for result in rows],
         "Norm": [result["norm"] or "-" for result in rows],
         "eps": [radius(result) for result in rows],

@@ -3,9 +3,9 @@ import numpy as np
 
 from attacks import ENSEMBLE_LOSSES, SEA_LOSSES
 from engine.records.naming import label
-from engine.records.schema import canonical
 from engine.records.store import Record
 from metrics.robustness import scores, worst_case
+from utils.strict_json import canonical
 
 UNIONS = {"sea": SEA_LOSSES, "ensemble": ENSEMBLE_LOSSES}  # of APGD with red-eps
 WORST = "worst case"

@@ -1,7 +1,7 @@
 """What a line of a record file is. Files may be a stranger's: whatever else it holds is a ValueError, or no JSON."""
-import json
 import re
 
+from utils.strict_json import canonical, is_shallow
 from utils.text import escape_unprintable
 
 FORMAT = 1  # to be raised when an attack or a count changes, so that old lines are not taken for new ones
@@ -9,26 +9,6 @@ COUNTS = ("intersection", "union", "pixels")  # a list of one int per class each
 NUMBERS = ("radius", "loss", "forwards", "backwards")
 MOST = 2**53  # beyond it floats skip whole numbers
 WORD = re.compile(r"[\w.+-]{1,80}")  # names of attacks, losses and norms: they become names of files
-
-
-def canonical(value) -> str:
-    """JSON in one form, arrays and tensors as lists. Raises ValueError for nan and inf, which JSON has not."""
-    return json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"), default=lambda item: item.tolist())
-
-
-def parse(raw: bytes):
-    """One line's value. Raises ValueError for what is no JSON, RecursionError for what is nested too deep."""
-    return json.loads(raw.decode(), parse_constant=_refuse_constant, object_pairs_hook=_without_repeats)
-
-
-def _refuse_constant(text: str):
-    raise ValueError(f"{text} is no JSON")
-
-
-def _without_repeats(pairs: list[tuple]) -> dict:
-    if len(found := dict(pairs)) < len(pairs):
-        raise ValueError("a key is there twice")
-    return found
 
 
 def check_header(header) -> dict:
@@ -42,7 +22,7 @@ def check_header(header) -> dict:
     if not names or any(not isinstance(name, str) for name in names) or len(set(names)) < len(names):
         raise ValueError("class_names are no different words")
     _check_settings(header["attack"], classes=len(names))
-    if not _is_shallow(header):  # whoever writes or compares it shall not run out of stack
+    if not is_shallow(header):  # whoever writes or compares it shall not run out of stack
         raise ValueError("nested too deep")
     canonical(header)  # ValueError for 1e999, which is JSON and infinite
     return header
@@ -66,11 +46,6 @@ def _check_settings(settings: dict, *, classes: int):
     }
     if odd := [key for key, is_sound in sound.items() if not is_sound]:
         raise ValueError(f"no settings of an attack: {', '.join(odd)}")
-
-
-def _is_shallow(value, *, levels: int = 8) -> bool:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return levels > 0 and all(_is_shallow(item, levels=levels - 1) for item in inner)
 
 
 def _is_number(value, *, low: float = 0) -> bool:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.records.schema import COUNTS, FORMAT, canonical, check_header, check_line, parse
+from engine.records.schema import COUNTS, FORMAT, check_header, check_line
 from utils.errors import UserError
 from utils.files import AppendOnly
+from utils.strict_json import canonical, parse
 from utils.text import escape_unprintable
 
 

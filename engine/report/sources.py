@@ -6,10 +6,10 @@ import numpy as np
 
 from engine.records.naming import label
 from engine.records.rows import UNIONS, is_red_eps
-from engine.records.schema import canonical
 from engine.records.store import Record, read
 from utils.errors import UserError
 from utils.logging import logger
+from utils.strict_json import canonical
 
 
 def named(runs: list[Path]) -> dict[str, Path]:

@@ -7,8 +7,8 @@ from hashlib import sha256
 from engine.records.naming import attack_name, radius
 from engine.records.results import bracket
 from engine.records.rows import WORST, order, without
-from engine.records.schema import canonical
-from utils.text import format_table
+from utils.strict_json import canonical
+from utils.text import format_markdown
 
 CURVE = ("curve", "loss", "norm", "steps")  # what tells curves over eps apart
 PER_RUN = ("mIoU", "aAcc", "Image IoU", "ratio")
@@ -103,7 +103,7 @@ def comparison(rows: list[dict]) -> str:
         cells = [_scores(line["rows"].get(run)) for line in lines]
         titles = [f"{run}: {title}" if len(runs) > 1 else title for title in PER_RUN]
         columns |= {title: [cell[k] for cell in cells] for k, title in enumerate(titles)}
-    return format_table(columns)
+    return format_markdown(columns)
 
 
 def class_table(rows: list[dict]) -> str:
@@ -111,14 +111,14 @@ def class_table(rows: list[dict]) -> str:
     pairs = [(line, run) for line in side_by_side(rows) for run in _runs(rows) if run in line["rows"]]
     names = list(rows[0]["Class IoU"])
     columns = _attack_columns([line for line, _ in pairs]) | {"run": [run for _, run in pairs]}
-    return format_table(columns | {name: [_number(line["rows"][run]["Class IoU"][name]) for line, run in pairs]
+    return format_markdown(columns | {name: [_number(line["rows"][run]["Class IoU"][name]) for line, run in pairs]
                                for name in names})
 
 
 def cost_table(rows: list[dict]) -> str:
     """A line per attack; forward + backward passes per image for every run."""
     lines = side_by_side(rows)
-    return format_table(_attack_columns(lines) | {run: [_passes(line["rows"].get(run)) for line in lines]
+    return format_markdown(_attack_columns(lines) | {run: [_passes(line["rows"].get(run)) for line in lines]
                                               for run in _runs(rows)})
 
 

@@ -8,11 +8,11 @@ from urllib.parse import quote
 
 from engine.records.naming import radius
 from engine.records.rows import rows_of
-from engine.records.schema import canonical
 from engine.report import curves, figures, tables
 from engine.report.sources import common_images, gather, named
 from utils.errors import UserError
 from utils.logging import logger
+from utils.strict_json import canonical
 from utils.text import escape_markdown, is_file_name, replace_nan
 
 LEGEND = """\

@@ -88,7 +88,7 @@ def load_latest(folder: Path, named: dict) -> tuple[Path, dict, tuple[Path, Path
     if not found:
         raise UserError(f"{problem}; nor can any other checkpoint of this run be continued")
     path, loaded = max(found, key=lambda one: _iteration(one[1]))  # the first of equal ones: a previous one, not best_*
-    logger.warning("Warning: %s. Continuing with %s, of iteration %s (docs/resume.md#damaged-checkpoints)", problem,
+    logger.warning("Warning: %s. Continuing with %s, of iteration %s (docs/resume.md#checkpoints)", problem,
                    path, _iteration(loaded))
     return path, loaded, (path, latest)
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from engine.run.interrupts import Interrupts, Stopped, Terminated
-from utils.distributed import OtherRankFailed, is_main, stop
+from utils.distributed import OtherRankFailed, is_main, leave_group
 from utils.errors import UserError
 from utils.launch import RANK0_REPORTS_FIRST_SECONDS
 from utils.logging import logger, start_log, stop_log
@@ -29,7 +29,7 @@ def reported_errors():
     try:
         with interrupts:
             yield
-        stop()  # not after an error: it could wait for ranks that wait for this one
+        leave_group()  # not after an error: it could wait for ranks that wait for this one
     except (UserError, FloatingPointError, RuntimeError, OSError) as error:
         if _is_ours(error):
             raise

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 from attacks import Attack, build_attack
 from engine.evaluation.dashboard import Samples, show_validation
 from engine.evaluation.evaluate import evaluate
-from engine.evaluation.precision import log_sign_differences, precise
+from engine.evaluation.precision import log_sign_differences
 from engine.options.declare import SAM_FAMILY
 from engine.options.rules import base_of, refuse_small_shares, start
 from engine.options.types import step_size
@@ -17,7 +17,7 @@ from engine.run import checkpoints
 from engine.training.step import TrainingStep
 from engine.training.trainer import Trainer
 from metrics import StreamSegMetrics
-from network import synchronize_batchnorm
+from network import precise, synchronize_batchnorm
 from optim import build_loss, build_optimizer, build_scheduler, norm_parameters
 from utils import distributed, launch
 from utils.logging import logger

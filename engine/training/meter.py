@@ -1,17 +1,12 @@
 """What the training's lines say besides the loss: means since the line before, speed, time left, peak memory."""
-import sys
 import time
 from collections import defaultdict
 from datetime import timedelta
 
 import torch
 
+from utils.device import peak_memory
 from utils.logging import logger
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 MOST_SKIPPED = 10  # iterations in a row; then the run ends
 
@@ -76,15 +71,6 @@ class Skips:
             raise FloatingPointError(
                 f"{MOST_SKIPPED} iterations in a row, up to {itr}, had a loss or gradient that is not finite: choose a "
                 "lower --lr; earlier checkpoints are unchanged")
-
-
-def peak_memory(device: torch.device) -> float:
-    """GiB that this process has held at most: of the GPU's memory, on the CPU of the machine's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    if resource is None:
-        return float("nan")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10) / 2**30
 
 
 def line(seen: dict) -> str:

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from optim import grad_norm, count_valid_pixels
+from optim import count_valid_pixels, grad_norm
 from utils import distributed
 
 

@@ -1,7 +1,5 @@
 """--verify: can the figures of attacks on this network be trusted? Checks on a few images, each passed or failed."""
 import time
-import warnings
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,6 +11,7 @@ from engine.records.naming import radius
 from engine.records.results import write_results
 from engine.verify import contract, gradient, strength
 from engine.verify.bench import FEW, Bench, Finding
+from utils.device import deterministic_sums
 from utils.errors import UserError
 from utils.images import choose_evenly
 from utils.logging import logger
@@ -72,7 +71,7 @@ def run_checks(model: nn.Module, images: list[Tensor], labels: list[Tensor], *, 
     if not 0 < eps <= 1:
         raise UserError(f"eps {eps:g}: attacks are checked at a radius above 0, at most 1")
     results = []
-    with _deterministic(), tqdm(CHECKS if only is None else only, unit="check", leave=False, disable=None) as bar:
+    with deterministic_sums(), tqdm(CHECKS if only is None else only, unit="check", leave=False, disable=None) as bar:
         bench, finding = _tried(Bench, model, images, labels, eps=eps, class_weights=class_weights, seed=seed)
         if finding is not None:
             return [_logged("clean images", finding, 0.0)]
@@ -115,21 +114,3 @@ def _text(value) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_text, value))}]" if value else "none"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-@contextmanager
-def _deterministic():
-    """Checks ask for equal bits: on a GPU, sums in a fixed order (those of resized gradients are not by default)."""
-    fill, benchmark = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    try:
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a quarter of the time
-        torch.backends.cudnn.benchmark = False
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*deterministic")
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = fill
-        torch.backends.cudnn.benchmark = benchmark

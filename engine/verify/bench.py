@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from attacks import Attack, Outcome
 from attacks import class_weights as class_weights_of
 from engine.records.naming import title_of
-from engine.records.schema import canonical
 from metrics import counts_per_image, scores
 from utils.modes import eval_mode
+from utils.snapshots import take_snapshot
+from utils.strict_json import canonical
 
 FEW = 2  # images of the checks that take many passes
 
@@ -72,7 +73,7 @@ class Bench:
             raise ValueError(f"{len(images)} images, {len(labels)} labels: at least one, and as many of both")
         device = next(model.parameters()).device
         self.model, self.eps, self.seed = model, float(eps), seed
-        self.before = state_of(model)
+        self.before = take_snapshot(model)
         self.images = [image[None].to(device, memory_format=torch.channels_last) for image in images]
         self.labels = [label[None].to(device) for label in labels]
         self.clean = {k: self.shot(k, self.images[k]) for k in range(len(images))}
@@ -124,21 +125,3 @@ class Bench:
             links.append({k: self.shot(k, results[k]) for k in which})
             start = results
         return links
-
-
-def state_of(model: nn.Module) -> dict:
-    """Copies of everything that an attack must leave alone: parameters, gradients, buffers, flags."""
-    state = {f"the training flag of {name or 'the model'}": module.training for name, module in model.named_modules()}
-    for name, parameter in model.named_parameters():
-        state[f"parameter {name}"] = parameter.detach().clone()
-        state[f"the gradient of {name}"] = None if parameter.grad is None else parameter.grad.clone()
-        state[f"requires_grad of {name}"] = parameter.requires_grad
-    return state | {f"buffer {name}": buffer.clone() for name, buffer in model.named_buffers()}
-
-
-def differences(before: dict, after: dict) -> list[str]:
-    """What differs between two states, bit by bit (nan is not equal to itself and counts as changed)."""
-    def same(one, other) -> bool:
-        return torch.equal(one, other) if isinstance(one, Tensor) and isinstance(other, Tensor) else one is other
-
-    return [name for name in {**before, **after} if not same(before.get(name), after.get(name))]

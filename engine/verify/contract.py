@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from attacks import APGD, FGSM, PGD, Attack
-from engine.verify.bench import Bench, Finding, differences, judge, pooled_accuracy, state_of
+from engine.verify.bench import Bench, Finding, judge, pooled_accuracy
 from utils.modes import eval_mode
+from utils.snapshots import differences, take_snapshot
 
 ROUNDING = 1e-5  # of eps
 SPREAD = 1e-3  # of the largest logit: fp32 and TF32 convolutions sum in other orders for other batches
@@ -139,17 +140,17 @@ def _right(logits: Tensor, label: Tensor) -> float:
 
 def model_untouched(bench: Bench) -> Finding:
     """No check so far changed the model, nor do attacks on one that is partly in training mode."""
-    changed = differences(bench.before, state_of(bench.model))
+    changed = differences(bench.before, take_snapshot(bench.model))
     model = copy.deepcopy(bench.model).train()
     for module in list(model.modules())[1::3]:
         module.training = False
-    before = state_of(model)
+    before = take_snapshot(model)
     for attack in (bench.attack(FGSM), bench.attack(PGD, steps=2), bench.attack(APGD, steps=2)):
         bench.run(attack, 0, model=model)
-    training = differences(before, state_of(model))
+    training = differences(before, take_snapshot(model))
     with eval_mode(model), torch.no_grad():
         model(bench.images[0])
-    forward = differences(before, state_of(model))
+    forward = differences(before, take_snapshot(model))
     demands = {"parameters, gradients, buffers and flags are bit by bit as before all checks": not changed,
                "also with modules in training mode": not training, "a forward pass changes none": not forward}
     found = list(dict.fromkeys([*changed, *training, *forward]))

@@ -1,4 +1,4 @@
-"""Feature extractors: what every one of them keeps to. One module a family: resnet, mobilenetv2, xception, hrnetv2."""
+"""Feature extractors: the interface that all of them share. One module per family."""
 from torch import Tensor, nn
 
 from utils.errors import UserError
@@ -9,13 +9,13 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 class Backbone(nn.Module):
     """An ImageNet network without its classifier.
 
-    forward: normalised images [B, 3, H, W] -> those that `returns` names of
-    {"out": [B, channels["out"], H/output_stride, W/output_stride], "low_level": [B, channels["low_level"], H/4, W/4]}.
-    `normalization` is what the weights expect of the images. A stride that the family can't do is a UserError.
+    forward: normalised images [B, 3, H, W] -> a dict of the feature maps named in `returns`:
+    "out" [B, channels["out"], H/output_stride, W/output_stride], "low_level" [B, channels["low_level"], H/4, W/4].
+    `normalization` is the mean and std that the weights expect. Raises UserError for an output_stride not in `strides`.
     """
 
     strides: tuple[int, ...] = (8, 16)
-    channels: dict[str, int]  # of each feature map
+    channels: dict[str, int]  # by feature map
     returns: tuple[str, ...] = ("out", "low_level")
     normalization: dict[str, list[float]] = IMAGENET
 
@@ -23,7 +23,7 @@ class Backbone(nn.Module):
         super().__init__()
         if output_stride not in self.strides:
             raise UserError(
-                f"--output_stride {output_stride}: {type(self).__name__} takes {' or '.join(map(str, self.strides))}"
+                f"--output_stride {output_stride}: {type(self).__name__} supports {' or '.join(map(str, self.strides))}"
             )
         self.output_stride = output_stride
 
@@ -32,13 +32,13 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Compute the feature maps that are asked for; the others aren't kept alive."""
+        """Compute all feature maps and return those in `returns`, so that the others are freed."""
         features = self.features(images)
         return {name: features[name] for name in self.returns}
 
 
 def kaiming_init(module: nn.Module) -> None:
-    """Draw the weights of every convolution in `module` from He et al.'s normal distribution (arXiv:1502.01852)."""
+    """Initialise every convolution in `module` with He et al.'s normal distribution (arXiv:1502.01852)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)

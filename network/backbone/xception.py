@@ -16,14 +16,14 @@ class SeparableConv2d(nn.Module):
         self.pointwise = nn.Conv2d(in_channels, width, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Filter each channel, then mix them; the paper has nothing in between."""
+        """Filter each channel, then mix them, without batch norm or ReLU in between (as in the paper)."""
         return self.pointwise(self.conv1(x))
 
 
 class Block(nn.Module):
-    """Separable convolutions with an identity around: [B, widths[0], H, W] -> [B, widths[-1], H/stride, W/stride].
+    """Separable convolutions with a skip connection: [B, widths[0], H, W] -> [B, widths[-1], H/stride, W/stride].
 
-    `widths` are the channels before the first unit and after each one; `rep` is ReLU, convolution, BN for each unit.
+    `widths` are the channels before the first unit and after each one; each unit in `rep` is ReLU, convolution, BN.
     """
 
     def __init__(self, *widths: int, downsample: bool = False, dilation: int = 1, leading_relu: bool = True):
@@ -34,7 +34,7 @@ class Block(nn.Module):
             self.skipbn = nn.BatchNorm2d(widths[-1])
         units = []
         for in_channels, width in zip(widths, widths[1:], strict=False):
-            # the first ReLU must leave the input alone: the identity needs it
+            # the first ReLU must not change the input, which the skip connection reads
             units += [nn.ReLU(inplace=bool(units)), SeparableConv2d(in_channels, width, dilation=dilation)]
             units += [nn.BatchNorm2d(width)]
         if not leading_relu:
@@ -44,23 +44,23 @@ class Block(nn.Module):
         self.rep = nn.Sequential(*units)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the identity, projected where width or size changes."""
+        """Add the input, projected where width or size changes."""
         identity = x if self.skip is None else self.skipbn(self.skip(x))
         return self.rep(x) + identity
 
 
 class Xception(Backbone):
-    """out = relu(bn4(conv4)) (2048 wide), low_level = block1 (128).
+    """out = relu(bn4(conv4)) (2048 channels), low_level = block1 (128).
 
-    conv3 and conv4 pad by their dilation, so that `out` lies on the same grid as the image at either stride.
+    conv3 and conv4 pad by their dilation, so that `out` is aligned with the image at either stride.
     """
 
     channels = {"out": 2048, "low_level": 128}
 
     def __init__(self, *, output_stride: int):
         super().__init__(output_stride)
-        middle = 2 if output_stride == 8 else 1  # dilation of block3..11, where stride 8 stops downsampling
-        last = 2 * middle  # of block12 and after, which neither stride downsamples
+        middle = 2 if output_stride == 8 else 1  # dilation of block3 to block11; at stride 8 block3 keeps the size
+        last = 2 * middle  # dilation from block12 on, which never downsamples
         self.conv1 = nn.Conv2d(3, 32, 3, stride=2, bias=False)
         self.bn1 = nn.BatchNorm2d(32)
         self.conv2 = nn.Conv2d(32, 64, 3, bias=False)
@@ -78,12 +78,12 @@ class Xception(Backbone):
         kaiming_init(self)
 
     def features(self, images: Tensor) -> dict[str, Tensor]:
-        """Run the entry, middle and exit flow of the paper's Figure 5."""
+        """Run the entry, middle and exit flow (the paper, Figure 5)."""
         x = F.relu(self.bn1(self.conv1(images)), inplace=True)  # [B, 32, H/2, W/2]
         x = F.relu(self.bn2(self.conv2(x)), inplace=True)  # [B, 64, H/2, W/2]
         low_level = x = self.block1(x)  # [B, 128, H/4, W/4]
         for index in range(2, 13):
-            x = getattr(self, f"block{index}")(x)  # at last [B, 1024, H/stride, W/stride]
+            x = getattr(self, f"block{index}")(x)  # finally [B, 1024, H/stride, W/stride]
         x = F.relu(self.bn3(self.conv3(x)), inplace=True)  # [B, 1536, H/stride, W/stride]
         out = F.relu(self.bn4(self.conv4(x)), inplace=True)  # [B, 2048, H/stride, W/stride]
         return {"out": out, "low_level": low_level}

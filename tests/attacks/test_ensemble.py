@@ -18,7 +18,7 @@ class Fixed(Attack):
         super().__init__(eps=1.0)
         self.points = images
 
-    def attempt(self, problem, begin):
+    def attempt(self, problem, initial):
         return self.points, None
 
 
@@ -106,9 +106,9 @@ def test_every_member_sees_every_image_and_starts_anew(smooth):
     seen = []
 
     class Spy(Fixed):
-        def attempt(self, problem, begin):
-            seen.append((problem.images.clone(), begin.active.tolist(), begin.points))
-            return super().attempt(problem, begin)
+        def attempt(self, problem, initial):
+            seen.append((problem.images.clone(), initial.active.tolist(), initial.points))
+            return super().attempt(problem, initial)
 
     labels = torch.where(labels == 255, 255, model(images).argmin(1))
     Ensemble([Spy(images), Spy(images)])(model, images, labels)

@@ -12,7 +12,7 @@ from attacks.search import Problem
 
 WEIGHTS = (0.1, 0.4, 0.2, 0.05, 0.25)  # 1/N of 5 classes, exact in no float
 SCHEDULE = [(1, 1), (1, 5), (2, 5), (5, 5), (60, 90), (90, 90)]  # t, steps
-UNTARGETED, TARGETED = list(LOSSES), [name for name, loss in LOSSES.items() if loss.targeted]
+UNTARGETED, TARGETED = list(LOSSES), [name for name, loss in LOSSES.items() if loss.targeted_log_weight]
 
 
 def cross_entropy(logits, labels):
@@ -148,7 +148,7 @@ def test_the_weight_itself_is_the_papers(name, t, steps, case):
 def test_the_targeted_weight_itself_is_the_papers(name, t, steps, case):
     logits, labels, target = case
     target = target.expand_as(labels)
-    weight = LOSSES[name].targeted(Pixels(logits, target, t=t, steps=steps)).exp()[:, None]
+    weight = LOSSES[name].targeted_log_weight(Pixels(logits, target, t=t, steps=steps)).exp()[:, None]
     onehot = F.one_hot(target, 5).movedim(-1, 1)
     expected = autograd(TO_TARGET[name], logits, target, t, steps)
     torch.testing.assert_close(weight * (logits.softmax(1) - onehot), expected, rtol=1e-8, atol=1e-14)
@@ -258,7 +258,7 @@ def test_other_labels_than_classes_are_never_read(name, case):
             rows = torch.arange(3)
             mine, theirs = found.predict(one, rows), reference.predict(logits, rows)
             assert torch.equal(found.score(mine), reference.score(theirs))
-            assert torch.equal(found.loss(mine), reference.loss(theirs))
+            assert torch.equal(found.mean_loss(mine), reference.mean_loss(theirs))
 
 
 @pytest.mark.parametrize("name", UNTARGETED)
@@ -270,7 +270,7 @@ def test_an_image_without_labels_has_no_gradient_no_loss_and_no_score(name, case
         assert [bool(image.any()) for image in gradient] == [True, False, True]
         problem = problem_of(name, logits, labels, goal)
         pixels = problem.predict(logits, torch.arange(3))
-        assert problem.loss(pixels)[1] == 0 and problem.score(pixels)[1] == 0
+        assert problem.mean_loss(pixels)[1] == 0 and problem.score(pixels)[1] == 0
         assert (problem.score(pixels)[[0, 2]] > 0).all()
 
 
@@ -332,11 +332,11 @@ def test_the_problem_ascends_the_loss_away_from_labels_and_the_negative_loss_tow
     for name in UNTARGETED:  # plain cross-entropy, whatever the loss
         problem = problem_of(name, logits, labels)
         expected = [F.cross_entropy(u[None], y[None], ignore_index=255) for u, y in zip(logits, labels, strict=True)]
-        torch.testing.assert_close(problem.loss(problem.predict(logits, rows)), torch.stack(expected))
+        torch.testing.assert_close(problem.mean_loss(problem.predict(logits, rows)), torch.stack(expected))
     for name in TARGETED:
         problem = problem_of(name, logits, labels, target)
         expected = [-F.cross_entropy(u[None], y[None], ignore_index=255) for u, y in zip(logits, goal, strict=True)]
-        torch.testing.assert_close(problem.loss(problem.predict(logits, rows)), torch.stack(expected))
+        torch.testing.assert_close(problem.mean_loss(problem.predict(logits, rows)), torch.stack(expected))
 
 
 def test_class_weights_by_hand():

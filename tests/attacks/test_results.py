@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from attacks import APGD, ATTACKS, FGSM, PGD, SegPGD, Square, build_attack
-from utils.seed import generator_for
+from utils.seed import make_generator
 
 EPS = {"linf": 0.03, "l2": 0.4}
 WEIGHTS = (0.05, 0.6, 0.25, 0.1)
@@ -20,7 +20,7 @@ def random_starts(images, ids, *, eps, norm, seed, restart):
     """Where attempt `restart` begins, drawn image by image in NumPy."""
     points = []
     for image, image_id in zip(images.numpy(), ids, strict=True):
-        generator = generator_for(seed, image_id, *([restart] if restart else []))
+        generator = make_generator(seed, image_id, *([restart] if restart else []))
         first = torch.rand(image.shape, generator=generator).double().numpy()
         if norm == "linf":
             delta = eps * (2 * first - 1)

@@ -8,7 +8,7 @@ from attacks import APGD, FGSM, LOSSES, PGD, CosPGD, SegPGD, build_attack
 
 EPS = {"linf": 8 / 255, "l2": 1.0}
 WHITE_BOX = [FGSM, PGD, SegPGD, CosPGD, APGD]
-LOSS_BY_LOSS = [name for name, loss in LOSSES.items() if loss.targeted]
+LOSS_BY_LOSS = [name for name, loss in LOSSES.items() if loss.targeted_log_weight]
 EVERY_NORM = pytest.mark.parametrize("norm", EPS)
 
 

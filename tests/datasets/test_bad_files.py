@@ -11,7 +11,7 @@ from PIL import Image
 from datasets import check_dataset
 from datasets.base import PairedFiles
 from datasets.files import read_image
-from datasets.survey import inspect
+from datasets.survey import inspect_pair
 from tests.datasets.pictures import (
     ALPHA,
     DEEP,
@@ -120,24 +120,24 @@ def link_loop(path):
 def unreadable(good: bytes) -> dict:
     """What is neither image nor mask, made of a good PNG."""
     return {
-        "no bytes": (b"", "no image"),
-        "a signature alone": (good[:8], "no image"),
+        "no bytes": (b"", "not an image"),
+        "a signature alone": (good[:8], "not an image"),
         "cut in the header": (good[:20], "replace the damaged file"),
         "cut in the pixels": (good[:good.index(b"IDAT") + 40], "truncated"),
         "cut before the last pixels": (good[:-30], "truncated"),
-        "zeros": (bytes(300), "no image"),
+        "zeros": (bytes(300), "not an image"),
         "zeros behind the header": (good[:50] + bytes(len(good) - 50), "replace the damaged file"),
         "a flipped bit in the pixels": (flipped(good, good.index(b"IDAT") + 30), "broken data stream"),
-        "a wrong CRC of the header": (flipped(good, 30), "no image"),
-        "text": (b"This is no image.\n", "no image"),
-        "a web page": (b"<!DOCTYPE html><html><body>404 Not Found</body></html>\n", "no image"),
-        "a pointer of git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "no image"),
-        "PostScript, which is a program": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no image"),
-        "a zip archive": (b"PK\x03\x04" + bytes(60), "no image"),
+        "a wrong CRC of the header": (flipped(good, 30), "not an image"),
+        "text": (b"This is no image.\n", "not an image"),
+        "a web page": (b"<!DOCTYPE html><html><body>404 Not Found</body></html>\n", "not an image"),
+        "a pointer of git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "not an image"),
+        "PostScript, which is a program": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        "a zip archive": (b"PK\x03\x04" + bytes(60), "not an image"),
         "a decompression bomb": (huge(), "scale it down"),
         "a folder": (folder, "directory"),
         "missing": (missing, "Missing file"),
-        "a dangling link": (dangling_link, "nowhere.png, which isn't there"),
+        "a dangling link": (dangling_link, "nowhere.png, which does not exist"),
         "a link to itself": (link_to_itself, "symbolic links"),
         "links in a circle": (link_loop, "symbolic links"),
     }
@@ -190,12 +190,12 @@ def pair(tmp_path):
 
 def assert_shows(dataset, pixels=PIXELS, labels=LABELS, *, tolerance=0):
     check_dataset(dataset)
-    image, label = dataset.raw(0)
+    image, label = dataset.read_pair(0)
     assert np.abs(image.permute(1, 2, 0).numpy().astype(int) - pixels).max() <= tolerance
     assert (label.numpy() == labels).all() and label.shape == labels.shape
     given = dataset[0][0].permute(1, 2, 0) * 255
     assert np.abs(given.numpy() - pixels).max() < tolerance + 0.01
-    problems, _, counts = inspect(dataset, 0)
+    problems, _, counts = inspect_pair(dataset, 0)
     assert problems == []
     assert counts.tolist() == [*np.bincount(labels.ravel(), minlength=256)[[*range(21), 255]]]
 
@@ -207,7 +207,7 @@ def assert_one_line(dataset, *, about, words):
         with pytest.raises(UserError) as error:
             read(dataset)
         lines.append(str(error.value))
-    problems, _, counts = inspect(dataset, 0)
+    problems, _, counts = inspect_pair(dataset, 0)
     assert lines == 2 * problems and counts.sum() == 0
     (line,) = set(lines)
     assert "\n" not in line and words in line and dataset.files(0)[about] in line and line.endswith(".")
@@ -254,7 +254,7 @@ def test_an_image_is_turned_where_only_so_its_mask_fits(pair, orientation, kind)
 def test_a_photo_is_turned_where_only_so_its_mask_fits(pair):
     halves = np.repeat(np.array([[0, 255]], np.uint8), 8, axis=1).repeat(32, axis=0)  # [32, 16], dark on the left
     photo = encoded(halves, "JPEG", orientation=6)
-    image, _ = pair(image=photo, mask=encoded(np.zeros((16, 32), np.uint8))).raw(0)
+    image, _ = pair(image=photo, mask=encoded(np.zeros((16, 32), np.uint8))).read_pair(0)
     assert image.shape == (3, 16, 32) and image[:, :8].max() < 10 and image[:, 8:].min() > 245  # dark on top
 
 
@@ -273,7 +273,7 @@ def test_upright_is_what_exif_says(tmp_path, orientation):
 def test_where_the_size_cannot_tell_whether_to_turn_there_is_a_remark(pair, orientation, cut, told):
     dataset = pair(image=encoded(PIXELS[:, :cut], orientation=orientation), mask=encoded(LABELS[:, :cut]))
     assert_shows(dataset, PIXELS[:, :cut], LABELS[:, :cut])  # as stored, in any case
-    remarks = inspect(dataset, 0)[1]
+    remarks = inspect_pair(dataset, 0)[1]
     assert remarks == dataset.remarks(0) and len(remarks) == (not told)
     assert told or (dataset.files(0)[0] in remarks[0] and f"orientation {orientation}" in remarks[0])
 
@@ -293,7 +293,7 @@ def test_names_that_work(pair, name):
     dataset = pair(name=name)
     assert dataset.name(0) == name
     assert_shows(dataset)
-    assert_one_line(torn(dataset), about=0, words="no image")
+    assert_one_line(torn(dataset), about=0, words="not an image")
 
 
 def torn(dataset):
@@ -306,16 +306,16 @@ def test_names_of_several_lines_or_no_text_are_one_line(pair, name):
     dataset = pair(name=name)
     assert_shows(dataset)
     assert len(dataset.digest()) == 16
-    assert_one_line(torn(dataset), about=0, words="no image")
+    assert_one_line(torn(dataset), about=0, words="not an image")
     assert all(file.isprintable() for file in dataset.files(0))
 
 
 def test_both_files_of_a_pair_can_be_bad(pair):
     dataset = pair(image=b"", mask=encoded(np.full_like(LABELS, 99)))
-    image, mask = inspect(dataset, 0)[0]
+    image, mask = inspect_pair(dataset, 0)[0]
     assert dataset.files(0)[0] in image and dataset.files(0)[1] in mask and "label 99" in mask
     dataset.pairs[0][0].write_bytes(encoded(PIXELS[:3]))
-    size, label = inspect(dataset, 0)[0]
+    size, label = inspect_pair(dataset, 0)[0]
     assert "is 12x8, but its image" in size and "label 99" in label
 
 

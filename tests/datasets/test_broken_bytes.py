@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from datasets.files import image_size, orientation, read_image, read_mask
+from datasets.files import read_image, read_image_size, read_mask, read_orientation
 from tests.datasets.pictures import LABELS, PIXELS, encoded, paletted
 from utils.errors import UserError
 
@@ -20,7 +20,7 @@ FILES = {
     "BMP": encoded(PIXELS, "BMP"),
     "WebP": encoded(PIXELS, "WEBP"),
 }
-READERS = (read_image, lambda path: read_image(path, upright=True), read_mask, image_size, orientation)
+READERS = (read_image, lambda path: read_image(path, upright=True), read_mask, read_image_size, read_orientation)
 
 
 def damaged(data: bytes, rng: np.random.Generator) -> bytes:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from datasets import build_datasets, check_dataset
+from datasets import build_datasets, check_dataset, describe
 from datasets.camvid import CamVid
 from tests.datasets.pictures import PIXELS, encoded
 from utils.errors import UserError
@@ -59,7 +59,7 @@ def test_missing_folder_is_named(camvid_root, folder):
 
 def test_colours_of_segnet():
     assert CamVid.num_classes == len(CamVid.class_names) == 11
-    decoded = CamVid.decode_target(np.array([0, 3, 4, 10, 255]))
+    decoded = describe("camvid").decode_target(np.array([0, 3, 4, 10, 255]))
     assert decoded.tolist() == [[128, 128, 128], [128, 64, 128], [60, 40, 222], [0, 128, 192], [0, 0, 0]]
 
 
@@ -82,4 +82,4 @@ def test_labels_that_camvid_has_not_are_remarked(camvid_root, write):
     write.mask(camvid_root / "valannot" / "0002.png", [0, 77, 11, 255] * 3, mode="L")
     _, val = build_datasets("camvid", data_root=camvid_root)
     (line,) = val.remarks(1)
-    assert val.remarks(0) == [] and line.endswith("0002.png has the label 77: above 10 all are ignored")
+    assert val.remarks(0) == [] and line.endswith("0002.png has the label 77: labels above 10 are ignored")

@@ -3,8 +3,8 @@ import torch
 from PIL import Image
 
 from datasets import build_datasets, build_loaders, check_dataset
+from datasets.bad_images import HINT
 from datasets.files import read_image, read_mask
-from datasets.vetting import HINT
 from tests.datasets.pictures import PIXELS, encoded
 from utils.errors import UserError
 
@@ -89,7 +89,7 @@ def test_a_wrong_label_stops_training_with_its_file(voc_root, folder, write, num
     sets = build_datasets("voc", data_root=voc_root, crop_size=8)
     loader, _ = build_loaders(*sets, batch_size=2, val_batch_size=1, num_workers=num_workers, seed=1)
     with pytest.raises(UserError, match="b.png has the label 99"):
-        next(loader.starting_at(0))
+        next(loader.iterate_from(0))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
@@ -98,7 +98,7 @@ def test_a_torn_image_stops_training_with_its_file(voc_root, folder, num_workers
     sets = build_datasets("voc", data_root=voc_root, crop_size=8)
     loader, _ = build_loaders(*sets, batch_size=2, val_batch_size=1, num_workers=num_workers, seed=1)
     with pytest.raises(UserError) as error:
-        next(loader.starting_at(0))
+        next(loader.iterate_from(0))
     line = str(error.value).strip().splitlines()[-1]  # a worker's traceback comes before
     assert f"Can't read {folder / 'JPEGImages' / 'b.jpg'} (image file is truncated" in line
     assert line.endswith("replace the damaged file. " + HINT)

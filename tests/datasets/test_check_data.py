@@ -4,8 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from datasets import build_datasets, vetted, vetting
-from datasets.survey import inspect, survey, table
+from datasets import bad_images, build_datasets, check_and_filter
+from datasets.survey import format_table, inspect_pair, survey
 from main import main
 from tests import ranks
 from tests.datasets.pictures import encoded, paletted
@@ -20,7 +20,7 @@ LABELS = {(split, k): RNG.integers(0, 5 + k, (70, 66)).astype(np.uint8)  # from 
 BAD = {
     "train/009.png": (encoded(RNG.integers(0, 256, (70, 66, 3)).astype(np.uint8))[:3000], "truncated"),
     "trainannot/010.png": (encoded(np.zeros((70, 66, 3), np.uint8)), "mode RGB"),
-    "train/011.png": (b"", "no image"),
+    "train/011.png": (b"", "not an image"),
     "trainannot/011.png": (encoded(np.full((70, 66), 3.5, np.float32), "TIFF"), "mode F"),
     "valannot/002.png": (encoded(LABELS["val", 2][1:]), "is 66x69"),
 }
@@ -75,16 +75,16 @@ def test_pixels_of_every_class_are_counted(good_root, num_workers):
 
 def test_shares_are_of_all_pixels_and_absent_classes_are_named(good_root):
     _, val = build_datasets("camvid", data_root=good_root)
-    header, *rows, absent = table(survey(val, title=""), val.class_names, title="Validation images")
+    header, *rows, absent = format_table(survey(val, title=""), val.class_names, title="Validation images")
     shares = [float(row.split()[-2].rstrip("%")) for row in rows]
     assert shares == pytest.approx([100 * pixels / (4 * 70 * 66) for pixels, _ in expected_rows("val")], abs=6e-4)
     assert header.split() == ["Validation", "images", "pixels", "share", "images"] and len(rows) == 12
-    assert absent == "Validation images have no pixel of Car, Pedestrian, Bicyclist"  # labels are 0 to 7
+    assert absent == "Validation images have no pixels of Car, Pedestrian, Bicyclist"  # labels are 0 to 7
 
 
 def test_every_problem_of_both_splits_is_listed_before_the_end(bad_root, log):
     with pytest.raises(UserError) as error:
-        vetted(sets_in(bad_root), check_all=True, num_workers=2)
+        check_and_filter(sets_in(bad_root), check_all=True, num_workers=2)
     message = str(error.value)
     assert "5 problems" in message and str(bad_root / "train" / "009.png") in message and "\n" not in message
     assert "--skip_bad_images" in message
@@ -99,61 +99,61 @@ def test_every_problem_of_both_splits_is_listed_before_the_end(bad_root, log):
 
 def test_without_flags_the_first_eight_are_read(bad_root):
     sets = sets_in(bad_root)
-    assert vetted({"train": sets["train"]})["train"] is sets["train"]
+    assert check_and_filter({"train": sets["train"]})["train"] is sets["train"]
     with pytest.raises(UserError, match="valannot/002.png"):
-        vetted(sets)
+        check_and_filter(sets)
 
 
 def test_skipped_images_are_left_out_and_counted(bad_root, log):
     sets = sets_in(bad_root)
-    rest = vetted(sets, skip_bad=True)
+    rest = check_and_filter(sets, skip_bad=True)
     assert {split: dataset.skipped for split, dataset in rest.items()} == SKIPPED
     assert [rest["train"].name(i) for i in range(len(rest["train"]))] == [f"{k:03}" for k in range(9)]
     assert len(sets["train"]) == 12 and sets["train"].skipped == []  # the data sets given stay what they are
     assert len({sets["val"].origin, rest["val"].origin}) == 1
     assert log.messages[-1] == "Skipped 3 of 12 training and 1 of 4 validation images (--skip_bad_images)"
     assert len({line for line in log.messages if line.startswith("skipped: ")}) == 5
-    vetted(rest, check_all=True)  # nothing bad is left
+    check_and_filter(rest, check_all=True)  # nothing bad is left
     assert rest["val"].same_size and len(rest["val"].digest()) == 16
 
 
 def test_what_a_run_skipped_before_is_not_read_again(bad_root, log, monkeypatch):
-    monkeypatch.setattr(vetting, "survey", lambda *_, **__: pytest.fail("all images were read"))
-    rest = vetted(sets_in(bad_root), skip_bad=True, skipped={**SKIPPED, "val": ["002", "gone"]})
+    monkeypatch.setattr(bad_images, "survey", lambda *_, **__: pytest.fail("all images were read"))
+    rest = check_and_filter(sets_in(bad_root), skip_bad=True, skipped={**SKIPPED, "val": ["002", "gone"]})
     assert {split: dataset.skipped for split, dataset in rest.items()} == SKIPPED
-    assert "Skipped 3 of 12 training and 1 of 4 validation images (as before, without reading" in log.text
+    assert "Skipped 3 of 12 training and 1 of 4 validation images (as before; to read all" in log.text
 
 
 def test_bad_images_that_came_later_are_found_with_check_data(bad_root):
     early = {"train": ["009"], "val": []}
-    rest = vetted(sets_in(bad_root), skip_bad=True, skipped=early, check_all=True)
+    rest = check_and_filter(sets_in(bad_root), skip_bad=True, skipped=early, check_all=True)
     assert {split: dataset.skipped for split, dataset in rest.items()} == SKIPPED
     with pytest.raises(UserError, match="002"):  # is among the first
-        vetted(sets_in(bad_root), skip_bad=True, skipped=early)
+        check_and_filter(sets_in(bad_root), skip_bad=True, skipped=early)
 
 
 def test_names_skipped_before_count_only_with_the_flag(good_root):
-    assert len(vetted(sets_in(good_root), skipped=SKIPPED)["val"]) == 4
+    assert len(check_and_filter(sets_in(good_root), skipped=SKIPPED)["val"]) == 4
 
 
 def test_a_split_without_a_good_image_is_an_error(good_root):
     for path in (good_root / "valannot").iterdir():
         path.write_bytes(b"")
     with pytest.raises(UserError, match="All 4 validation images in .*val are bad"):
-        vetted(sets_in(good_root), skip_bad=True)
+        check_and_filter(sets_in(good_root), skip_bad=True)
 
 
 def test_nothing_is_skipped_of_a_data_set_without_files():
     _, val = build_datasets("synthetic", data_root=None)
-    assert vetted({"val": val}, skip_bad=True)["val"] is val.without(["val_0000"]) is val
-    assert inspect(val, 0)[0] == [] and val.skipped == []
+    assert check_and_filter({"val": val}, skip_bad=True)["val"] is val.without(["val_0000"]) is val
+    assert inspect_pair(val, 0)[0] == [] and val.skipped == []
 
 
 def test_one_process_reads_for_all(bad_root):
     first, second = ranks.run(vet_all, str(bad_root))
     assert (first["read"], second["read"]) == (16, 0)
     assert first["skipped"] == second["skipped"] == SKIPPED and first["left"] == second["left"] == [9, 3]
-    assert (first["end"], second["end"]) == ("ZeroDivisionError", "ElsewhereError")
+    assert (first["end"], second["end"]) == ("ZeroDivisionError", "OtherRankFailed")
 
 
 def test_a_run_without_its_bad_images(bad_root, tmp_path, capsys):

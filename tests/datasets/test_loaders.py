@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from datasets import DATASETS, build_datasets, build_loaders, restricted
+from datasets import DATASETS, build_datasets, build_loaders, select_batches
 from utils import distributed
 from utils.errors import UserError
 
@@ -38,14 +38,14 @@ def test_unknown_data_set_lists_the_known():
 
 
 def take(loader, count, *, first=0):
-    return list(islice(loader.starting_at(first), count))
+    return list(islice(loader.iterate_from(first), count))
 
 
 def test_training_batches():
     sets = build_datasets("synthetic", data_root=None, crop_size=33)
     loader, _ = loaders(sets, batch_size=50)
     assert len(loader) == 5  # of 256 images, the last 6 dropped
-    images, labels = next(loader.starting_at(0))
+    images, labels = next(loader.iterate_from(0))
     assert images.shape == (50, 3, 33, 33) and labels.shape == (50, 33, 33)
     assert images.dtype == torch.float32 and labels.dtype == torch.int64
 
@@ -108,7 +108,7 @@ def test_validation_leaves_the_global_generator_alone():
     _, loader = loaders(build_datasets("synthetic", data_root=None))
     before = torch.get_rng_state()
     next(iter(loader))
-    next(iter(restricted(loader, [[3, 1]])))
+    next(iter(select_batches(loader, [[3, 1]])))
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from datasets import build_datasets, check_dataset
-from datasets.names import images_in, read_names, shown
+from datasets.names import list_images, read_names, to_one_line
 from utils.errors import UserError
 
 READ = {
@@ -30,10 +30,10 @@ REFUSED = {
     "two paths, as DeepLab's lists have": (b"/JPEGImages/a.jpg /SegmentationClassAug/a.png\n", "without folder"),
     "a zero byte": (b"a\0b\n", "the line \"a\\x00b\""),
     "a terminal's code": (b"\x1b[31ma\n", "the line \"\\x1b[31ma\""),
-    "UTF-16": ("a\nb\n".encode("utf-16"), "isn't UTF-8"),
+    "UTF-16": ("a\nb\n".encode("utf-16"), "not UTF-8"),
     "UTF-16 without a byte order mark": ("a\nb\n".encode("utf-16-le"), "the line"),
-    "Latin-1": ("Straße\n".encode("latin-1"), "isn't UTF-8"),
-    "an image": (b"\x89PNG\r\n\x1a\n", "isn't UTF-8"),
+    "Latin-1": ("Straße\n".encode("latin-1"), "not UTF-8"),
+    "an image": (b"\x89PNG\r\n\x1a\n", "not UTF-8"),
 }
 
 
@@ -75,7 +75,7 @@ def test_an_empty_split_names_its_list(voc_root, write, text, split):
 def test_a_list_for_classification_is_named(voc_root, write):
     path = voc_root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "train.txt"
     write.text(path, "a -1\r\nb  1\r\nc  0\r\n")
-    with pytest.raises(UserError, match="train.txt is one for classification"):
+    with pytest.raises(UserError, match="train.txt is for classification"):
         build_datasets("voc", data_root=voc_root)
 
 
@@ -123,10 +123,10 @@ def test_a_file_for_a_folder_is_no_data_set(camvid_root):
 def test_the_images_of_a_folder_are_sorted_and_hidden_ones_left(tmp_path):
     for name in ("b.PNG", "a.jpg", "c.JPEG", ".hidden.png", "notes.txt", "._a.jpg", "d.png.part"):
         Image.new("L", (1, 1)).save(tmp_path / name, "PNG")
-    assert [path.name for path in images_in(tmp_path)] == ["a.jpg", "b.PNG", "c.JPEG"]
+    assert [path.name for path in list_images(tmp_path)] == ["a.jpg", "b.PNG", "c.JPEG"]
     with pytest.raises(UserError, match="nowhere"):
-        images_in(tmp_path / "nowhere")
+        list_images(tmp_path / "nowhere")
 
 
 def test_what_is_shown_is_one_line():
-    assert shown("a b é\n\x1b\udcff") == "a b é\\n\\x1b\\udcff"
+    assert to_one_line("a b é\n\x1b\udcff") == "a b é\\n\\x1b\\udcff"

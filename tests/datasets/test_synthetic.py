@@ -12,7 +12,7 @@ def sets():
 
 
 def raw(dataset, i):
-    return [tensor.as_subclass(torch.Tensor) for tensor in dataset.raw(i)]
+    return [tensor.as_subclass(torch.Tensor) for tensor in dataset.read_pair(i)]
 
 
 def test_sizes_and_classes(sets):
@@ -55,7 +55,7 @@ def test_ends_like_a_sequence(sets):
     _, val = sets
     assert len(list(val)) == len(val)
     with pytest.raises(IndexError):
-        val.raw(len(val))
+        val.read_pair(len(val))
 
 
 @pytest.mark.parametrize("crop_size", [33, 96, 160])

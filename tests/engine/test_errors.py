@@ -4,7 +4,7 @@ import torch
 
 from engine.run import exits
 from engine.run.exits import reported_errors
-from utils.distributed import TORCHRUN, ElsewhereError
+from utils.distributed import TORCHRUN, OtherRankFailed
 from utils.errors import UserError
 
 
@@ -45,7 +45,7 @@ def test_rank_0_goes_first_in_saying_what_is_wrong(rank_1, capsys):
     out, err = capsys.readouterr()
     assert not out and err == "[rank 1] error: --verify runs in one process: start it with python main.py\n"
     with pytest.raises(SystemExit) as stop, reported_errors():
-        raise ElsewhereError("rank 0 failed")
+        raise OtherRankFailed("rank 0 failed")
     assert stop.value.code == 2 and capsys.readouterr() == ("", "") and rank_1[1] > errors.TURN
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from utils import files
-from engine.records.schema import canonical
+from utils.strict_json import canonical
 from engine.records.store import Record, Records, read
 from utils.errors import UserError
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from attacks import FGSM, PGD, SEA, Noise
 from datasets import build_datasets
-from engine.records.schema import canonical
+from utils.strict_json import canonical
 from engine.records.store import read
 from engine.evaluation.sweep import chains
 from main import main
@@ -207,19 +207,19 @@ def test_sea_is_recorded_by_members_that_the_ensemble_shares(run, tmp_path, caps
     assert rows[8]["Overall Acc"] <= rows[7]["Overall Acc"]
     weights = lines_of(tmp_path / "a", "red-apgd-mce_bal_linf_4-255_4steps")[0]["attack"]["class_weights"]
     train_set, _ = build_datasets("synthetic", data_root="")
-    pixels = sum(np.bincount(train_set.raw(k)[1].flatten().numpy(), minlength=256)[:6] for k in range(len(train_set)))
+    pixels = sum(np.bincount(train_set.read_pair(k)[1].flatten().numpy(), minlength=256)[:6] for k in range(len(train_set)))
     assert weights == pytest.approx((1 / pixels / (1 / pixels).sum()).tolist(), rel=1e-12)
 
 
 def test_the_loader_gives_every_image_its_own_index(run):
-    from datasets import batches_of, build_loaders, restricted
+    from datasets import list_batches, build_loaders, select_batches
 
     _, val_set = build_datasets("synthetic", data_root="", train=False)
     _, loader = build_loaders(None, val_set, batch_size=1, val_batch_size=3, num_workers=0, seed=1, val_images=7)
-    assert batches_of(loader) == [[0, 5, 10], [15, 20, 25], [31]]
-    assert [indices.tolist() for *_, indices in restricted(loader, [[0, 5, 10], [31]])] == [[0, 5, 10], [31]]
-    assert [indices.tolist() for *_, indices in restricted(loader, [[1], [2], [3]])] == [[1], [2], [3]]
-    assert isinstance(loader, DataLoader) and restricted(loader, batches_of(loader)) is loader
+    assert list_batches(loader) == [[0, 5, 10], [15, 20, 25], [31]]
+    assert [indices.tolist() for *_, indices in select_batches(loader, [[0, 5, 10], [31]])] == [[0, 5, 10], [31]]
+    assert [indices.tolist() for *_, indices in select_batches(loader, [[1], [2], [3]])] == [[1], [2], [3]]
+    assert isinstance(loader, DataLoader) and select_batches(loader, list_batches(loader)) is loader
 
 
 @pytest.mark.parametrize(("flags", "parts"), [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engine import options
-from engine.records.schema import canonical
+from utils.strict_json import canonical
 from engine.records.store import read
 from engine.report import without_nan
 from engine.run.folder import Run

@@ -180,7 +180,7 @@ class Poisoned(InOrder):
         self.itrs = itrs
 
     def starting_at(self, itr):
-        for k, (images, labels) in zip(count(itr), super().starting_at(itr), strict=False):
+        for k, (images, labels) in zip(count(itr), super().iterate_from(itr), strict=False):
             yield (images * float("nan") if k in self.itrs else images), labels
 
 
@@ -192,7 +192,7 @@ def test_an_iteration_that_is_not_finite_is_skipped_counted_and_leaves_no_trace(
     trainer.train(6, print_interval=1, val_interval=10)
     stop_log()
     plain = trainer_of(tmp_path, data, optimizer)
-    for itr, (images, labels) in zip(range(6), InOrder(data).starting_at(0), strict=False):
+    for itr, (images, labels) in zip(range(6), InOrder(data).iterate_from(0), strict=False):
         if itr in (1, 3, 4):
             plain.scheduler.step()
             for group in plain.optimizer.param_groups:
@@ -212,7 +212,7 @@ def test_sams_count_is_the_iteration_also_where_an_attack_ended_it_before_it_beg
         raise FloatingPointError("not finite")
 
     trainer = trainer_of(tmp_path, data, "SAM", start_step=2)
-    batches = trainer.loader.starting_at(0)
+    batches = trainer.loader.iterate_from(0)
     trainer.step(*next(batches))
     trainer.update.attack = attack
     assert trainer.step(*next(batches)) == {}
@@ -233,7 +233,7 @@ def test_a_gradient_alone_that_is_not_finite_is_skipped_too(tmp_path, data):
     trainer = trainer_of(tmp_path, data)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
     trainer.update.criterion = lambda logits, labels: (logits - logits.detach()).abs().sqrt().sum()  # 0, slope infinite
-    assert trainer.step(*next(trainer.loader.starting_at(0))) == {} and trainer.skipped == 1
+    assert trainer.step(*next(trainer.loader.iterate_from(0))) == {} and trainer.skipped == 1
     for key, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[key]), key
 

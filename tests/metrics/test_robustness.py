@@ -233,18 +233,18 @@ def test_results_are_plain_values():
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    (lambda i, u, p: (i[0], u, p), r"intersection \[4, 4\] is not \[members, images, classes\]"),
-    (lambda i, u, p: (i, u[:2], p), r"union \[2, 4, 4\]"),
-    (lambda i, u, p: (i, u, p[:, :3]), r"pixels \[4, 3\]"),
+    (lambda i, u, p: (i[0], u, p), r"intersection has shape \[4, 4\]: expected \[members, images, classes\]"),
+    (lambda i, u, p: (i, u[:2], p), r"union has shape \[2, 4, 4\]"),
+    (lambda i, u, p: (i, u, p[:, :3]), r"pixels has shape \[4, 3\]"),
     (lambda i, u, p: (i[:0], u[:0], p), "no members"),
     (lambda i, u, p: (i[:, :0], u[:, :0], p[:0]), "no images"),
     (lambda i, u, p: (i[..., :0], u[..., :0], p[:, :0]), "no classes"),
-    (lambda i, u, p: (i / 1, u, p), "intersection holds float64"),
-    (lambda i, u, p: (i - 99, u, p), r"intersection is negative at \[0, 0, 0\]"),
+    (lambda i, u, p: (i / 1, u, p), "intersection must hold integers, got float64"),
+    (lambda i, u, p: (i - 99, u, p), r"intersection is negative at index \[0, 0, 0\]"),
     (lambda i, u, p: (i, u, -1 - p), "pixels is negative"),
-    (lambda i, u, p: (u + np.eye(4, dtype=int)[3], u, p), r"intersection is above union at \[0, 0, 3\]"),
-    (lambda i, u, p: (i, u, 0 * p), "intersection is above pixels"),
-    (lambda i, u, p: (i, u, p + 99), "pixels are above union"),
+    (lambda i, u, p: (u + np.eye(4, dtype=int)[3], u, p), r"intersection exceeds union at index \[0, 0, 3\]"),
+    (lambda i, u, p: (i, u, 0 * p), "intersection exceeds pixels"),
+    (lambda i, u, p: (i, u, p + 99), "pixels exceeds union"),
 ])
 def test_what_cannot_be_counts_is_an_error(change, message):
     with pytest.raises(ValueError, match=message):
@@ -254,12 +254,12 @@ def test_what_cannot_be_counts_is_an_error(change, message):
 def test_wrong_arguments_of_the_other_functions_are_errors():
     intersection, union, pixels = count(*maps(0), 4)
     for function in (greedy_selection, lower_bound):
-        with pytest.raises(ValueError, match="intersection is above union"):
+        with pytest.raises(ValueError, match="intersection exceeds union"):
             function(union + 1, union)
         with pytest.raises(ValueError, match="no members"):
             function(intersection[:0], union[:0])
     with pytest.raises(ValueError, match=r"\[images, classes\]"):
         scores(intersection, union, pixels)
     for background in (-1, 4):
-        with pytest.raises(ValueError, match=f"background {background} is outside the 4 classes"):
+        with pytest.raises(ValueError, match=f"background {background}: must be a class, 0 to 3"):
             scores(intersection[0], union[0], pixels, background=background)

@@ -32,7 +32,7 @@ def test_output_stride_and_declared_channels(build, stride, size):
 def test_mobilenet_takes_torchvisions_weights_by_index():
     published = mobilenet_v2(num_classes=10).state_dict()
     backbone = MobileNetV2(output_stride=16)
-    backbone.load_state_dict(PRETRAINED["mobilenet"].to_ours(published))
+    backbone.load_state_dict(PRETRAINED["mobilenet"].convert_keys(published))
     ours = backbone.state_dict()
     for theirs, mine in [
         ("features.0.0.weight", "low_level_features.0.0.weight"),
@@ -47,7 +47,7 @@ def test_mobilenet_takes_torchvisions_weights_by_index():
 def test_mobilenet_agrees_with_torchvision_away_from_the_border():
     theirs = mobilenet_v2(num_classes=10).eval()
     ours = MobileNetV2(output_stride=16).eval()
-    ours.load_state_dict(PRETRAINED["mobilenet"].to_ours(theirs.state_dict()))
+    ours.load_state_dict(PRETRAINED["mobilenet"].convert_keys(theirs.state_dict()))
     images = torch.rand(1, 3, 97, 97)
     features = ours(images)["low_level"]
     expected = theirs.features[:4](images[:, :, 1:, 1:])  # theirs pads the stem by 1, which moves its grid by 1

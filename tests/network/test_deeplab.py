@@ -28,7 +28,7 @@ def test_aspp_pools_over_the_whole_image():
 
 def test_one_training_image_a_replica_is_refused_clearly():
     head = DeepLabHead(CHANNELS, 4, rates=(1, 2, 3))
-    with pytest.raises(UserError, match="at least two images a replica"):
+    with pytest.raises(UserError, match="at least two images per replica"):
         head(features(batch=1))
     for layer in head.modules():
         if isinstance(layer, nn.BatchNorm2d):

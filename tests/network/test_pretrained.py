@@ -118,7 +118,7 @@ def test_published_weights_reach_the_backbone(name, publish, log):
     state = published(name)
     url = publish(name, state)
     model = network.MODELS[f"deeplabv3_{name}"]()  # pretrained_backbone=True is the default
-    expected = PRETRAINED[name].to_ours(state)
+    expected = PRETRAINED[name].convert_keys(state)
     ours = model.backbone.state_dict()
     assert all(torch.equal(ours[key], tensor.expand(ours[key].shape)) for key, tensor in expected.items())
     assert {key for key in ours if key not in expected} <= {key for key in ours if "num_batches" in key}

@@ -80,7 +80,7 @@ def test_a_sam_may_wrap_adam_which_has_no_momentum():
 @pytest.mark.parametrize("name", BASE_OPTIMIZERS)
 def test_a_plain_optimizer_takes_no_keywords_of_sam(name):
     for keywords in ({"rho": 0.1}, {"foreach": False}):  # torch's own would take the second
-        with pytest.raises(TypeError, match=f"{name} takes no {next(iter(keywords))}"):
+        with pytest.raises(TypeError, match=f"{name} does not accept {next(iter(keywords))}"):
             build_optimizer(name, make_groups(), lr=1.0, weight_decay=0.0, **keywords)
 
 

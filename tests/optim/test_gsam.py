@@ -72,15 +72,15 @@ def test_orthogonal_gradients_are_subtracted_and_a_zero_one_is_no_error():
 def test_no_gradient_is_kept_between_steps_or_after_an_error(bowl):
     optimizer = GSAM(bowl.params, rho=0.3, **SGD)
     optimizer.step(bowl.closure(0))
-    assert not optimizer._first
+    assert not optimizer._first_gradients
     calls = []
 
     def failing():
         calls.append(bowl.closure(0)())
         if len(calls) == 2:
-            assert optimizer._first
+            assert optimizer._first_gradients
             raise FloatingPointError
 
     with pytest.raises(FloatingPointError):
         optimizer.step(failing)
-    assert not optimizer._first
+    assert not optimizer._first_gradients

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from optim import LOSSES, build_loss, valid_pixels
+from optim import LOSSES, build_loss, count_valid_pixels
 
 
 def by_hand(name, logits, labels, ignore_index=255):
@@ -98,7 +98,7 @@ def test_focal_loss_is_finite_where_the_network_is_certain():
 
 def test_valid_pixels_are_those_with_a_label():
     labels = torch.tensor([[[0, 255], [7, 255]], [[255, 255], [255, 3]]])
-    assert valid_pixels(labels).item() == 3
-    assert valid_pixels(labels, ignore_index=7).item() == 7
-    assert valid_pixels(torch.full((1, 2, 2), 255)).item() == 0
-    assert valid_pixels(labels).dtype == torch.int64 and valid_pixels(labels).ndim == 0
+    assert count_valid_pixels(labels).item() == 3
+    assert count_valid_pixels(labels, ignore_index=7).item() == 7
+    assert count_valid_pixels(torch.full((1, 2, 2), 255)).item() == 0
+    assert count_valid_pixels(labels).dtype == torch.int64 and count_valid_pixels(labels).ndim == 0

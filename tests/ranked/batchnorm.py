@@ -46,7 +46,7 @@ def shares(batches: list[int], cases: list[tuple]) -> list[dict]:
     for kind, settings, frozen in cases:
         model = synchronize_batchnorm(network(kind, **settings))
         each = steps(model, images(batches, kind)[distributed.rank()], frozen=frozen)
-        found.append({**each, "parameters": [distributed.total(gradient) for gradient in each["parameters"]]})
+        found.append({**each, "parameters": [distributed.sum_over_ranks(gradient) for gradient in each["parameters"]]})
     return found
 
 
@@ -57,7 +57,7 @@ def others(batches: list[int]) -> dict:
     assert torch.equal(model.eval()(x), network().eval()(x))
     model.train()
     half = synchronize_batchnorm(nn.BatchNorm2d(3))(x.bfloat16())
-    mean = [tensor.mean().item() for tensor in (half.float(), distributed.total(half.float().sum()))]
+    mean = [tensor.mean().item() for tensor in (half.float(), distributed.sum_over_ranks(half.float().sum()))]
     set_bn_momentum(model, momentum=0.25)
     wrapped = DistributedDataParallel(synchronize_batchnorm(network()))
     (wrapped(x).square().sum() * distributed.world_size()).backward()  # the wrapper takes the mean over ranks

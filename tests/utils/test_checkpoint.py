@@ -79,7 +79,7 @@ def test_code_in_a_file_is_refused_not_run(tmp_path, write):
     [1, 2], torch.ones(2), {"model_state": None}, {"model_state": torch.ones(2)}])
 def test_what_holds_no_weights_is_one_line(tmp_path, value):
     torch.save(value, tmp_path / "odd.pth")
-    with pytest.raises(UserError, match="odd.pth is no checkpoint"):
+    with pytest.raises(UserError, match="odd.pth is not a checkpoint"):
         checkpoint.load(tmp_path / "odd.pth")
 
 

@@ -18,16 +18,16 @@ def alone(monkeypatch):
 
 
 def test_in_a_single_process_nothing_happens(alone):
-    distributed.start(torch.device("cpu"))
-    assert not distributed.grouped()
+    distributed.join_group(torch.device("cpu"))
+    assert not distributed.in_group()
     found = collectives.everything()
     assert found["who"] == (0, 1, 0, True, False) and found["any"] == [False, True, True]
     assert found["total"] == [[1] * 3] * 2 and found["gathered"] == [{"rank": 0}] and found["told"] == "from 0"
     tensor = torch.ones(2)
-    assert distributed.total(tensor) is tensor
+    assert distributed.sum_over_ranks(tensor) is tensor
     assert collectives.failures() == {"main first": "on 0", "last": "on 0",
                                       "all": "on 0", "none": "nothing"}
-    distributed.stop()
+    distributed.leave_group()
 
 
 def test_before_there_is_a_group_torchruns_environment_counts(monkeypatch):
@@ -36,7 +36,7 @@ def test_before_there_is_a_group_torchruns_environment_counts(monkeypatch):
     who = distributed.rank(), distributed.world_size(), distributed.local_rank()
     assert who == (5, 8, 1) and not distributed.is_main() and distributed.launched()
     with distributed.main_first():
-        assert distributed.gather(3) == [3]
+        assert distributed.gather_to_main(3) == [3]
     monkeypatch.delenv("MASTER_PORT")
     assert not distributed.launched() and distributed.rank() == 0
 

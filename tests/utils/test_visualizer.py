@@ -13,7 +13,7 @@ import pytest
 from utils import visualizer
 from utils.errors import UserError
 from utils.logging import start_log, stop_log
-from utils.text import printable
+from utils.text import escape_unprintable
 from utils.visualizer import NullVisualizer, Visualizer
 
 
@@ -49,13 +49,13 @@ def test_windows_arrive_as_sent(visdom_server, visdom_windows):
 
 def test_a_continued_run_goes_on_with_its_curves_a_new_one_replaces_them(visdom_server, visdom_windows):
     port, _ = visdom_server
-    for first, go_on in ((0, False), (2, True), (0, False)):
-        dashboard = Visualizer(port=port, env="again", go_on=go_on)
+    for first, continue_curves in ((0, False), (2, True), (0, False)):
+        dashboard = Visualizer(port=port, env="again", continue_curves=continue_curves)
         for itr in (first, first + 1):
             dashboard.vis_scalar("Loss", itr, 3.0 - itr)
             dashboard.vis_scalar("Robust", itr, 0.5, line="pgd")
         shown = visdom_windows(port, "again")
-        expected = [0, 1, 2, 3] if go_on else [0, 1]
+        expected = [0, 1, 2, 3] if continue_curves else [0, 1]
         assert shown["Loss"]["content"]["data"][0]["x"] == expected
         assert shown["Robust"]["content"]["data"][0]["x"] == [first, first + 1]
 
@@ -79,7 +79,7 @@ def test_nothing_that_is_sent_is_html(visdom_server, visdom_windows):
         assert tag not in text
     (table,) = [window["content"] for window in shown.values() if window["type"] == "text"]
     assert re.findall(r"<(\w+)", table) == ["table", "tr", "th", "th", "tr", "td", "td"]
-    assert html.unescape(re.findall("<td>(.*?)</td>", table)[1]) == printable(HOSTILE)
+    assert html.unescape(re.findall("<td>(.*?)</td>", table)[1]) == escape_unprintable(HOSTILE)
 
 
 def test_a_prefix_keeps_two_runs_apart(visdom_server, visdom_windows):
@@ -100,7 +100,7 @@ def test_a_server_that_dies_costs_one_warning(visdom_server, capsys):
         dashboard.vis_table("Options", {})
     stop_log()
     out, err = capsys.readouterr()
-    assert out == "Warning: the visdom server stopped answering; the run goes on without the dashboard.\n" and not err
+    assert out == "Warning: the visdom server stopped answering; the run continues without the dashboard.\n" and not err
 
 
 def test_a_server_that_hangs_costs_one_warning_and_a_short_wait(visdom_server, capsys, monkeypatch):

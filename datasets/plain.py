@@ -1,9 +1,10 @@
-"""A data set as a sweep sees it: any torch Dataset of (image, label), with names, classes and colours."""
+"""A plain torch Dataset of (image, label), with what an evaluation needs beside them: names, classes, colours."""
 import hashlib
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler, default_collate
+
+from .loaders import IndexedDataset, Loader
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (256, 3), dtype=np.uint8)  # of classes without colours
 
@@ -12,8 +13,8 @@ class ImageSet:
     """`dataset` with stand-ins for what it lacks: an image's index for its name, colours, a digest of its content.
 
     dataset: len() and [i] -> (image float [3, H, W] in [0, 1], label int64 [H, W]); it may have name(i), class_names,
-    decode_target(mask) and digest(). class_names, else num_classes, name the classes where it doesn't; ValueError where
-    nothing does.
+    decode_target(mask) and digest(). class_names, else num_classes, name the classes where it doesn't. Raises
+    ValueError where nothing does.
     """
 
     def __init__(self, dataset, *, class_names=None, num_classes: int | None = None):
@@ -22,9 +23,9 @@ class ImageSet:
         if names is None and num_classes is None:
             raise ValueError("the data set doesn't name its classes: give class_names or num_classes")
         self.class_names = list(map(str, range(num_classes) if names is None else names))
-        if num_classes not in (None, len(self.class_names)):
-            raise ValueError(f"num_classes {num_classes}, but {len(self.class_names)} class_names")
         self.num_classes = len(self.class_names)
+        if num_classes not in (None, self.num_classes):
+            raise ValueError(f"num_classes {num_classes}, but {self.num_classes} class_names")
         self.skipped = list(getattr(dataset, "skipped", ()))
 
     def name(self, index: int) -> str:
@@ -48,14 +49,18 @@ class ImageSet:
         return content.hexdigest()[:16]
 
 
-def weights_of(model: torch.nn.Module) -> str:
-    """Return a hash of the model's weights and their names."""
-    weights = hashlib.sha256()
-    for key, value in model.state_dict().items():
-        weights.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
-    return weights.hexdigest()[:16]
+def with_indices(loader: DataLoader, dataset) -> DataLoader:
+    """Return a loader of the same batches of `dataset` that also gives the images' indices, (images, labels, indices).
 
-
-def device_of(model: torch.nn.Module) -> torch.device:
-    """Return where the model's weights are; the CPU for a model without any."""
-    return next((value.device for value in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    Raises ValueError for a loader of another data set, in random order, or that collates in its own way.
+    """
+    if isinstance(loader.dataset, IndexedDataset) and loader.dataset.dataset is dataset:
+        return loader
+    if loader.dataset is not dataset:
+        raise ValueError("the loader is of another data set: give the one that it loads")
+    if loader.batch_sampler is None or isinstance(loader.sampler, RandomSampler):
+        raise ValueError("the loader must load batches in order: DataLoader(dataset, batch_size=..., shuffle=False)")
+    if loader.collate_fn is not default_collate:
+        raise ValueError("the loader collates in its own way: leave out collate_fn, items are (image, label)")
+    return Loader(IndexedDataset(dataset), batch_sampler=list(loader.batch_sampler), num_workers=loader.num_workers,
+                  pin_memory=loader.pin_memory)

@@ -1,4 +1,4 @@
-"""docs/flags.md, made from FLAGS:  python -m engine.options.markdown > docs/flags.md"""
+"""docs/flags.md, made from FLAGS:  python docs/make_flags.py > docs/flags.md"""
 import sys
 
 from engine.options.declare import PREDICT, REPORT, TEST, TRAIN, VERIFY, Flag

@@ -1,0 +1,80 @@
+"""Check the data sets of a run before it starts (--check_data) and leave out bad images (--skip_bad_images)."""
+from utils import distributed
+from utils.errors import UserError
+from utils.logging import logger
+
+from .check import check_dataset, check_names
+from .names import to_one_line
+from .survey import log_survey, survey
+
+CHECKED_IMAGES = 8  # of each split, unless all are read
+HINT = "(--check_data lists all bad images, --skip_bad_images continues without them)"
+SPLITS = {"train": "training", "val": "validation"}  # the words for log lines and errors
+
+
+def check_and_filter(sets: dict, *, check_all: bool = False, skip_bad: bool = False, skipped: dict | None = None,
+                     num_workers: int = 0) -> dict:
+    """Return the data sets {"train": ..., "val": ...} after checking them; with skip_bad, without their bad images.
+
+    Checks the first CHECKED_IMAGES of each split. With check_all or skip_bad, reads all images and logs every problem
+    and the pixels of each class. `skipped` ({split: names}) is what an earlier skip_bad left out: those images are
+    left out again and the rest is not read. Raises UserError if a split is empty or an image is bad. All ranks must
+    call this; rank 0 reads for all.
+    """
+    for dataset in sets.values():
+        check_names(dataset)
+    skip_known = skip_bad and skipped is not None
+    if skip_known:
+        sets = remove_images(sets, skipped)
+        log_skipped(sets, "as before; to read all images again, repeat --skip_bad_images")
+    if check_all or (skip_bad and not skip_known):
+        bad = find_bad_images(sets, num_workers=num_workers, prefix="skipped" if skip_bad else "bad")
+        if not skip_bad:
+            raise_if_bad([line for found in bad.values() for lines in found.values() for line in lines])
+            return sets
+        sets = remove_images(sets, bad)
+        log_skipped(sets, "--skip_bad_images")
+        return sets
+    try:
+        for dataset in sets.values():
+            check_dataset(dataset, limit=CHECKED_IMAGES)
+    except UserError as error:
+        raise UserError(f"{error} {HINT}") from None
+    return sets
+
+
+def find_bad_images(sets: dict, *, num_workers: int = 0, prefix: str = "bad") -> dict[str, dict[str, list[str]]]:
+    """Read all images on rank 0, log the problems and return them on all ranks: {split: {image name: lines}}."""
+    found = {}
+    with distributed.fail_together():
+        for split, dataset in sets.items() if distributed.is_main() else ():
+            title = f"{SPLITS[split]} images"
+            result = survey(dataset, title=f"reading {title}", num_workers=num_workers)
+            log_survey(result, dataset.class_names, title=title.capitalize(), prefix=prefix)
+            logger.info("%d of %d %s are bad", len(result.problems), len(dataset), title)
+            found[split] = result.problems
+    return distributed.broadcast_object(found)
+
+
+def raise_if_bad(lines: list[str]):
+    """Raise UserError if there are problems."""
+    if lines:
+        raise UserError(f"--check_data found {len(lines)} problem{'s' * (len(lines) > 1)}, listed above. The first: "
+                        f"{lines[0]} To continue without the bad images, use --skip_bad_images.")
+
+
+def remove_images(sets: dict, names: dict) -> dict:
+    """Return the data sets without the named images ({split: names}); raise UserError if a split is left empty."""
+    sets = {split: dataset.without(names.get(split, ())) for split, dataset in sets.items()}
+    for split, dataset in sets.items():
+        if len(dataset) == 0:
+            raise UserError(f"All {len(dataset.skipped)} {SPLITS[split]} images in {to_one_line(dataset.origin)} are "
+                            "bad, so --skip_bad_images leaves nothing to use. Unpack the data set again.")
+    return sets
+
+
+def log_skipped(sets: dict, reason: str):
+    """Log how many images of each data set are left out, and why."""
+    counts = [f"{len(dataset.skipped)} of {len(dataset.skipped) + len(dataset)} {SPLITS[split]}"
+              for split, dataset in sets.items()]
+    logger.info("Skipped %s images (%s)", " and ".join(counts), reason)

@@ -1,0 +1,107 @@
+"""Write files safely: completely or not at all, never over an earlier result, by one process at a time."""
+import contextlib
+import errno
+import io
+import itertools
+import os
+import time
+from pathlib import Path
+
+from utils.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no fcntl: a second process is not kept out
+    fcntl = None
+
+# Seconds to wait for a lock: the data loader workers of a killed run keep its files open, for up to 7 s as measured.
+LOCK_WAIT = 12.0
+
+
+def write_atomically(path: Path, text: str, *, keep_old: bool = False):
+    """Write a temporary file and rename it to `path`, so that `path` always has complete content.
+
+    With keep_old, a file already at `path` is first renamed, see keep_earlier(). Raises OSError.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    if keep_old:
+        keep_earlier(path)
+    os.replace(temporary, path)
+
+
+def keep_earlier(path: Path):
+    """Rename the file or folder at `path`, if there is one, to the first free of name.1, name.2, ..."""
+    if path.exists():
+        names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in itertools.count(1))
+        path.rename(next(name for name in names if not name.exists()))
+
+
+def try_lock(file, *, per_process: bool = False) -> bool:
+    """Lock an open file for writing; return False if another process holds the lock.
+
+    The lock belongs to the open file, so forked children keep it after the parent is killed, and a second open file in
+    the same process conflicts with it. With per_process it belongs to this process alone and ends with it. Returns
+    True if the system or the file system has no locks.
+    """
+    if fcntl is None:
+        return True
+    try:
+        (fcntl.lockf if per_process else fcntl.flock)(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EACCES, errno.EAGAIN)
+    return True
+
+
+class AppendOnly:
+    """The file `path`, created if missing and locked until close(); text is only ever appended, completely.
+
+    Raises UserError if the file cannot be written or another process has locked it.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = io.FileIO(path, "a+")
+        except OSError as error:
+            raise UserError(f"{path} can't be written ({error}): choose another --output_dir") from None
+        deadline = time.monotonic() + LOCK_WAIT
+        while not try_lock(self._file):
+            if time.monotonic() >= deadline:
+                self._file.close()
+                raise UserError(f"{path} is being written by another process: wait for it to end or stop it")
+            time.sleep(0.1)
+
+    def read(self) -> bytes:
+        """Return the content."""
+        self._file.seek(0)
+        return self._file.readall()
+
+    def truncate(self, size: int):
+        """Keep only the first `size` bytes."""
+        self._file.truncate(size)
+
+    def write(self, text: str):
+        """Append the text and wait until it is on the disk; if that fails, remove what was written of it.
+
+        Raises UserError if the disk is full.
+        """
+        size, rest = self._file.seek(0, os.SEEK_END), memoryview(text.encode())
+        try:
+            while rest:
+                rest = rest[self._file.write(rest):]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self.truncate(size)
+            raise UserError(f"{self.path} can't be written ({error}): make room there") from None
+        except BaseException:  # such as Ctrl-C
+            self.truncate(size)
+            raise
+
+    def close(self):
+        """Release the lock, even if a forked worker still has the file open, and close the file."""
+        if fcntl is not None and not self._file.closed:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+        self._file.close()

@@ -1,0 +1,23 @@
+"""Images for files and dashboards."""
+import numpy as np
+from torch import Tensor
+
+
+def to_uint8(image: Tensor) -> np.ndarray:
+    """Return an image [3, H, W] in [0, 1] as uint8 [H, W, 3], rounded; truncation would darken pixels."""
+    return image.detach().mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def overlay(image: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Return `image` with the class colours at 70 % opacity over it; all are uint8 [H, W, 3]."""
+    return np.rint(0.3 * image + 0.7 * colours).astype(np.uint8)
+
+
+def scale_perturbation(delta: Tensor) -> Tensor:
+    """Return a perturbation [3, H, W] as an image in [0, 1]: grey where it is 0, black and white at its extremes."""
+    return 0.5 + 0.5 * delta / delta.abs().amax().clamp_min(1e-12)
+
+
+def choose_evenly(length: int, count: int) -> list[int]:
+    """Return `count` indices, evenly spaced from 0 to length - 1; all indices if `count` is at least `length`."""
+    return np.unique(np.linspace(0, length - 1, min(count, length)).astype(int)).tolist()
