@@ -130,6 +130,15 @@ def test_files_that_are_named_are_there(path):
     assert sorted(name for name in named if not (ROOT / name).exists()) == []
 
 
+def test_pages_that_the_code_names_are_there():
+    """An error that needs an explanation says where it is: docs/verify.md#step-order."""
+    named = {page for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] in (*PACKAGES, path.name)
+             for page in re.findall(r"docs/[\w/]+\.md(?:#[\w-]+)?", path.read_text())}
+    files = {page: ROOT / page.partition("#")[0] for page in named}
+    assert sorted(page for page, file in files.items() if not file.is_file()
+                  or ("#" in page and page.partition("#")[2] not in anchors_of(file))) == []
+
+
 def paths_of_tree(block: str):
     """The paths of a tree: one a line, indented by 2 a level, a # before the remark."""
     parents = []
@@ -184,8 +193,8 @@ def scaled(argv: list[str]) -> list[str]:
     if "--test_only" in argv:
         return [*argv, "--num_workers", "0", *(["--steps", "1"] if "pgd" in argv else [])]
     itrs = "3" if "--continue_training" in argv else "2"
-    short = ["--num_workers", "0", "--total_itrs", itrs, "--val_interval", itrs]
-    return [*argv, *short] if "--continue_training" in argv else [*argv, *short, "--batch_size", "2", "--crop_size", "65"]
+    size = [] if "--continue_training" in argv else ["--batch_size", "2", "--crop_size", "65"]
+    return [*argv, "--num_workers", "0", "--total_itrs", itrs, "--val_interval", itrs, "--print_interval", "1", *size]
 
 
 @pytest.fixture
@@ -202,10 +211,10 @@ def workplace(tmp_path, monkeypatch, one_thread):
     return tmp_path
 
 
-def test_commands_that_are_to_be_run_run(workplace):
-    """In one folder, the README's first: other pages go on with its run."""
+def test_commands_that_are_to_be_run_run(workplace, capsys):
+    """In one folder, the README's first: other pages continue its run. What it quotes is what they print."""
     marked = [command for command in COMMANDS if command.run]
-    assert {"train", "attack", "report"} == {kind_of(command) for command in marked if command.page == "README.md"}
+    assert [kind_of(command) for command in marked if command.page == "README.md"] == ["train", "attack", "report"]
     for command in marked:
         program, entry, *argv = command.words
         assert program == "python", command
@@ -213,8 +222,18 @@ def test_commands_that_are_to_be_run_run(workplace):
             {"main.py": main, "predict.py": predict}[entry](scaled(argv) if entry == "main.py" else argv)
         except SystemExit as stop:
             pytest.fail(f"{command}: exit code {stop.code}")
+    printed = [without_figures(line) for line in capsys.readouterr().out.splitlines()]
+    quoted = re.findall(r"^    (.*)$", FENCE.sub("", (ROOT / "README.md").read_text()), re.MULTILINE)
+    assert len(quoted) > 10
+    assert [line for line in quoted if not any(other.startswith(without_figures(line)) for other in printed)] == []
     assert (workplace / "checkpoints" / "toy" / "report" / "curves.png").is_file()
     assert len(list((workplace / "predictions").iterdir())) == 4
+
+
+def without_figures(line: str) -> str:
+    """A line of output that is the same whatever was measured; ... stands for its end."""
+    line = re.sub(r"-?\d[\d.]*(e[+-]\d+)?", "N", line)
+    return re.sub(r"\s+", " ", re.sub(r"-+", "-", line)).removesuffix("...").strip()
 
 
 def kind_of(command: Command) -> str:
