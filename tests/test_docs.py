@@ -1,0 +1,248 @@
+"""README.md and docs/: pages, links and anchors are there; commands are run, or parsed where they take long."""
+import argparse
+import re
+import subprocess
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets import synthetic
+from engine.options import complete, parse_options
+from engine.verify import CHECKS
+from main import main
+from predict import predict
+from utils.distributed import TORCHRUN
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("training", "sharpness", "adversarial", "resume", "data", "evaluation", "attacks", "records", "verify", "gpus",
+         "dashboards", "python", "differences", "development", "flags", "experiments/camvid")
+FILES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in PAGES))
+PACKAGES = ("engine", "network", "datasets", "optim", "attacks", "metrics", "utils", "benchmarks", "tests", "docs")
+RUN = "<!-- run -->"  # the line above a block of commands that are run
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# What the commands are typed for: bash expands variables and loops, and says what it would have started.
+SHELL = """set -eu
+say() { printf '%s\\0' "$@"; printf '\\n\\0'; }
+for name in python python3 torchrun make pip; do eval "$name() { say $name \\"\\$@\\"; }"; done
+function . { say . "$@"; }
+"""
+
+
+class Command(NamedTuple):
+    """A command of a page: its words, and whether its block is run."""
+
+    page: str
+    run: bool
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.page}: {' '.join(self.words)}"
+
+
+def page_name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@cache
+def commands_of(path: Path) -> list[Command]:
+    """All commands in the sh blocks of a page, typed into one shell from top to bottom."""
+    text = path.read_text()
+    script, marks = [SHELL], []
+    for block in FENCE.finditer(text):
+        if block[1] == "sh":
+            script.append(f"say block {len(marks)}\n{block[2]}")
+            marks.append(text[:block.start()].rstrip("\n").endswith(RUN))
+    shell = subprocess.run(["/bin/bash", "-c", "\n".join(script)], env={"PATH": "/nonexistent"}, capture_output=True,
+                           text=True, check=False)
+    assert shell.returncode == 0 and not shell.stderr, f"{page_name(path)}: {shell.stderr}"
+    found, run = [], False
+    for line in filter(None, shell.stdout.split("\n\0")):
+        words = tuple(line.split("\0")[:-1])
+        if words[0] == "block":
+            run = marks[int(words[1])]
+        else:
+            found.append(Command(page_name(path), run, words))
+    return found
+
+
+COMMANDS = [command for path in FILES if path.exists() for command in commands_of(path)]
+
+
+def prose_of(path: Path) -> str:
+    """A page without its code."""
+    return re.sub(r"`[^`\n]*`", "", FENCE.sub("", path.read_text()))
+
+
+def anchors_of(path: Path) -> set[str]:
+    """The anchors that GitHub makes of a page's headings."""
+    slugs, found = {}, set()
+    for heading in re.findall(r"^#+ +(.*)$", FENCE.sub("", path.read_text()), re.MULTILINE):
+        text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).strip().lower()
+        slug = re.sub(r"[^\w\- ]", "", text).replace(" ", "-")
+        slugs[slug] = slugs.get(slug, -1) + 1
+        found.add(f"{slug}-{slugs[slug]}" if slugs[slug] else slug)
+    return found
+
+
+def test_readme_is_short_and_every_page_is_there():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+    assert [page_name(path) for path in FILES if not path.is_file()] == []
+    assert {page_name(path) for path in (ROOT / "docs").rglob("*.md")} == {page_name(path) for path in FILES[1:]}
+
+
+@pytest.mark.parametrize("path", FILES, ids=page_name)
+def test_links_and_anchors_lead_somewhere(path):
+    lost = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose_of(path)):
+        if link.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        if not target.exists() or (anchor and anchor not in anchors_of(target)):
+            lost.append(link)
+    assert lost == []
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    assert [page for page in PAGES if f"(docs/{page}.md" not in readme] == []
+
+
+def test_every_check_of_verify_has_its_heading():
+    headings = re.findall(r"^## (.*)$", (ROOT / "docs" / "verify.md").read_text(), re.MULTILINE)
+    assert headings == list(CHECKS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=page_name)
+def test_files_that_are_named_are_there(path):
+    text = path.read_text()
+    named = {word for word in re.findall(r"`([\w./]+)`", FENCE.sub("", text))
+             if word.startswith(tuple(f"{package}/" for package in PACKAGES)) and not word.startswith("datasets/data")}
+    for language, block in FENCE.findall(text):
+        if language == "text":
+            named |= set(paths_of_tree(block))
+    assert sorted(name for name in named if not (ROOT / name).exists()) == []
+
+
+def test_pages_that_the_code_names_are_there():
+    """An error that needs an explanation says where it is: docs/verify.md#step-order."""
+    named = {page for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] in (*PACKAGES, path.name)
+             for page in re.findall(r"docs/[\w/]+\.md(?:#[\w-]+)?", path.read_text())}
+    files = {page: ROOT / page.partition("#")[0] for page in named}
+    assert sorted(page for page, file in files.items() if not file.is_file()
+                  or ("#" in page and page.partition("#")[2] not in anchors_of(file))) == []
+
+
+def paths_of_tree(block: str):
+    """The paths of a tree: one a line, indented by 2 a level, a # before the remark."""
+    parents = []
+    for line in block.splitlines():
+        name = line.partition("#")[0].rstrip()
+        parents = [*parents[:(len(name) - len(name.lstrip())) // 2], name.strip()]
+        yield "".join(parents)
+
+
+def parse(argv: list[str], entry: str):
+    """The options that `entry` makes of argv, with all that it refuses before it looks at the disk."""
+    if entry == "predict.py":
+        own = argparse.ArgumentParser()
+        own.add_argument("--input", required=True)
+        own.add_argument("--save_val_results_to")
+        argv = ["--test_only", *own.parse_known_args(argv)[1]]
+    opts = parse_options(argv)
+    return opts if opts.report else complete(opts)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if not command.run], ids=str)
+def test_commands_that_are_not_run_are_right(command, monkeypatch):
+    program, *words = command.words
+    if program == "torchrun":
+        processes = words.pop(0).removeprefix("--nproc_per_node=")
+        for name, value in zip(TORCHRUN, ("0", processes, "0", "localhost", "1"), strict=True):
+            monkeypatch.setenv(name, value)
+    if program == "make":
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(words) <= set(targets)
+    elif words[0] in ("main.py", "predict.py"):
+        parse(words[1:], words[0])
+    elif words[0] == "demo.py":
+        assert len(words) == 1  # tests/test_demo.py runs it
+    elif words[0] == "-m" and program == "python":
+        assert find_spec(words[1]) is not None
+        assert all((ROOT / word).exists() for word in words[2:] if word.startswith("tests/"))
+    else:
+        assert is_installation(command.words)
+
+
+def is_installation(words: tuple[str, ...]) -> bool:
+    """Whether this is a step of the setup without make, or the visdom server that needs no internet."""
+    return words in {("python3", "-m", "venv", ".venv"), (".", ".venv/bin/activate")} or words[:2] in {
+        ("pip", "install"), ("python", "-c")}
+
+
+def scaled(argv: list[str]) -> list[str]:
+    """The same command, as short as it can be; where a flag is given twice, the last counts."""
+    if "--report" in argv:
+        return argv
+    if "--test_only" in argv:
+        return [*argv, "--num_workers", "0", *(["--steps", "1"] if "pgd" in argv else [])]
+    itrs = "3" if "--continue_training" in argv else "2"
+    size = [] if "--continue_training" in argv else ["--batch_size", "2", "--crop_size", "65"]
+    return [*argv, "--num_workers", "0", "--total_itrs", itrs, "--val_interval", itrs, "--print_interval", "1", *size]
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, one_thread):
+    """A folder with what the pages take for granted: some photos, and CamVid, which is small here."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(synthetic, "LENGTHS", {"train": 4, "val": 2})
+    folders = ("photos", *(f"CamVid/{split}" for split in ("train", "trainannot", "val", "valannot")))
+    for folder in folders:
+        (tmp_path / "path" / "to" / folder).mkdir(parents=True)
+        for k in range(2):
+            picture = np.full((72, 80) if "annot" in folder else (72, 80, 3), k, np.uint8)
+            Image.fromarray(picture).save(tmp_path / "path" / "to" / folder / f"{k}.png")
+    return tmp_path
+
+
+def test_commands_that_are_to_be_run_run(workplace, capsys):
+    """In one folder, the README's first: other pages continue its run. What it quotes is what they print."""
+    marked = [command for command in COMMANDS if command.run]
+    assert [kind_of(command) for command in marked if command.page == "README.md"] == ["train", "attack", "report"]
+    for command in marked:
+        program, entry, *argv = command.words
+        assert program == "python", command
+        try:
+            {"main.py": main, "predict.py": predict}[entry](scaled(argv) if entry == "main.py" else argv)
+        except SystemExit as stop:
+            pytest.fail(f"{command}: exit code {stop.code}")
+    printed = [without_figures(line) for line in capsys.readouterr().out.splitlines()]
+    quoted = re.findall(r"^    (.*)$", FENCE.sub("", (ROOT / "README.md").read_text()), re.MULTILINE)
+    assert len(quoted) > 10
+    assert [line for line in quoted if not any(other.startswith(without_figures(line)) for other in printed)] == []
+    assert (workplace / "checkpoints" / "toy" / "report" / "curves.png").is_file()
+    assert len(list((workplace / "predictions").iterdir())) == 4
+
+
+def without_figures(line: str) -> str:
+    """A line of output that is the same whatever was measured; ... stands for its end."""
+    line = re.sub(r"-?\d[\d.]*(e[+-]\d+)?", "N", line)
+    return re.sub(r"\s+", " ", re.sub(r"-+", "-", line)).removesuffix("...").strip()
+
+
+def kind_of(command: Command) -> str:
+    return "attack" if "--test_only" in command.words else "report" if "--report" in command.words else "train"
+
+
+def test_the_python_page_runs_as_it_is(workplace, capsys):
+    (code,) = [block for language, block in FENCE.findall((ROOT / "docs" / "python.md").read_text())
+               if language == "python"]
+    exec(compile(code, "docs/python.md", "exec"), {"__name__": "page"})
+    assert "pgd" in capsys.readouterr().out
+    assert torch.is_grad_enabled()
