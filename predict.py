@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from datasets.files import read_image
-from datasets.names import images_in
+from datasets.names import list_images
 from engine.run.exits import reported_errors
 from engine.setup import prepare
 from network import precise
@@ -49,7 +49,7 @@ def find_images(source: Path) -> list[tuple[Path, Path]]:
     if source.is_file():
         return [(source, Path(source.name))]
     folders = [source, *sorted(path for path in source.rglob("*") if path.is_dir())] if source.is_dir() else []
-    images = [(path, path.relative_to(source)) for folder in folders for path in images_in(folder)]
+    images = [(path, path.relative_to(source)) for folder in folders for path in list_images(folder)]
     if not images:
         raise UserError(f"--input {source}: no PNG or JPEG there")
     return images

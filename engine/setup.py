@@ -127,6 +127,6 @@ def build_dashboard(options: Options):
     """Return a connected visdom dashboard that shows the options, or one that shows nothing."""
     if not (options.enable_vis and options.mode in (TRAIN, TEST) and distributed.is_main()):
         return NullVisualizer()
-    dashboard = Visualizer(port=options.vis_port, env=options.vis_env, go_on=options.continue_training)
+    dashboard = Visualizer(port=options.vis_port, env=options.vis_env, continue_curves=options.continue_training)
     dashboard.vis_table("Options", options.to_dict())
     return dashboard

@@ -5,17 +5,17 @@ import torch
 from PIL import Image
 
 from datasets import DATASETS
-from engine import build, options
+from engine.setup import build_network
 from predict import predict
+from tests.calls import options_of
 
 
 @pytest.fixture
 def weights(tmp_path):
     """A VainF-shaped checkpoint of a network for the synthetic data set's classes."""
-    opts = options.complete(options.parse_options(["--model", "deeplabv3_mobilenet", "--no-pretrained_backbone"]))
-    opts.num_classes = 6
+    options = options_of("--model", "deeplabv3_mobilenet", "--no-pretrained_backbone")
     torch.manual_seed(0)
-    model = build.build_network(opts, torch.device("cpu"), checkpoint=None).eval()
+    model = build_network(options, torch.device("cpu"), num_classes=6).eval()
     torch.save({"model_state": model.model.state_dict(), "best_score": np.float64(0.5)}, tmp_path / "weights.pth")
     return model, ["--ckpt", str(tmp_path / "weights.pth"), "--model", "deeplabv3_mobilenet", "--dataset", "synthetic"]
 

@@ -26,14 +26,15 @@ import pytest
 import torch
 from PIL import Image
 
+from engine.options import read_call
 from engine.report import figures
-from engine.options import parse_options
 from engine.run.folder import Run
 from main import main
+from tests.calls import options_of
 from utils import checkpoint
 from utils.errors import UserError
 from utils.logging import log_to_file, logger, start_log, stop_log
-from utils.text import is_file_name, plain, printable
+from utils.text import escape_markdown, escape_unprintable, is_file_name
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--dataset", "synthetic", "--model", "deeplabv3_mobilenet", "--no-pretrained_backbone", "--crop_size", "65",
@@ -282,9 +283,8 @@ def test_what_a_stranger_may_not_choose_is_not_taken(tmp_path, trained, capsys):
 
 def test_a_download_goes_where_the_call_says(tmp_path, trained, capsys):
     """data_root, from a stranger, may be read; nothing is fetched into it."""
-    opts = parse_options(["--test_only", "--download"])
-    options.adopt(opts, {"data_root": str(tmp_path), "crop_size": 99})
-    assert (opts.data_root, opts.crop_size) == ("./datasets/data", 99)
+    options = options_of("--test_only", "--download", saved={"data_root": str(tmp_path), "crop_size": 99})
+    assert (options.data_root, options.crop_size) == ("./datasets/data", 99)
 
 
 @pytest.mark.parametrize("value", [[1, 2], "text", torch.ones(2), 7], ids=str)
@@ -423,14 +423,14 @@ def test_an_image_with_too_long_a_name_is_one_line(tmp_path, odd_tree, capsys, t
     "with space", "it's", 'a"b', "$(touch x)", "-rf", "--overwrite", "`id`", "a;b", "*", "~", "ü"])
 def test_the_printed_command_is_one_a_shell_can_take(tmp_path, name):
     """A shell makes of it exactly what is meant, and argparse the same names."""
-    opts = parse_options([f"--exp_name={name}", f"--output_dir={tmp_path}"])
-    command = Run(opts).continue_command(opts)
+    given = read_call([f"--exp_name={name}", f"--output_dir={tmp_path}"]).given
+    command = Run(tmp_path / name).continue_command(given)
     echoed = subprocess.run(["/bin/sh", "-c", "printf '%s\\0' " + command], capture_output=True, check=True,
                             cwd=tmp_path)
     words = echoed.stdout.decode().split("\0")[:-1]
     assert words == shlex.split(command) and not list(tmp_path.iterdir())
-    opts = parse_options(words[2:])
-    assert (opts.exp_name, opts.output_dir) == (name, str(tmp_path))
+    given = read_call(words[2:]).given
+    assert (given["exp_name"], given["output_dir"]) == (name, str(tmp_path))
 
 
 def test_no_line_of_the_log_gives_a_terminal_orders(tmp_path, capsys):
@@ -450,11 +450,11 @@ def test_no_line_of_the_log_gives_a_terminal_orders(tmp_path, capsys):
     ("deeplabv3_resnet50", "deeplabv3_resnet50"), ("a|b", "a\\|b"), ("a\nb", "a\\\\nb"), ("<b>x", "&lt;b>x"),
     ("`x`", "\\`x\\`"), ("[a](b)", "\\[a\\](b)"), ("\\|", "\\\\\\|"), ("0.4 (>= 0.3)", "0.4 (>= 0.3)")])
 def test_text_stays_text_in_markdown(text, shown):
-    assert plain(text) == shown
+    assert escape_markdown(text) == shown
 
 
 def test_text_that_needs_no_change_has_none():
-    assert printable("sky ü 日本 - [Val]") == "sky ü 日本 - [Val]"
+    assert escape_unprintable("sky ü 日本 - [Val]") == "sky ü 日本 - [Val]"
 
 
 @pytest.mark.parametrize("name", ["a$b$c", "$\\frac", "$$", "x\ny", "\x00\x1b", "\udcff", "_^{"])

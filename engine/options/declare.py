@@ -54,10 +54,11 @@ class Flag:
 
     def read(self, text: str):
         """Return one typed value; ValueError says what is wrong with it."""
-        value = self.kind(text)
-        if self.choices and value not in self.choices:
-            raise ValueError(f"invalid choice: {value!r} (choose from {', '.join(map(str, self.choices))})")
-        return value
+        if not self.choices:
+            return self.kind(text)
+        if text not in map(str, self.choices):
+            raise ValueError(f"invalid choice: {text!r} (choose from {', '.join(map(str, self.choices))})")
+        return self.kind(text)
 
     def check(self, value):
         """Return a value from a file, if the flag could have it; ValueError else."""

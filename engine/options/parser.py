@@ -112,9 +112,6 @@ def _typed(flag: Flag):
         try:
             return flag.read(text)
         except ValueError as error:
-            if flag.kind is int:  # Python's own message
-                raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from "
-                                                 f"{', '.join(map(str, flag.choices))})") from None
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return read

@@ -41,7 +41,7 @@ def resolve(call: Call, saved: dict | None = None, *, ckpt: str | None = None) -
     saved: what take_over() keeps of a checkpoint's options; ckpt: where that checkpoint was found.
     """
     values = _draft(call, saved)
-    for name, flag in FLAGS.items():
+    for name, flag in FLAGS.items() if call.mode == TRAIN else ():
         if name not in call.given and values[name] != flag.default and flag.unmet(_view(values)):
             values[name] = flag.default  # adopted, but this call's --optimizer has no use for it
     values = {**values, "ckpt": ckpt or values["ckpt"]}

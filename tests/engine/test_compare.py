@@ -10,12 +10,10 @@ import pytest
 from PIL import Image
 
 from attacks import ENSEMBLE_LOSSES, SEA_LOSSES
-from engine.report import write as writing
-from engine.records import naming
+from engine.records.rows import rows_of
+from engine.records.store import Record, Records, read
 from engine.report import curves, figures, tables
 from engine.report.write import write_report
-from engine.records.store import Record, Records, read
-from engine.records.rows import rows_of
 from utils.errors import UserError
 from utils.logging import logger
 
@@ -53,7 +51,7 @@ def record(run, settings, *, names=NAMES, seed=None, subject="a", class_names=CL
                       "radius": settings["eps"] * (0.5 + 0.1 * number), "loss": 1.5 + number,
                       "forwards": settings["steps"] + number, "backwards": settings["steps"]})
     header = {"attack": settings, "subject": {"weights": subject}, "class_names": class_names}
-    with Records(run / "records", header, label=report.label(settings)) as records:
+    with Records(run / "records", header, label=naming.label(settings)) as records:
         records.append(lines)
     return records.path
 
@@ -149,7 +147,7 @@ def test_unions_are_those_of_brute_force(tmp_path):
     image_iou = min((chosen[:, 0] / chosen[:, 1]).mean(1).mean() for chosen in selections)
     assert sea["Image IoU"] == pytest.approx(image_iou, abs=1e-12)
     assert sea["settings"] is None and sea["loss"] is None and sea["attack_loss"] is None
-    assert sea["members"] == [report.label(apgd(loss)) for loss in ("js", "mce", "mce_bal")]
+    assert sea["members"] == [naming.label(apgd(loss)) for loss in ("js", "mce", "mce_bal")]
     assert sorted(sea["records"]) == sorted(path.stem for path in paths[1:])
     assert (sea["steps"], sea["restarts"], sea["forwards"], sea["backwards"]) == (100, 1, 3 * 101.5, 300)
     assert sea["radius"] == pytest.approx(0.8 * 4 / 255) and sea["ratio"] < 1
@@ -498,7 +496,7 @@ def test_an_error_leaves_no_half_of_a_report(run, tmp_path, monkeypatch, error):
         if path.name == "report.json":
             raise error
 
-    monkeypatch.setattr(comparing, "_write", fail)
+    monkeypatch.setattr(writing, "_write", fail)
     with pytest.raises(UserError if isinstance(error, OSError) else KeyboardInterrupt):
         write_report([run], tmp_path / "out")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before

@@ -2,9 +2,11 @@
 import pytest
 import torch
 
+from engine.options import read_call
 from engine.run import exits
 from engine.run.exits import reported_errors
-from utils.distributed import TORCHRUN, OtherRankFailed
+from utils import launch
+from utils.distributed import OtherRankFailed
 from utils.errors import UserError
 
 
@@ -32,22 +34,22 @@ def test_ctrl_c_is_130_and_a_bug_stays_a_bug():
 def rank_1(monkeypatch):
     """One of two processes that torchrun started, before they are joined; returns the seconds that it waited."""
     waited = []
-    monkeypatch.setattr(errors.time, "sleep", waited.append)
-    for name, value in zip(TORCHRUN, ("1", "2", "1", "127.0.0.1", "29500"), strict=True):
+    monkeypatch.setattr(exits.time, "sleep", waited.append)
+    for name, value in zip(launch.TORCHRUN, ("1", "2", "1", "127.0.0.1", "29500"), strict=True):
         monkeypatch.setenv(name, value)
     return waited
 
 
 def test_rank_0_goes_first_in_saying_what_is_wrong(rank_1, capsys):
     with pytest.raises(SystemExit) as stop, reported_errors():
-        refuse_ranks("--verify")
-    assert stop.value.code == 2 and rank_1 == [errors.TURN]
+        read_call(["--verify"])
+    assert stop.value.code == 2 and rank_1 == [launch.RANK0_REPORTS_FIRST_SECONDS]
     out, err = capsys.readouterr()
     assert not out and err == "[rank 1] error: --verify runs in one process: start it with python main.py\n"
     with pytest.raises(SystemExit) as stop, reported_errors():
         raise OtherRankFailed("rank 0 failed")
-    assert stop.value.code == 2 and capsys.readouterr() == ("", "") and rank_1[1] > errors.TURN
+    assert stop.value.code == 2 and capsys.readouterr() == ("", "") and rank_1[1] > launch.RANK0_REPORTS_FIRST_SECONDS
 
 
-def test_a_single_process_is_refused_nothing():
-    refuse_ranks("--verify")
+def test_a_single_process_may_verify():
+    assert read_call(["--verify"]).mode == "verify"

@@ -8,7 +8,7 @@ from PIL import Image
 
 from datasets import build_datasets
 from engine.evaluation.evaluate import evaluate
-from engine.options import build_parser
+from engine.options.parser import build_parser
 from main import main
 from metrics import StreamSegMetrics
 from network import NormalizedModel, modeling

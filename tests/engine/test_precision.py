@@ -4,9 +4,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from attacks import build_attack
-from engine import report
-from engine.precision import Bfloat16, InBfloat16, precise, say_sign_differences, sign_differences
+from attacks import FGSM, SEA
+from engine.evaluation.precision import log_sign_differences, sign_differences
+from engine.evaluation.sweep import chains
+from engine.records.naming import attack_name
+from network import Bfloat16, precise
 from utils.logging import start_log, stop_log
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -39,17 +41,14 @@ def test_sign_differences_are_those_of_two_gradients_by_autograd(toy, batch):
     assert not toy.training and all(p.requires_grad and p.grad is None for p in toy.parameters())
 
 
-@pytest.mark.parametrize("name", ["pgd", "sea"])
-def test_an_attack_in_bfloat16_sees_that_network_and_says_so(toy, batch, name):
-    images, labels = batch
-    attack = build_attack(name, eps=0.05, steps=3, class_weights=[1.0] * 4)
-    half = InBfloat16(attack)
-    found, plain = half(toy, images, labels, image_ids=[0, 1, 2]), attack(toy, images, labels, image_ids=[0, 1, 2])
-    assert torch.equal(found, attack(Bfloat16(toy), images, labels, image_ids=[0, 1, 2]))
-    assert not torch.equal(found, plain)
-    assert half.settings() == {**attack.settings(), "attack_amp": True}
-    assert [member.settings()["attack_amp"] for member in half.members] == [True] * len(attack.members)
-    assert report.attack_name(half.settings()) == report.attack_name(attack.settings()) + "-bf16"
+def test_records_of_bfloat16_attacks_say_so():
+    attacks = [FGSM(eps=0.1), SEA(eps=0.1, class_weights=[1.0] * 4)]
+    plain, half = (chains(attacks, warm_start=False, attack_amp=amp) for amp in (False, True))
+    assert plain[0] == half[0] and len(half) == 1 + 1 + 3  # clean, fgsm, the members
+    for (one,), (other,) in zip(plain[1:], half[1:], strict=True):
+        assert other.settings == {**one.settings, "attack_amp": True}
+        assert attack_name(other.settings) == attack_name(one.settings) + "-bf16"
+    assert chains([], warm_start=False, amp=True)[0][0].settings["amp"] is True
 
 
 def test_a_network_that_bfloat16_holds_exactly_has_no_differences(batch, capsys):
@@ -59,6 +58,6 @@ def test_a_network_that_bfloat16_holds_exactly_has_no_differences(batch, capsys)
         exact.weight.copy_(torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0]]).view(4, 3, 1, 1))
         exact.bias.zero_()
     start_log()
-    say_sign_differences(exact, (images * 64).round() / 64, labels)
+    log_sign_differences(exact, (images * 64).round() / 64, labels)
     stop_log()
     assert "changes 0.0 % of the signs" in capsys.readouterr().out

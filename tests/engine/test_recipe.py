@@ -3,16 +3,22 @@ import pytest
 import torch
 
 from attacks import FGSM, PGD, SegPGD
-from engine import build, options, recipe, training
+from engine.options.rules import start
+from engine.setup import build_network
+from engine.training import build
 from engine.training.step import is_chosen
 from optim import AWP, GSAM, SAM, FriendlySAM, LookSAM
-from utils import distributed
+from tests.calls import options_of
+from utils import launch
+from utils.device import choose_device
 from utils.errors import UserError
 from utils.logging import start_log, stop_log
 
 
-def parsed(*argv):
-    return options.complete(options.parse_options(list(argv)))
+def pretend_ranks(monkeypatch, count: int):
+    """Let the environment be that of rank 0 of `count` processes."""
+    for name in launch.TORCHRUN:
+        monkeypatch.setenv(name, {"WORLD_SIZE": str(count)}.get(name, "0"))
 
 
 @pytest.mark.parametrize(("flags", "line"), [
@@ -27,16 +33,16 @@ def parsed(*argv):
     (["--optimizer", "SAM", "--sam_start_itr", "30000"], "--sam_start_itr 30000 is not before .* SAM would never run"),
     (["--optimizer", "GSAM", "--sam_start_itr", "99999"], "GSAM would never run"),
     (["--optimizer", "SAM", "--sam_start_itr", "1"], None),
-    (["--optimizer", "SAM", "--sam_start_itr", "1.5"], "an iteration, or a share"),
+    (["--optimizer", "SAM", "--sam_start_itr", "1.5"], "give an iteration, or a share"),
     (["--optimizer", "SAM", "--sam_sync", "local"], "--sam_sync: for several processes"),
     (["--no-sync_bn"], "--sync_bn: for several processes"),
-    (["--adv", "--adv_ratio", "0.25", "--batch_size", "2"], "--adv_ratio 0.25 of --batch_size 2 is no image"),
+    (["--adv", "--adv_ratio", "0.25", "--batch_size", "2"], "--adv_ratio 0.25 of --batch_size 2 selects no images"),
     (["--train_eps", "4/255"], "--train_eps: for adversarial training: add --adv"),
     (["--awp_gamma", "0.005"], "--awp_gamma: for adversarial training: add --adv"),
-    (["--adv", "--awp_start_itr", "5"], "no weight perturbation without --awp_gamma"),
+    (["--adv", "--awp_start_itr", "5"], "--awp_start_itr: for weight perturbation: add --awp_gamma"),
     (["--adv", "--awp_gamma", "0.01", "--awp_start_itr", "30000"], "AWP would never run"),
     (["--adv", "--awp_gamma", "0.01", "--optimizer", "SAM"], "--awp_gamma perturbs .* so does --optimizer SAM"),
-    (["--adv", "--eps", "8/255"], "--eps is for --attack.* --train_eps"),
+    (["--adv", "--eps", "8/255"], "--eps: for --attack.* --train_eps"),
     (["--adv", "--train_eps", "64"], "--train_eps 64: .* write 64/255"),
     (["--adv", "--train_eps", "1"], "--train_eps 1: .* write 1/255"),
     (["--adv", "--norm", "l2", "--train_eps", "2"], None),
@@ -47,58 +53,56 @@ def parsed(*argv):
     (["--batch_size", "10", "--accumulate", "4"], "--batch_size 10 can't be cut .* a multiple of 4"),
     (["--batch_size", "4", "--accumulate", "4"], "one image for each part.* a multiple of 8"),
     (["--batch_size", "1"], "one image for each part.* a multiple of 2"),
-    (["--batch_size", "1", "--test_only"], None),
-    (["--adv", "--adv_ratio", "1e-18", "--batch_size", "1e17"], "is no image"),  # at once, however large
+    (["--test_only"], None),
+    (["--adv", "--adv_ratio", "1e-18", "--batch_size", "1e17"], "selects no images"),  # at once, however large
     (["--step_size", "10"], "--step_size: for --lr_policy step, this run has poly"),
     (["--step_size", "10", "--lr_policy", "step"], None),
-    (["--adv", "--attack", "none", "--eps", "8/255"], "--eps is for --attack after the training"),
+    (["--adv", "--attack", "none", "--eps", "8/255"], "--eps: for --attack"),
 ])
 def test_flags_that_contradict_each_other_or_would_do_nothing_are_refused(flags, line):
     if line is None:
-        parsed(*flags)
+        options_of(*flags)
         return
     with pytest.raises(UserError, match=line):
-        parsed(*flags)
+        options_of(*flags)
 
 
 @pytest.mark.parametrize(("batch_size", "sync_bn", "fits"), [
     (4, True, True), (2, True, True), (2, False, False), (4, False, True), (3, True, False)])
 def test_two_processes_share_a_batch(monkeypatch, batch_size, sync_bn, fits):
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(distributed, "launched", lambda: True)
+    pretend_ranks(monkeypatch, 2)
     flags = ["--batch_size", str(batch_size), "--sync_bn" if sync_bn else "--no-sync_bn"]
     if fits:
-        parsed(*flags)
+        options_of(*flags)
     else:
         with pytest.raises(UserError, match="a multiple of"):
-            parsed(*flags)
+            options_of(*flags)
 
 
 @pytest.mark.parametrize(("name", "fits"), [("SAM", True), ("GSAM", False), ("FriendlySAM", False), ("LookSAM", False)])
 def test_a_first_gradient_that_the_step_keeps_must_be_the_whole_batchs(monkeypatch, name, fits):
-    monkeypatch.setattr(distributed, "launched", lambda: True)
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    pretend_ranks(monkeypatch, 2)
     flags = ["--optimizer", name, "--sam_sync", "local"]
     if fits:
-        parsed(*flags)
+        options_of(*flags)
     else:
         with pytest.raises(UserError, match=f"--sam_sync local: {name} keeps or combines"):
-            parsed(*flags)
+            options_of(*flags)
 
 
 def test_more_processes_than_gpus(monkeypatch):
-    monkeypatch.setattr(distributed, "launched", lambda: True)
-    monkeypatch.setattr(distributed, "local_rank", lambda: 2)
+    pretend_ranks(monkeypatch, 3)
+    monkeypatch.setenv("LOCAL_RANK", "2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match="--nproc_per_node=2"):
-        build.choose_device(None)
+        choose_device(None)
 
 
 def test_gpus_are_torchruns_business(monkeypatch):
-    monkeypatch.setattr(distributed, "launched", lambda: True)
+    pretend_ranks(monkeypatch, 2)
     with pytest.raises(UserError, match="--gpu_id is for a single process"):
-        parsed("--gpu_id", "0,1")
+        options_of("--gpu_id", "0,1")
 
 
 @pytest.mark.parametrize("ratio", [1, 0.5, 0.3, 1 / 3, 0.1, 0.01])
@@ -107,20 +111,19 @@ def test_a_share_that_is_no_image_is_one_that_no_place_gets(ratio):
         some = any(is_chosen(place, ratio) for place in range(batch_size))
         flags = ["--adv", "--adv_ratio", repr(ratio), "--batch_size", str(batch_size)]
         if some:
-            parsed(*flags)
+            options_of(*flags)
         else:
-            with pytest.raises(UserError, match="is no image"):
-                parsed(*flags)
+            with pytest.raises(UserError, match="selects no images"):
+                options_of(*flags)
 
 
 def test_a_batch_too_small_for_the_gpus_that_are_named_is_refused_before_anything_is_built(monkeypatch, tmp_path):
-    monkeypatch.setattr(build, "GPUS", tmp_path)
+    monkeypatch.setattr(launch, "NVIDIA_GPUS", tmp_path)
     with pytest.raises(UserError, match="--batch_size 14 leaves a GPU with one image.* a multiple of 16"):
-        parsed("--gpu_id", "0,1,2,3", "--batch_size", "14", "--accumulate", "2")
-    parsed("--gpu_id", "0,1,2,3", "--batch_size", "14")
-    parsed("--gpu_id", "0,1,2,3", "--batch_size", "7", "--test_only")
-    monkeypatch.setattr(build, "GPUS", tmp_path / "none")  # on the CPU, where --gpu_id changes nothing
-    parsed("--gpu_id", "0,1,2,3", "--batch_size", "7")
+        options_of("--gpu_id", "0,1,2,3", "--batch_size", "14", "--accumulate", "2")
+    options_of("--gpu_id", "0,1,2,3", "--batch_size", "14")
+    monkeypatch.setattr(launch, "NVIDIA_GPUS", tmp_path / "none")  # on the CPU, where --gpu_id changes nothing
+    options_of("--gpu_id", "0,1,2,3", "--batch_size", "7")
 
 
 @pytest.mark.parametrize(("gpus", "batch_size", "accumulate", "fits"), [
@@ -128,15 +131,15 @@ def test_a_batch_too_small_for_the_gpus_that_are_named_is_refused_before_anythin
     (2, 3, 1, False), (4, 10, 1, False), (4, 6, 1, True), (4, 9, 1, True), (2, 8, 2, True), (2, 4, 2, False)])
 def test_a_replica_needs_two_images(monkeypatch, gpus, batch_size, accumulate, fits):
     """DataParallel cuts a batch into chunks of ceil(B / n); the last one is the smallest."""
-    opts = parsed("--batch_size", str(batch_size), "--accumulate", str(accumulate))
+    opts = options_of("--batch_size", str(batch_size), "--accumulate", str(accumulate))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     chunks = torch.arange(batch_size // accumulate).chunk(max(gpus, 1))
     assert (len(chunks[-1]) >= 2) == fits
     if fits:
-        assert recipe.replicas(opts) == max(gpus, 1)
+        assert build.replicas(opts) == max(gpus, 1)
     else:
         with pytest.raises(UserError, match=f"--batch_size {batch_size} .*a multiple of {2 * gpus * accumulate}"):
-            recipe.replicas(opts)
+            build.replicas(opts)
 
 
 def test_32_sam_says_when_it_starts_and_one_that_never_would_is_refused(capsys):
@@ -146,23 +149,22 @@ def test_32_sam_says_when_it_starts_and_one_that_never_would_is_refused(capsys):
     out = capsys.readouterr().out
     assert "Using SAM optimizer, rho=0.02" in out and "SAM is active from iteration 480, every 3 iterations" in out
     with pytest.raises(UserError, match="--sam_start_itr 600 is not before --total_itrs 600: SAM would never run"):
-        parsed("--optimizer", "SAM", "--sam_start_itr", "600", "--total_itrs", "600")
+        options_of("--optimizer", "SAM", "--sam_start_itr", "600", "--total_itrs", "600")
 
 
 def test_a_start_is_an_iteration_or_a_share_of_the_run():
     flags = ["--optimizer", "SAM", "--total_itrs", "600"]
     for given, itr in [("0.8", 480), ("480", 480), ("0", 0), ("1", 1), ("0.999", 599), ("4e2", 400)]:
-        start = recipe.start(parsed(*flags, "--sam_start_itr", given).sam_start_itr, 600)
-        assert start == itr and type(start) is int
-    opts = parsed("--adv", "--awp_gamma", "0.01", "--awp_start_itr", "1/3", "--total_itrs", "600")
-    assert recipe.start(opts.awp_start_itr, opts.total_itrs) == 200
+        found = start(options_of(*flags, "--sam_start_itr", given).sam_start_itr, 600)
+        assert found == itr and type(found) is int
+    opts = options_of("--adv", "--awp_gamma", "0.01", "--awp_start_itr", "1/3", "--total_itrs", "600")
+    assert start(opts.awp_start_itr, opts.total_itrs) == 200
 
 
 def test_a_share_stays_one_when_the_run_is_made_longer():
-    saved = options.to_dict(parsed("--optimizer", "SAM", "--sam_start_itr", "0.8", "--total_itrs", "600"))
-    opts = options.parse_options(["--continue_training", "--total_itrs", "1000"])
-    options.adopt(opts, saved)
-    assert recipe.start(options.complete(opts).sam_start_itr, opts.total_itrs) == 800
+    saved = options_of("--optimizer", "SAM", "--sam_start_itr", "0.8", "--total_itrs", "600").to_dict()
+    options = options_of("--continue_training", "--total_itrs", "1000", saved=saved)
+    assert start(options.sam_start_itr, options.total_itrs) == 800
 
 
 @pytest.mark.parametrize(("before", "now", "back"), [
@@ -171,21 +173,18 @@ def test_a_share_stays_one_when_the_run_is_made_longer():
     ("--adv --awp_gamma 0.01 --awp_start_itr 5 --train_eps 2/255", "--no-adv", {"awp_gamma": 0.0, "awp_start_itr": 0}),
     ("--optimizer SAM --adaptive --eta 0.5", "--no-adaptive", {"eta": 0.01}),
 ])
-def test_a_run_that_goes_on_otherwise_forgets_what_it_has_no_use_for(before, now, back):
-    saved = options.to_dict(parsed(*before.split()))
-    opts = options.parse_options(["--continue_training", *now.split()])
-    taken = options.adopt(opts, saved)
-    assert {name: getattr(opts, name) for name in back} == back and not back.keys() & taken.keys()
-    options.complete(opts)
+def test_a_run_that_continues_differently_forgets_what_it_has_no_use_for(before, now, back):
+    saved = options_of(*before.split()).to_dict()
+    options = options_of("--continue_training", *now.split(), saved=saved)
+    assert {name: getattr(options, name) for name in back} == back
     if "--optimizer SAM" in now:
-        assert opts.rho == 0.3  # what still has a use is kept
+        assert options.rho == 0.3  # what still has a use is kept
 
 
 def optimizer_of(*flags):
-    opts = parsed("--no-pretrained_backbone", "--model", "deeplabv3_mobilenet", *flags)
-    opts.num_classes = 5
-    model = build.build_network(opts, torch.device("cpu"), checkpoint=None)
-    return training.build_training(opts, model, model)[0], model
+    options = options_of("--no-pretrained_backbone", "--model", "deeplabv3_mobilenet", *flags)
+    model = build_network(options, torch.device("cpu"), num_classes=5)
+    return build.build_training(options, model, model)[0], model
 
 
 @pytest.mark.parametrize(("flags", "kind", "expected"), [
@@ -235,14 +234,13 @@ def test_what_is_perturbed_can_be_the_normalisation_layers_or_all_else(perturb, 
     ("--adv_attack fgsm --train_eps 0.01", FGSM, {"eps": 0.01, "step_size": 0.01, "steps": 1, "random_start": False}),
 ])
 def test_flags_reach_the_attack_on_training_images(flags, kind, expected):
-    attack = training.build_adversary(parsed("--adv", *flags.split()))
+    attack = build.build_adversary(options_of("--adv", *flags.split()))
     assert type(attack) is kind and {name: getattr(attack, name) for name in expected} == expected
-    assert training.build_adversary(parsed()) is None
+    assert build.build_adversary(options_of()) is None
 
 
 def test_a_test_is_in_float32_whatever_the_training_was():
-    saved = {**options.to_dict(parsed("--adv", "--attack_amp", "--amp")), "eps": None}
+    saved = {**options_of("--adv", "--attack_amp", "--amp").to_dict(), "eps": None}
     for flag, kept in (("--test_only", False), ("--continue_training", True)):
-        opts = options.parse_options([flag])
-        options.adopt(opts, saved)
-        assert (opts.attack_amp, opts.amp) == (kept, kept)
+        options = options_of(flag, saved=saved)
+        assert (options.attack_amp, options.amp) == (kept, kept)

@@ -5,12 +5,11 @@ import pytest
 import torch
 
 from attacks import FGSM
-from engine import build, options, report
-from network import Bfloat16
-from engine.resume import load_checkpoint
-from engine.run.folder import Run
+from engine.records.naming import attack_name
+from engine.setup import prepare
 from main import main
 from metrics import StreamSegMetrics
+from network import Bfloat16
 
 
 @pytest.mark.parametrize(("flags", "says"), [
@@ -41,19 +40,16 @@ def test_bfloat16_is_what_is_asked_for_and_one_network_is_attacked_and_scored(tm
     found = capsys.readouterr().out
     shares = [float(share) for share in re.findall(r"bfloat16 changes (\S+) % of the signs", found)]
     assert len(shares) == 2 and all(0 < share < 100 for share in shares)  # when training begins, and the evaluation
-    assert [report.attack_name(row["settings"]) for row in last["results"]] == ["none-bf16", "fgsm-bf16"]
+    assert [attack_name(row["settings"]) for row in last["results"]] == ["none-bf16", "fgsm-bf16"]
     test = ["--test_only", "--output_dir", str(tmp_path), "--num_workers", "0", "--val_images", "4", "--attack", "fgsm",
             "--eps", "4/255"]
     rows = {flag: main([*test, *flag.split()])["results"] for flag in ("", "--amp", "--attack_amp")}
-    names = {flag: [report.attack_name(row["settings"]) for row in found] for flag, found in rows.items()}
+    names = {flag: [attack_name(row["settings"]) for row in found] for flag, found in rows.items()}
     assert names == {"": ["none", "fgsm"], "--amp": ["none-bf16", "fgsm"], "--attack_amp": ["none", "fgsm-bf16"]}
     assert rows[""][1]["records"] == rows["--amp"][1]["records"] != rows["--attack_amp"][1]["records"]
 
-    opts = options.parse_options(test)
-    checkpoint = load_checkpoint(opts, Run(opts))
-    options.complete(opts)
-    _, loader, val_set = build.build_data(opts, torch.device("cpu"))
-    model = build.build_network(opts, torch.device("cpu"), checkpoint=checkpoint).eval()
+    setup = prepare(test)
+    loader, val_set, model = setup.val_loader, setup.val_set, setup.model.eval()
     for flag, number, amp in [("", 0, False), ("--amp", 0, True), ("", 1, False), ("--attack_amp", 1, True)]:
         metrics = StreamSegMetrics(val_set.num_classes)
         form = Bfloat16(model) if amp else model

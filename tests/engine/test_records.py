@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from utils import files
-from utils.strict_json import canonical
 from engine.records.store import Record, Records, read
 from utils.errors import UserError
+from utils.strict_json import canonical
 
 HEADER = {"attack": {"attack": "pgd", "norm": "linf", "eps": 4 / 255, "steps": 10, "attack_loss": "ce"},
           "subject": {"model": "toy", "weights": "5e1f"}, "class_names": ["road", "sky", "tree"]}
@@ -183,7 +182,7 @@ def test_a_lock_that_is_let_go_in_time_is_waited_for(tmp_path, appender):
     process.stdin.flush()
     with Records(tmp_path / "shared", HEADER, label="pgd") as records:
         assert len(records) == 1
-    assert time.monotonic() - started < appending.LOCK_WAIT
+    assert time.monotonic() - started < files.LOCK_WAIT
 
 
 def test_a_closed_file_is_free_though_a_forked_worker_holds_it_open(tmp_path, monkeypatch):

@@ -8,8 +8,12 @@ import torch
 from PIL import Image
 
 from attacks import APGD, FGSM, PGD, SegPGD, SignNoise, Square
-from engine import report
+from engine.evaluation.dashboard import Samples, show_robustness
 from engine.evaluation.evaluate import Scored
+from engine.evaluation.pictures import Pictures
+from engine.records import naming
+from engine.records.results import table, write_results
+from utils.images import choose_evenly, to_uint8
 
 SCORES = {"Overall Acc": 0.75, "Image IoU": 0.5, "Mean IoU": 0.125, "Mean IoU lower": None,
           "Class IoU": {"road": 0.1, "sky": math.nan}}
@@ -35,11 +39,11 @@ def rows():
     (SignNoise(eps=4 / 255), "sign_noise", "sign_noise_linf_4-255"),
 ])
 def test_an_attacks_name_and_its_file_name_say_what_it_is(attack, name, label):
-    assert (report.attack_name(attack.settings()), report.label(attack.settings())) == (name, label)
+    assert (naming.attack_name(attack.settings()), naming.label(attack.settings())) == (name, label)
 
 
 def test_a_target_map_is_named_by_its_content():
-    first, second = (report.label(PGD(eps=0.1, target=torch.full((2, 2), k)).settings()) for k in (0, 1))
+    first, second = (naming.label(PGD(eps=0.1, target=torch.full((2, 2), k)).settings()) for k in (0, 1))
     assert first != second and first.startswith("pgd-to-map-") and "/" not in first and " " not in first
 
 
@@ -47,11 +51,11 @@ def test_a_target_map_is_named_by_its_content():
     ("linf", 4 / 255, "4/255"), ("linf", 0.25 / 255, "0.25/255"), ("linf", 16 / 255, "16/255"), ("linf", 0.03, "0.03"),
     ("linf", 0.1, "0.1"), ("linf", 0.0, "0"), ("l2", 0.7, "0.7"), ("l2", 2.0, "2"), (None, 0.0, "0")])
 def test_radius_is_written_in_grey_levels_where_it_is_one(norm, eps, text):
-    assert report.radius({"norm": norm, "eps": eps}) == text
+    assert naming.radius({"norm": norm, "eps": eps}) == text
 
 
 def test_table_has_one_line_a_row():
-    lines = report.table(rows()).splitlines()
+    lines = table(rows()).splitlines()
     assert len(lines) == 6 and len({len(line) for line in lines}) == 1
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0][:5] == ["Attack", "Norm", "eps", "Steps", "Mean IoU"]
@@ -63,7 +67,7 @@ def test_table_has_one_line_a_row():
 def test_results_are_strict_json_and_old_ones_are_kept(tmp_path):
     path = tmp_path / "results.json"
     for number in range(3):
-        report.write_results(path, {"options": {"n": number}, "results": rows()})
+        write_results(path, {"options": {"n": number}, "results": rows()})
 
     def no_constant(text):
         raise ValueError(text)
@@ -76,8 +80,8 @@ def test_results_are_strict_json_and_old_ones_are_kept(tmp_path):
 def test_pixels_are_rounded_not_cut_off():
     levels = torch.arange(256, dtype=torch.float32) / 255
     image = levels.view(1, 16, 16).expand(3, 16, 16)
-    assert (report.to_uint8(image) == np.arange(256).reshape(16, 16, 1)).all()
-    assert (report.to_uint8(image * (1 - 1e-6)) == np.arange(256).reshape(16, 16, 1)).all()
+    assert (to_uint8(image) == np.arange(256).reshape(16, 16, 1)).all()
+    assert (to_uint8(image * (1 - 1e-6)) == np.arange(256).reshape(16, 16, 1)).all()
 
 
 class Pair:
@@ -106,7 +110,7 @@ def test_pictures_are_what_was_scored_under_the_images_names(tmp_path):
     clean = images.clone()
     clean[0, :, 0, 0] -= 0.02
     clean[0, :, 1, 1] += 0.01
-    pictures = report.Pictures(tmp_path / "out", Pair(), ["left", "right"], count=2)
+    pictures = Pictures(tmp_path / "out", Pair(), ["left", "right"], count=2)
     assert pictures.lacks("pgd", "left") and pictures.lacks("pgd", "right")
     pictures.write("pgd", pictures.draw(scored(images, clean)))
     assert not pictures.lacks("pgd", "left") and not pictures.lacks("pgd", "right")
@@ -120,7 +124,7 @@ def test_pictures_are_what_was_scored_under_the_images_names(tmp_path):
 def test_pictures_are_of_as_many_images_as_asked_for(tmp_path):
     images = torch.rand(2, 3, 2, 2)
     for count, expected in ((0, set()), (1, {"left"}), (5, {"left", "right"})):
-        pictures = report.Pictures(tmp_path / str(count), Pair(), ["left", "right"], count=count)
+        pictures = Pictures(tmp_path / str(count), Pair(), ["left", "right"], count=count)
         pictures.write("clean", pictures.draw(scored(images)))
         assert {path.name.split("_")[0] for path in (tmp_path / str(count)).rglob("*.png")} == expected
         assert not pictures.lacks("clean", "left") and not pictures.lacks("clean", "right")
@@ -129,7 +133,7 @@ def test_pictures_are_of_as_many_images_as_asked_for(tmp_path):
 @pytest.mark.parametrize(("length", "count", "places"), [
     (10, 3, [0, 4, 9]), (3, 3, [0, 1, 2]), (2, 5, [0, 1]), (7, 1, [0]), (7, 0, []), (101, 4, [0, 33, 66, 100])])
 def test_evenly_spaced(length, count, places):
-    assert report.evenly(length, count) == places
+    assert choose_evenly(length, count) == places
 
 
 class Recorder:
@@ -144,7 +148,7 @@ class Recorder:
 
 def test_samples_are_image_target_prediction_side_by_side():
     dashboard = Recorder()
-    report.Samples(dashboard, Pair(), 8)(scored(torch.ones(2, 3, 4, 5)))
+    Samples(dashboard, Pair(), 8)(scored(torch.ones(2, 3, 4, 5)))
     assert [args[0] for _, args, _ in dashboard.calls] == ["Sample 1", "Sample 0"]
     picture = dashboard.calls[0][1][1]
     assert picture.shape == (3, 4, 15)
@@ -153,7 +157,7 @@ def test_samples_are_image_target_prediction_side_by_side():
 
 def test_robustness_lines_start_at_clean():
     dashboard = Recorder()
-    report.show_robustness(dashboard, rows())
+    show_robustness(dashboard, rows())
     points = [(args[1], args[2], kwargs["line"]) for _, args, kwargs in dashboard.calls]
     assert points == [(0.0, 0.125, "fgsm linf"), (pytest.approx(2), 0.125, "fgsm linf"),
                       (0.0, 0.125, "pgd-js l2"), (0.7, 0.125, "pgd-js l2"),

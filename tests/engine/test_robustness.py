@@ -15,13 +15,13 @@ from torch.utils.data import DataLoader
 
 from attacks import FGSM, PGD, SEA, Noise
 from datasets import build_datasets
-from utils.strict_json import canonical
-from engine.records.store import read
 from engine.evaluation.sweep import chains
+from engine.records.store import read
 from main import main
 from metrics import StreamSegMetrics, counts_per_image
 from network import build_model, modeling
 from utils import checkpoint
+from utils.strict_json import canonical
 
 ATTACK = ["--attack", "pgd", "--eps", "4/255", "8/255", "--steps", "3", "--num_workers", "0", "--sheet_images", "0"]
 
@@ -212,7 +212,7 @@ def test_sea_is_recorded_by_members_that_the_ensemble_shares(run, tmp_path, caps
 
 
 def test_the_loader_gives_every_image_its_own_index(run):
-    from datasets import list_batches, build_loaders, select_batches
+    from datasets import build_loaders, list_batches, select_batches
 
     _, val_set = build_datasets("synthetic", data_root="", train=False)
     _, loader = build_loaders(None, val_set, batch_size=1, val_batch_size=3, num_workers=0, seed=1, val_images=7)

@@ -8,17 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from engine import options
-from utils.strict_json import canonical
+from engine.options import read_call
 from engine.records.store import read
-from engine.report import without_nan
 from engine.run.folder import Run
-from engine.verify import verify
 from main import main
 from tests import ranks
 from tests.ranked import evaluation
 from utils.distributed import TORCHRUN
 from utils.errors import UserError
+from utils.strict_json import canonical
+from utils.text import replace_nan
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -92,7 +91,7 @@ def test_a_test_under_torchrun(trained, tmp_path, root):
     one, two = (tree(tmp_path / name / "exp") for name in ("one", "two"))
     for name in one:
         assert name in two and (one[name] == two[name] or name in ("log.txt", "results.json")), name
-    assert len(one) == len(two) and json.loads(two["results.json"])["results"] == without_nan(expected)
+    assert len(one) == len(two) and json.loads(two["results.json"])["results"] == replace_nan(expected)
     assert done.stdout.count("Results written to") == 1 and done.stdout.count("| none") == 1
     assert "[rank" not in done.stdout + done.stderr
     assert done.stderr.count("pgd linf 8/255: 100%") == 1
@@ -106,17 +105,17 @@ def test_a_report_is_for_one_process_and_rank_0_says_so(trained, root):
 
 
 def test_before_the_ranks_meet_only_rank_0_has_a_folder(tmp_path, monkeypatch):
-    opts = options.parse_options(["--output_dir", str(tmp_path)])
-    (tmp_path / "exp").mkdir()
-    (tmp_path / "exp" / "opts.txt").touch()
-    Run(opts).refuse_if_used(opts)  # stopped before there was anything to go on with
-    (tmp_path / "exp" / "latest_x_voc_os16.pth").touch()
+    run, call = Run(tmp_path / "exp"), {"ckpt": None, "overwrite": False, "continue_training": False}
+    run.folder.mkdir()
+    (run.folder / "opts.txt").touch()
+    run.refuse_if_used(training=True, **call)  # stopped before there was anything to continue
+    (run.folder / "latest_x_voc_os16.pth").touch()
     with pytest.raises(UserError, match="earlier run"):
-        Run(opts).refuse_if_used(opts)
+        run.refuse_if_used(training=True, **call)
     for name, value in zip(TORCHRUN, ("1", "2", "1", "127.0.0.1", "29500"), strict=True):
         monkeypatch.setenv(name, value)
-    Run(opts).refuse_if_used(opts)
-    Run(opts).open(opts)
+    run.refuse_if_used(training=True, **call)
+    run.open(training=True)
     assert tree(tmp_path) == {"exp/opts.txt": b"", "exp/latest_x_voc_os16.pth": b""}
     with pytest.raises(UserError, match="^--verify runs in one process"):
-        verify(opts, None, None, None, folder=tmp_path)
+        read_call(["--verify"])

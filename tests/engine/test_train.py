@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from engine.run.interrupts import Stopped
-from engine.training.trainer import Trainer
 from engine.training.step import TrainingStep
+from engine.training.trainer import Trainer
 from network import NormalizedModel
 from optim import build_loss, build_optimizer, build_scheduler
 from utils import checkpoint

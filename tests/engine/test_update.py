@@ -6,9 +6,8 @@ import torch
 from torch import nn
 
 from attacks import FGSM, PGD
-from network import precise
 from engine.training.step import TrainingStep, is_chosen
-from network import NormalizedModel
+from network import NormalizedModel, precise
 from optim import build_loss, build_optimizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -1,5 +1,4 @@
-"""Types of flags: numbers are read exactly, bounds hold, whatever is typed ends in a value or in argparse's error."""
-import argparse
+"""Types of flags: numbers are read exactly, bounds hold, whatever is typed ends in a value or in a ValueError."""
 import math
 from fractions import Fraction
 
@@ -7,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine import report
 from engine.options.types import (
     LARGEST,
     fraction,
@@ -19,6 +17,7 @@ from engine.options.types import (
     step_size,
     target,
 )
+from engine.records.naming import radius
 
 settings.register_profile("exact", deadline=None, derandomize=True, database=None, max_examples=200)
 often = settings(settings.get_profile("exact"))
@@ -52,7 +51,7 @@ def test_what_python_writes_is_read_back(value):
 @often
 def test_whole_numbers_stay_exact_in_every_notation(value, zeros):
     if abs(value * 10**zeros) > LARGEST:
-        with pytest.raises(argparse.ArgumentTypeError, match="out of bounds: at most 1e"):
+        with pytest.raises(ValueError, match="out of bounds: at most 1e"):
             number(int)(f"{value}e{zeros}")
     else:
         read = number(int)(f"{value}e{zeros}")
@@ -61,11 +60,11 @@ def test_whole_numbers_stay_exact_in_every_notation(value, zeros):
 
 @given(st.text(max_size=30) | st.text("0123456789./e+-_ eps", max_size=12))
 @settings(often, max_examples=1000)
-def test_garbage_is_an_argparse_error_and_nothing_else(text):
+def test_garbage_is_a_value_error_and_nothing_else(text):
     for kind in TYPES:
         try:
             value = kind(text)
-        except argparse.ArgumentTypeError:
+        except ValueError:
             continue
         if isinstance(kind, number):
             assert math.isfinite(value) and abs(value) <= LARGEST
@@ -76,14 +75,14 @@ def test_garbage_is_an_argparse_error_and_nothing_else(text):
                                   "1" * 5000, "1e" + "9" * 5000])
 def test_numbers_that_would_fill_the_memory_are_refused_at_once(text):
     for kind in (number(float), number(int), share_of_eps):
-        with pytest.raises(argparse.ArgumentTypeError):
+        with pytest.raises(ValueError):
             kind(text)
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "-inf", "infinity", "", " ", "x", "1/", "/1", "1/0", "1/2/3", "0x10"])
 def test_what_is_no_number(text):
     for kind in (int, float):
-        with pytest.raises(argparse.ArgumentTypeError, match="is no number .write 0.01, 1e-4, 30e3 or 4/255."):
+        with pytest.raises(ValueError, match="is not a number .write 0.01, 1e-4, 30e3 or 4/255."):
             number(kind)(text)
 
 
@@ -98,7 +97,7 @@ def test_bounds_hold(value, low, width):
         if inside:
             assert kind(text) == float(value)
         else:
-            with pytest.raises(argparse.ArgumentTypeError) as error:
+            with pytest.raises(ValueError) as error:
                 kind(text)
             assert str(error.value) == f"{text} is out of bounds: {kind.bounds}"
 
@@ -112,7 +111,7 @@ def test_bounds_are_said_in_words(bounds, words):
 
 
 def test_a_number_that_a_float_rounds_out_of_its_bounds_is_refused():
-    with pytest.raises(argparse.ArgumentTypeError, match="1e-400 is out of bounds: above 0, and a float"):
+    with pytest.raises(ValueError, match="1e-400 is out of bounds: above 0, and a float"):
         number(float, above=0)("1e-400")
     assert number(float, low=0)("1e-400") == 0
 
@@ -122,8 +121,8 @@ def test_a_number_that_a_float_rounds_out_of_its_bounds_is_refused():
 def test_grey_levels_come_back_as_they_were_typed(levels):
     """radius() writes quarters of a grey level below 8, whole ones above."""
     text = f"{float(levels):g}/255"
-    assert report.radius({"eps": number(float)(text), "norm": "linf"}) == text
-    assert report.radius({"eps": number(float)(f"{float(levels / 255)!r}"), "norm": "linf"}) == text
+    assert radius({"eps": number(float)(text), "norm": "linf"}) == text
+    assert radius({"eps": number(float)(f"{float(levels / 255)!r}"), "norm": "linf"}) == text
 
 
 @given(naturals, naturals, st.floats(1e-6, 1))
@@ -137,26 +136,26 @@ def test_a_step_is_a_share_of_eps_or_a_number(numerator, denominator, eps):
 @pytest.mark.parametrize("text", ["0", "-1", "eps/0", "eps/-4", "eps*2", "eps 4", "epsilon", "nan", "1e400", "1e-500",
                                   "1e19", "", "4/0"])
 def test_a_step_is_finite_and_above_0(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="write a share of eps such as eps/4, or a number above 0"):
+    with pytest.raises(ValueError, match="write a share of eps such as eps/4, or a number above 0"):
         share_of_eps(text)
 
 
 @pytest.mark.parametrize(("kind", "text", "line"), [
-    (plain_text, "", "is empty"), (plain_text, "a\0b", r"'a\x00b' holds what is no text"),
-    (plain_text, "a\nb", r"'a\nb' holds what is no text"), (plain_text, "caf\udce9", "holds what is no text"),
-    (plain_text, "x" * 256, "'xxxxxxxxxxxxxxxxxxxx...' is too long: names have at most 255 bytes"),
-    (plain_text, "a/" * 2100, "paths 4095"), (plain_text, "\u00e9" * 128, "is too long"),
+    (plain_text, "", "is empty"), (plain_text, "a\0b", r"'a\x00b' contains control characters"),
+    (plain_text, "a\nb", r"'a\nb' contains control characters"), (plain_text, "caf\udce9", "contains control characters"),
+    (plain_text, "x" * 256, "'xxxxxxxxxxxxxxxxxxxx...' is too long: a name has at most 255 bytes"),
+    (plain_text, "a/" * 2100, "a path 4095"), (plain_text, "\u00e9" * 128, "is too long"),
     (run_name, ".", "a name for a folder"), (run_name, "./.", "a name for a folder"), (run_name, "a/..", "a name for"),
     (run_name, "/a", "a name for"), (run_name, " a", "without spaces"), (run_name, "a ", "without spaces"),
-    (run_name, "a /b", "without spaces"), (run_name, "\t", "no text"), (run_name, "x" * 256, "too long"),
+    (run_name, "a /b", "without spaces"), (run_name, "\t", "control characters"), (run_name, "x" * 256, "too long"),
     (gpu_ids, "a", "such as 0 or 0,1,2,3"), (gpu_ids, "0,,1", "such as"), (gpu_ids, "-1", "such as"),
     (gpu_ids, "", "such as"), (gpu_ids, "0, 1", "such as"), (gpu_ids, "0,", "such as"), (gpu_ids, "\u0663", "such as"),
     (gpu_ids, "0,1,0", "names a GPU twice"), (gpu_ids, "1,01", "names a GPU twice"),
-    (target, "1e3", "a class number, or an image file"), (target, "-1", "a class number"), (target, "a\0b", "no text"),
+    (target, "1e3", "a class number, or an image file"), (target, "-1", "a class number"), (target, "a\0b", "control characters"),
     (target, "x" * 256, "too long"), (target, "9" * 5000, "too long"),
 ])
 def test_names_paths_and_gpus_that_cannot_be(kind, text, line):
-    with pytest.raises(argparse.ArgumentTypeError) as error:
+    with pytest.raises(ValueError) as error:
         kind(text)
     assert line in str(error.value) and str(error.value).isprintable()
 

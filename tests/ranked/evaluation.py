@@ -7,14 +7,12 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from attacks import FGSM, PGD
 from datasets import SegmentationDataset, build_loaders
-from engine import options
+from engine.evaluation import sweep
 from engine.evaluation.evaluate import evaluate
 from engine.records.store import Records
-from engine.evaluation.sweep import sweep
 from metrics import StreamSegMetrics
 from tests.conftest import Toy
 from utils import distributed
-from utils.visualizer import NullVisualizer
 
 
 class Noise(SegmentationDataset):
@@ -40,7 +38,7 @@ class Noise(SegmentationDataset):
 
 
 class Normalized(nn.Module):
-    """A network as evaluate_all knows it."""
+    """A network as sweep knows it."""
 
     normalization = "none"
 
@@ -70,11 +68,9 @@ def matrices() -> dict:
 
 def record(folder: str, *, attacks=None, warm_start=False) -> dict:
     """Clean, and two radii of PGD, with pictures of every image."""
-    flags = ["--save_val_results", *(["--warm_start"] if warm_start else [])]
     attacks = attacks or [PGD(eps=eps, steps=2, seed=3) for eps in (0.05, 0.1)]
     data = Noise()
-    return evaluate_all(options.parse_options(flags), Normalized(), loader_of(data), data, attacks,
-                        folder=Path(folder), dashboard=NullVisualizer())
+    return sweep(Normalized(), loader_of(data), data, attacks, folder=Path(folder), warm_start=warm_start, pictures=None)
 
 
 def record_all(folder: str) -> list[dict]:
