@@ -9,7 +9,8 @@ from attacks.search import Search
 
 MOMENTUM = 0.75  # alpha in the paper
 MIN_RISING = 0.75  # rho in the paper: with a smaller share of rising steps the loss has stalled
-LARGER_RADII, LARGER_SHARE = (2.0, 1.5), 0.3  # red_eps: radii in eps before the last, and each one's share of the steps
+# red_eps: the radii, in eps, of the balls before the last one, and the share of the steps in each.
+LARGER_RADII, LARGER_SHARE = (2.0, 1.5), 0.3
 
 
 class APGD(Attack):

@@ -39,10 +39,10 @@ class Attack:
     The model takes [0, 1] images (it normalises them itself) and returns logits [B, C, H, W]. It runs in eval mode with
     frozen parameters; afterwards its flags are restored. No parameter gradient is computed and no buffer changes.
 
-    eps: largest distance, in [0, 1] pixel units: of any pixel (linf) or the length over the whole image (l2).
-    attack_loss: a name in LOSSES. restarts: the number of attempts, each from a new random point; each image keeps the
-    result with the fewest correct pixels. target: the class, or int64 class map [H, W], that predictions shall become;
-    None moves them away from the labels. class_weights: [C], for mce_bal (attacks.losses.class_weights). seed: see
+    eps: largest distance, in [0, 1] pixel units: of any pixel (linf) or of the image as one vector (l2).
+    attack_loss: a name in LOSSES. restarts: the number of attempts, from different random points; each image keeps the
+    result with the fewest correct pixels. target: a class, or int64 class map [H, W], to move predictions to; None
+    moves them away from the labels. class_weights: [C], for mce_bal (attacks.losses.class_weights). seed: see
     __call__. Raises ValueError for invalid settings.
 
     A subclass defines attempt() and settings().
@@ -76,7 +76,7 @@ class Attack:
         ignored. image_ids: B ints, which make an image's random numbers depend only on (seed, its id), not on its
         batch; without them torch's global generator is used. start: images [B, C, H, W] that replace the first random
         point, such as the result for a smaller eps; the attack never returns a weaker result than these. Raises
-        ValueError for inputs of wrong shape, type or range, FloatingPointError for logits or gradients not finite.
+        ValueError for inputs of wrong shape, type or range, FloatingPointError if logits or gradients are not finite.
         """
         return self.run(model, images, labels, image_ids=image_ids, start=start).images
 

@@ -65,7 +65,7 @@ class Problem:
         return scores
 
     def mean_loss(self, pixels: Pixels) -> Tensor:
-        """Return the mean cross-entropy, negated with a target; APGD follows it whatever the loss.  [b], float64."""
+        """Return the mean cross-entropy, negated with a target; APGD's step size follows it.  [b], float64."""
         return -pixels.cross_entropy() if self.targeted else pixels.cross_entropy()
 
     def _pixels(self, logits: Tensor, rows: Tensor, **schedule) -> Pixels:

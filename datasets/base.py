@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 from .check import check_pair
 from .files import read_bytes, read_image, read_image_size, read_mask, read_orientation
 from .names import find_unicode_variant, to_one_line
-from .transforms import train_transform, val_transform
+from .transforms import make_train_transform, make_val_transform
 
 
 def make_palette(colours, *, void=(0, 0, 0)) -> np.ndarray:
@@ -46,7 +46,7 @@ class SegmentationDataset(Dataset):
 
     A subclass defines class_names, num_classes, palette, __len__, name(i) and read_pair(i). Its constructor is called
     as cls(split, crop_size=, data_root=, year=, download=, seed=) with split 'train' or 'val' and ignores the
-    arguments it does not use. Where the classes depend on the data, it overrides describe().
+    arguments it does not use. If the classes depend on the data, it overrides describe().
     """
 
     class_names: list[str]
@@ -61,7 +61,7 @@ class SegmentationDataset(Dataset):
         """Augment 'train' to crop_size; leave 'val' at native size, or crop it centrally if crop_size is given."""
         self.crop_size = crop_size
         augment = split == "train" and crop_size is not None
-        self.transform = train_transform(crop_size) if augment else val_transform(crop_size)
+        self.transform = make_train_transform(crop_size) if augment else make_val_transform(crop_size)
 
     @classmethod
     def describe(cls, **source) -> Classes:  # noqa: ARG003, for subclasses whose classes depend on the folder

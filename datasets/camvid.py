@@ -38,7 +38,7 @@ class CamVid(PairedFiles):
 
     @property
     def native_same_size(self) -> bool:
-        """Return whether all masks have one size (from their headers); an image fits its mask or is an error."""
+        """Return whether all masks have one size, read from their headers; images must match their masks."""
         sizes = (read_image_size(mask) for _, mask in self.pairs)
         first = next(sizes, None)
         return all(size == first for size in sizes)

@@ -35,7 +35,7 @@ def check_pair(image, label, *, num_classes: int, files: tuple[str, str]):
     `files` names image and mask in the message.
     """
     if image.shape[-2:] != label.shape:
-        raise UserError(f"{files[1]} is {_size(label)}, but its image {files[0]} is {_size(image)} "
+        raise UserError(f"{files[1]} is {_format_size(label)}, but its image {files[0]} is {_format_size(image)} "
                         "(width x height): replace the wrong file.")
     check_label(label, num_classes=num_classes, file=files[1])
 
@@ -48,6 +48,6 @@ def check_label(label, *, num_classes: int, file: str):
                         f"(and {IGNORE}, ignored): correct the mask or choose the --dataset that it belongs to.")
 
 
-def _size(tensor):
+def _format_size(tensor):
     height, width = tensor.shape[-2:]
     return f"{width}x{height}"

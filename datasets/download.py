@@ -25,7 +25,7 @@ def fetch_folder(root: Path, folder: str, *, url: str, md5: str):
         archive = root / url.rsplit("/", 1)[-1]
         _fetch(url, archive, md5)
         _unpack(archive, root, folder)
-    except (OSError, RuntimeError, ValueError, HTTPException, tarfile.TarError) as error:  # tarfile: NUL in a name
+    except (OSError, RuntimeError, ValueError, HTTPException, tarfile.TarError) as error:  # ValueError: a NUL in a name
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"--download of {url} failed ({reason}): "
                         f"try again or unpack the archive in {root} yourself.") from error

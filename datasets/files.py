@@ -74,7 +74,7 @@ def _read(path, decode):
     try:
         with Image.open(path, formats=FORMATS) as file:
             return decode(file)
-    except Exception as error:  # on damaged files, PIL raises nearly any: struct.error, KeyError, TypeError, ...
+    except Exception as error:  # damaged files make PIL raise nearly anything: KeyError, struct.error, ...
         raise _to_user_error(path, error) from error
 
 
@@ -112,7 +112,7 @@ def _exif_orientation(file) -> int:
         return 1  # PIL has applied it
     try:
         found = file.getexif().get(0x0112)
-    except Exception:  # on corrupt EXIF, PIL raises nearly any exception
+    except Exception:  # corrupt EXIF makes PIL raise nearly anything
         return 1
     return found if found in TURNS else 1
 

@@ -11,7 +11,7 @@ IGNORE = 255
 MEAN_PIXEL = (124, 116, 104)  # ImageNet mean (0.485, 0.456, 0.406) in uint8: padding is about 0 for the network
 
 
-def train_transform(crop_size: int) -> v2.Transform:
+def make_train_transform(crop_size: int) -> v2.Transform:
     """Return random scale in [0.5, 2], random crop, random flip: [3, H, W] -> [3, crop_size, crop_size].
 
     If the scaled image is smaller than the crop, the image is padded with MEAN_PIXEL and the label with IGNORE.
@@ -25,7 +25,7 @@ def train_transform(crop_size: int) -> v2.Transform:
     ])
 
 
-def val_transform(crop_size: int | None = None) -> v2.Transform:
+def make_val_transform(crop_size: int | None = None) -> v2.Transform:
     """Return a transform that keeps the native size or, with crop_size, resizes the short side and crops the centre.
 
     The latter is VainF's --crop_val protocol. It scores resized, cropped labels, so its scores are only comparable

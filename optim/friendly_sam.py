@@ -10,7 +10,7 @@ class FriendlySAM(SAM):
     d uses the m from before the step; in the first step m = d = g. m is updated in steps where SAM is active, after the
     return to w, and stays as it is after an error or a gradient that is not finite. A step with d = 0 is a plain step.
     There is one m, so all ranks need the same g and a step has one closure: step raises ValueError with a `first_pass`
-    or several closures. With a GradScaler, which changes the scale of g, it acts as plain SAM.
+    or several closures. With a GradScaler, which changes the scale of g, restore() discards m: it acts as plain SAM.
     Source: Li et al., CVPR 2024, algorithm 1.
     """
 
@@ -30,7 +30,7 @@ class FriendlySAM(SAM):
         norm = super()._perturb(lists)
         if norm is not None and norm.isfinite():
             self._next_mean = {p: torch.lerp(p.grad, self.memory[p], self.decay) if p in self.memory else p.grad.clone()
-                          for params in lists.values() for p in params}
+                               for params in lists.values() for p in params}
         return norm
 
     def restore(self):

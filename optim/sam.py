@@ -135,7 +135,7 @@ class SAM(Wrapper):
                 self.in_second_pass = True
                 with second_pass(self.model if model is None else model, random_state):
                     run_closure(self, closure)              # g' at w + e
-            self._return_to_w()                                  # back to w, bit for bit
+            self._return_to_w()                             # back to w, bit for bit
         finally:
             self.in_second_pass = False
             self.restore()
@@ -179,7 +179,7 @@ class SAM(Wrapper):
         return norm
 
     def _add_e(self, params: list, directions: list, norms: list, *, rho: float, norm: torch.Tensor) -> list:
-        """Add e to `params`; return a list of norms whose norm is ||e||. norms: of each of `directions`."""
+        """Add e to `params`; return a list of norms whose norm is ||e||. norms: those of `directions`."""
         scale = rho / max(norm.item(), self.eps)
         add_(params, directions, scale=scale, foreach=self.foreach)
         return [torch.linalg.vector_norm(torch.stack(list(norms))) * scale]

@@ -9,7 +9,8 @@ class TwoGradients(SAM):
     """SAM that keeps g, the gradient at w, until it has g', the gradient at w + e.
 
     The update contains g, so all ranks need the same g and a step has one closure: step raises ValueError with a
-    `first_pass` or several closures. With a GradScaler, whose g and g' differ in scale, it acts as plain SAM.
+    `first_pass` or several closures. With a GradScaler, whose g and g' differ in scale, restore() discards g: it acts
+    as plain SAM.
     """
 
     takes_micro_batches = takes_first_pass = False

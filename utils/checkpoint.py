@@ -34,7 +34,7 @@ class _Float64:
             raise pickle.UnpicklingError("a float64 with another byte order or with fields")
 
 
-def _float(_, content: bytes) -> float:
+def _to_float(_, content: bytes) -> float:
     """Replace numpy's scalar() when unpickling."""
     (value,) = struct.unpack("<d", content)
     return value
@@ -43,8 +43,8 @@ def _float(_, content: bytes) -> float:
 # What VainF's and SAM_AT's files need besides tensors: their best_score is a numpy.float64, pickled as a call of a
 # function that has different names in numpy 1 and 2.
 _ALLOWED = [
-    (_float, "numpy.core.multiarray.scalar"),
-    (_float, "numpy._core.multiarray.scalar"),
+    (_to_float, "numpy.core.multiarray.scalar"),
+    (_to_float, "numpy._core.multiarray.scalar"),
     (_Float64, "numpy.dtype"),
 ]
 
@@ -57,8 +57,8 @@ def save(path, checkpoint: dict, *, keep: int | None = None):
     """Write a temporary file in the same folder, then rename it, so that `path` is a complete checkpoint at any time.
 
     With `keep`, that many checkpoints are kept, this one included: the old one at `path` becomes previous(path, 1), the
-    one before it previous(path, 2), and so on. With None, only `path` is replaced. Raises WriteError if the disk is full
-    or not writable.
+    one before it previous(path, 2), and so on. With None, only `path` is replaced. Raises WriteError if the disk is
+    full or not writable.
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
@@ -68,7 +68,7 @@ def save(path, checkpoint: dict, *, keep: int | None = None):
             file.flush()
             os.fsync(file.fileno())
         if keep is not None:
-            _make_previous(path, keep)
+            _shift_previous(path, keep)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # torch turns the file's OSError into a RuntimeError
@@ -82,7 +82,7 @@ def save(path, checkpoint: dict, *, keep: int | None = None):
 
 
 def previous(path: Path, number: int) -> Path:
-    """Return where the checkpoint is that was saved `number` saves earlier: latest_x.pth -> previous1_x.pth."""
+    """Return the path of the checkpoint saved `number` saves ago: latest_x.pth -> previous1_x.pth."""
     return path.with_name(f"previous{number}_{path.name.removeprefix('latest_')}")
 
 
@@ -93,8 +93,8 @@ def earlier(path: Path) -> list[Path]:
     return [found[number] for number in sorted(found)]
 
 
-def _make_previous(path: Path, keep: int):
-    """Rename `path` and its previous checkpoints by one number; `path` exists at any time, where links are possible."""
+def _shift_previous(path: Path, keep: int):
+    """Shift `path` and its previous checkpoints by one number; `path` never disappears if the disk supports links."""
     names = earlier(path)
     for number in range(len(names), 0, -1):  # oldest first, so that none is overwritten
         if number + 1 < keep:
@@ -112,17 +112,17 @@ def reinstate(good: Path, path: Path):
     """Replace the damaged checkpoint `path` by a copy of `good`; the damaged one is kept, see put_aside()."""
     temporary = path.with_name(path.name + ".tmp")
     if path.exists():
-        _link_or_copy(path, _free_damaged_name(path))
+        _link_or_copy(path, _find_free_name(path))
     _link_or_copy(good, temporary)
     os.replace(temporary, path)
 
 
 def put_aside(path: Path):
     """Rename a damaged checkpoint to <name>.damaged, or .damaged1 and so on."""
-    os.replace(path, _free_damaged_name(path))
+    os.replace(path, _find_free_name(path))
 
 
-def _free_damaged_name(path: Path) -> Path:
+def _find_free_name(path: Path) -> Path:
     names = (path.with_name(f"{path.name}.damaged{number or ''}") for number in itertools.count())
     return next(name for name in names if not name.exists())
 
@@ -146,7 +146,7 @@ def load(path) -> dict:
     if not Path(path).is_file():
         raise UserError(f"no checkpoint at {path}: check the path given to --ckpt")
     try:
-        _check_bytes(path)
+        _check_checksums(path)
         with torch.serialization.safe_globals(_ALLOWED):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         _refuse_attributes(checkpoint)
@@ -171,13 +171,13 @@ def model_state(checkpoint: dict) -> dict:
 
 
 def _refuse_attributes(checkpoint):
-    """Raise UnpicklingError for an OrderedDict with attributes, which could replace its methods; torch sets _metadata."""
+    """Raise UnpicklingError if an OrderedDict has attributes, which could replace its methods; torch sets _metadata."""
     for found in (checkpoint, model_state(checkpoint) if isinstance(checkpoint, dict) else None):
         if getattr(found, "__dict__", {}).keys() - {"_metadata"}:
             raise pickle.UnpicklingError("a dict with attributes")
 
 
-def _check_bytes(path):
+def _check_checksums(path):
     """Raise BadZipFile for wrong checksums; torch.load does not check them and would load a zeroed page as weights."""
     if zipfile.is_zipfile(path):  # torch before 1.6 wrote no zip and no checksums
         with zipfile.ZipFile(path) as archive:

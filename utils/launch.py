@@ -1,4 +1,4 @@
-"""What torchrun tells a process through its environment. Needs no torch, so command-line options can be checked fast."""
+"""What torchrun tells a process through its environment; without torch, so that options are checked quickly."""
 import os
 from pathlib import Path
 

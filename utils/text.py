@@ -1,4 +1,4 @@
-"""Text for terminals, file names, Markdown and JSON. Names of files, classes and runs may come from untrusted sources."""
+"""Text for terminals, file names, Markdown and JSON; names of files, classes and runs may be untrusted."""
 import math
 import re
 

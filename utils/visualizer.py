@@ -46,8 +46,8 @@ class Visualizer:
         self.started, self.continue_curves = set(), continue_curves
         logging.getLogger("visdom").setLevel(logging.ERROR)  # it warns at every connection
         try:
-            with _quiet():
-                self.vis = _client(visdom, port=port, env=env)
+            with _silence():
+                self.vis = _make_client(visdom, port=port, env=env)
         except ConnectionError:
             raise UserError(f"no visdom server answers on port {port}: start one with "
                             f"`python -m visdom.server -port {port}` or leave out --enable_vis") from None
@@ -58,8 +58,8 @@ class Visualizer:
         options = {"title": window, "showlegend": line is not None}
         begun = window in self.started or (line is None and self._exists_on_server(window))
         update = "append" if begun else None
-        self._send("line", X=np.array([x]), Y=np.array([y]), win=window, name=line and _escape_html(line), update=update,
-                   opts=options)
+        self._send("line", X=np.array([x]), Y=np.array([y]), win=window, name=line and _escape_html(line),
+                   update=update, opts=options)
         self.started.add(window)
 
     def vis_image(self, name: str, image: np.ndarray):
@@ -82,7 +82,7 @@ class Visualizer:
         if not self.continue_curves or self.vis is None:
             return False
         try:
-            with _quiet():
+            with _silence():
                 return bool(self.vis.win_exists(window))
         except ConnectionError:
             return False  # _send() logs the warning
@@ -91,7 +91,7 @@ class Visualizer:
         if self.vis is None:
             return
         try:
-            with _quiet():
+            with _silence():
                 getattr(self.vis, kind)(**content)
         except ConnectionError:
             logger.warning("Warning: the visdom server stopped answering; the run continues without the dashboard.")
@@ -103,8 +103,8 @@ def _escape_html(value) -> str:
     return html.escape(escape_unprintable(str(value)))
 
 
-def _client(visdom, **options):
-    """Return a client that waits at most TIMEOUT seconds (visdom's own waits forever) and accepts only visdom's answers."""
+def _make_client(visdom, **options):
+    """Return a visdom client that waits at most TIMEOUT seconds, not forever, and refuses other servers' answers."""
     class Client(visdom.Visdom):
         def _handle_post(self, url, data=None):
             try:
@@ -117,6 +117,6 @@ def _client(visdom, **options):
     return Client(raise_exceptions=True, use_incoming_socket=False, **options)
 
 
-def _quiet():
+def _silence():
     """Discard what visdom prints: it prints the errors that it also raises."""
     return redirect_stdout(io.StringIO())

@@ -1,4 +1,4 @@
-"""Networks to attack and what results are counted with."""
+"""Networks to attack, and functions that count results."""
 import pytest
 import torch
 from torch import nn
@@ -6,11 +6,11 @@ from torch import nn
 
 @pytest.fixture(autouse=True)
 def _quick(one_thread):
-    """Every test here is of small tensors."""
+    """Use one thread, as every test here uses small tensors."""
 
 
 class Smooth(nn.Module):
-    """Differentiable everywhere, in float64, its pictures and labels its own: signs don't depend on rounding."""
+    """A network that is differentiable everywhere, in float64, so that gradient signs don't depend on rounding."""
 
     def __init__(self, seed, *, num_classes=4, width=6):
         super().__init__()
@@ -26,7 +26,7 @@ class Smooth(nn.Module):
 
 @pytest.fixture
 def smooth():
-    """A function seed -> (model, images [3, 3, 9, 8], labels), in float64: four pixels in five right, a void corner."""
+    """A function seed -> (model, images [3, 3, 9, 8], labels), in float64: 4 of 5 pixels correct, a void corner."""
 
     def make(seed, images=3, height=9, width=8):
         model, generator = Smooth(seed), torch.Generator().manual_seed(seed)
@@ -43,7 +43,7 @@ def smooth():
 
 @pytest.fixture(scope="session")
 def trained():
-    """(model, images, labels): a small network that tells four colours of noisy blocks apart, 6 new images of them."""
+    """(model, images, labels): a small network trained to segment noisy blocks of four colours, and 6 new images."""
     generator = torch.Generator().manual_seed(0)
     colours = torch.tensor([[0.35, 0.4, 0.45], [0.6, 0.45, 0.4], [0.45, 0.6, 0.5], [0.5, 0.45, 0.65]])
 
@@ -75,7 +75,7 @@ def trained():
 
 @pytest.fixture
 def right():
-    """A function (model, images, labels) -> pixels predicted right, float64 [B]; weights: what each class counts."""
+    """A function (model, images, labels) -> correct pixels, float64 [B]; weights: one per class."""
 
     def count(model, images, labels, weights=(1.0,) * 4):
         with torch.no_grad():
@@ -88,7 +88,7 @@ def right():
 
 @pytest.fixture
 def queries():
-    """A function model -> list that takes up what the model is asked from then on."""
+    """A function model -> list that collects the model's inputs from then on."""
 
     def listen(model):
         asked = []

@@ -1,22 +1,25 @@
-"""What every attack in ATTACKS promises, whatever its method."""
+"""Properties of every attack in ATTACKS."""
+import ast
 import copy
 import inspect
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import attacks
 from attacks import ATTACKS, NORMS, build_attack
 
 EPS = {"linf": 4 / 255, "l2": 0.5}
 WEIGHTS = [0.1, 0.2, 0.3, 0.4]
-BLIND = ("square", "noise")  # follow no gradient
+GRADIENT_FREE = ("square", "noise")
 EVERY_ATTACK = pytest.mark.parametrize("name", list(ATTACKS))
-# square has no l2; ensemble is sea with three losses more, so once is enough
+# square supports linf only; ensemble is sea with three more losses, so one norm is enough
 CASES = [(name, norm) for name in ATTACKS for norm in NORMS if norm == "linf" or name not in ("square", "ensemble")]
 EVERY_CASE = pytest.mark.parametrize(("name", "norm"), CASES)
-WHITE_BOX = pytest.mark.parametrize(("name", "norm"), [case for case in CASES if case[0] not in BLIND])
+WHITE_BOX = pytest.mark.parametrize(("name", "norm"), [case for case in CASES if case[0] not in GRADIENT_FREE])
 
 
 def attack_of(name, norm="linf", **settings):
@@ -42,15 +45,15 @@ def test_images_stay_images_within_eps(name, norm, toy, batch):
 
 @EVERY_ATTACK
 @pytest.mark.parametrize("quarter", [0.25, 0.5, 1, 8])
-def test_linf_never_passes_eps_by_a_float(name, quarter, toy, batch):
-    """x + eps rounds; without care a pixel ends up to 6e-5 eps outside."""
+def test_linf_never_exceeds_eps_by_rounding(name, quarter, toy, batch):
+    """x + eps is rounded: without a correction a pixel can be up to 6e-5 eps outside."""
     images, labels = batch
     adv_images = attack_of(name, eps=quarter / 255)(toy, images, labels)
     assert (adv_images.double() - images.double()).abs().max() <= quarter / 255
 
 
 @EVERY_CASE
-def test_results_carry_no_graph(name, norm, toy, batch):
+def test_results_are_detached(name, norm, toy, batch):
     images, labels = batch
     images.requires_grad_(True)
     outcome = attack_of(name, norm).run(toy, images, labels, start=images * 1.0)
@@ -68,7 +71,7 @@ def test_images_keep_their_precision(name, dtype, toy, batch):
 
 
 @EVERY_CASE
-def test_all_of_the_radius_is_used(name, norm, toy, batch):
+def test_the_full_radius_is_used(name, norm, toy, batch):
     images, labels = batch
     adv_images = attack_of(name, norm)(toy, images, labels, image_ids=range(3))
     assert (lengths(adv_images.double() - images.double(), norm) > 0.5 * EPS[norm]).all()
@@ -85,7 +88,7 @@ def test_loss_rises(name, norm, toy, batch):
 @EVERY_CASE
 def test_model_is_left_as_it_was(name, norm, toy, batch):
     toy.train()
-    toy.body[1].eval()  # mixed flags, as of a frozen BatchNorm
+    toy.body[1].eval()  # mixed flags, as with a frozen BatchNorm
     toy.body[0].weight.requires_grad_(False)
     toy.body[4].bias.grad = torch.full_like(toy.body[4].bias, 3.0)
     before, flags = copy.deepcopy(toy.state_dict()), [module.training for module in toy.modules()]
@@ -107,7 +110,7 @@ def test_model_is_left_as_it_was_after_an_error(name, toy, batch):
 
 
 @EVERY_CASE
-def test_the_model_is_asked_in_eval_mode_without_parameter_gradients(name, norm, toy, batch):
+def test_the_model_runs_in_eval_mode_without_parameter_gradients(name, norm, toy, batch):
     toy.train()
     asked = []
     toy.body[0].register_forward_hook(lambda module, *_: asked.append(
@@ -117,7 +120,7 @@ def test_the_model_is_asked_in_eval_mode_without_parameter_gradients(name, norm,
 
 
 @EVERY_CASE
-def test_passes_are_what_the_model_saw(name, norm, toy, batch, queries):
+def test_reported_passes_equal_the_model_calls(name, norm, toy, batch, queries):
     asked, graphs = queries(toy), []
     toy.register_forward_hook(lambda module, args, logits: graphs.append(logits.requires_grad))
     for settings in ({}, {"restarts": 2}):
@@ -125,7 +128,7 @@ def test_passes_are_what_the_model_saw(name, norm, toy, batch, queries):
         sizes = torch.tensor([len(points) for points in asked])
         assert outcome.forwards.dtype == outcome.backwards.dtype == torch.int64
         assert outcome.forwards.sum() == sizes.sum() and outcome.backwards.sum() == sizes[torch.tensor(graphs)].sum()
-        assert (outcome.backwards.sum() == 0) == (name in BLIND)
+        assert (outcome.backwards.sum() == 0) == (name in GRADIENT_FREE)
         asked.clear(), graphs.clear()
 
 
@@ -137,26 +140,26 @@ def test_works_under_no_grad(name, toy, batch):
 
 
 @EVERY_CASE
-def test_eps_zero_gives_the_images_back_bit_for_bit(name, norm, toy, batch):
+def test_eps_zero_returns_the_images_bit_for_bit(name, norm, toy, batch):
     assert torch.equal(attack_of(name, norm, eps=0.0)(toy, *batch), batch[0])
     assert torch.equal(attack_of(name, norm, eps=0.0, restarts=2)(toy, *batch, start=batch[0] / 2), batch[0])
 
 
 @WHITE_BOX
-def test_void_pixels_are_never_read(name, norm, batch):
-    """With a 1x1 network a pixel's gradient is its own: where the label is void, nothing may push."""
+def test_labels_of_void_pixels_have_no_effect(name, norm, batch):
+    """In a 1x1 network pixels are independent: void pixels must not move."""
     torch.manual_seed(0)
     model, (images, labels) = nn.Conv2d(3, 4, 1), batch
     with torch.no_grad():
-        labels = torch.where(labels == 255, 255, model(images).argmax(1))  # all right, or some have nothing to lose
+        labels = torch.where(labels == 255, 255, model(images).argmax(1))  # all correct: every pixel is attacked
     adv_images = attack_of(name, norm)(model, images, labels, start=images)
     moved = (adv_images != images).any(dim=1)
-    inside = ((images > 0) & (images < 1)).all(dim=1)  # a black or white pixel may have nowhere to go
+    inside = ((images > 0) & (images < 1)).all(dim=1)  # a black or white pixel may be unable to move
     assert not moved[labels == 255].any() and moved[(labels != 255) & inside].all()
 
 
 @EVERY_CASE
-def test_any_label_that_is_no_class_counts_as_void(name, norm, toy, batch):
+def test_any_label_outside_the_classes_counts_as_void(name, norm, toy, batch):
     images, labels = batch
     odd = labels.clone()
     odd[labels == 255] = torch.tensor([-1, 4, 254, 255]).repeat(12)
@@ -166,13 +169,13 @@ def test_any_label_that_is_no_class_counts_as_void(name, norm, toy, batch):
 
 
 @EVERY_CASE
-def test_all_void_image_is_finite_and_unpushed(name, norm, toy, batch, queries):
-    """One look tells that there is nothing to attack; it stays where it begins."""
+def test_an_all_void_image_is_finite_and_not_attacked(name, norm, toy, batch, queries):
+    """After one pass the image is inactive and stays at its starting point."""
     images, labels = batch
     nothing, asked = torch.full_like(labels, 255), queries(toy)
     attack = attack_of(name, norm)
     assert torch.equal(attack(toy, images, nothing, start=images), images)
-    assert len(asked) == (2 * len(attack.members) or 1)  # an ensemble looks once more at what each member found
+    assert len(asked) == (2 * len(attack.members) or 1)  # an ensemble also evaluates each member's result
     assert torch.isfinite(attack(toy, images, nothing)).all()
     labels = torch.stack([nothing[0], labels[1], labels[2]])
     mixed = attack(toy, images, labels, image_ids=range(3), start=images)
@@ -181,13 +184,13 @@ def test_all_void_image_is_finite_and_unpushed(name, norm, toy, batch, queries):
 
 
 @EVERY_CASE
-def test_an_image_is_attacked_alike_alone_and_in_any_batch(name, norm, toy, batch):
+def test_the_result_for_an_image_does_not_depend_on_its_batch(name, norm, toy, batch):
     restarts = 1 if name in ("sea", "ensemble") else 2
     toy, images, labels = toy.double(), batch[0].double(), batch[1]
     attack = attack_of(name, norm, restarts=restarts)
     together = attack(toy, images, labels, image_ids=[7, 8, 9])
     order = [2, 0, 1]
-    torch.manual_seed(9)  # ids' numbers are their own
+    torch.manual_seed(9)  # has no effect on numbers drawn with ids
     shuffled = attack(toy, images[order], labels[order], image_ids=[9, 7, 8])
     alone = torch.cat([attack(toy, images[k:k + 1], labels[k:k + 1], image_ids=[7 + k]) for k in range(3)])
     torch.testing.assert_close(shuffled, together[order], rtol=0, atol=1e-12)
@@ -195,13 +198,13 @@ def test_an_image_is_attacked_alike_alone_and_in_any_batch(name, norm, toy, batc
 
 
 @EVERY_CASE
-def test_another_seed_or_id_draws_other_numbers(name, norm, toy, batch):
+def test_another_seed_or_id_changes_the_random_numbers(name, norm, toy, batch):
     def found(seed, ids):
         return attack_of(name, norm, seed=seed)(toy, *batch, image_ids=ids)
 
     one = found(1, range(3))
     assert torch.equal(found(1, range(3)), one)
-    if name != "fgsm":  # begins at the image
+    if name != "fgsm":  # starts at the image
         assert not torch.equal(found(2, range(3)), one) and not torch.equal(found(1, range(3, 6)), one)
 
 
@@ -222,9 +225,9 @@ def test_extreme_logits_stay_finite(factor, name, norm, toy, batch):
     assert torch.isfinite(adv_images).all() and (adv_images != batch[0]).any()
 
 
-@pytest.mark.parametrize("name", [name for name in ATTACKS if name not in BLIND])
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name not in GRADIENT_FREE])
 def test_a_confident_network_is_no_more_robust(name, batch):
-    """Logits times 1000 predict the same; a softmax of them in fp32 has no gradient at most of the pixels."""
+    """Logits times 1000 predict the same, but their fp32 softmax has a zero gradient at most pixels."""
     torch.manual_seed(0)
     model, images = nn.Conv2d(3, 4, 1), batch[0]
     with torch.no_grad():
@@ -242,7 +245,7 @@ def test_a_confident_network_is_no_more_robust(name, batch):
 
 @EVERY_ATTACK
 def test_a_model_that_gives_nan_is_an_error(name, toy, batch):
-    """Noise too has to ask which of its kinds is worse."""
+    """Noise too runs the model, to choose the worse of its two kinds."""
     with torch.no_grad():
         toy.body[4].bias.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="not finite"):
@@ -252,7 +255,7 @@ def test_a_model_that_gives_nan_is_an_error(name, toy, batch):
 
 @WHITE_BOX
 def test_a_gradient_that_is_not_finite_is_an_error_that_names_the_attack(name, norm, toy, batch):
-    """Of finite logits: the square root's slope at 0."""
+    """The logits are finite, but the derivative of the square root at 0 is not."""
     class Kinked(nn.Module):
         def forward(self, images):
             return toy(images) + (images * 0).sum(1, keepdim=True).sqrt()
@@ -263,7 +266,7 @@ def test_a_gradient_that_is_not_finite_is_an_error_that_names_the_attack(name, n
 
 
 @EVERY_ATTACK
-def test_wrong_inputs_are_named(name, toy, batch):
+def test_errors_name_the_invalid_input(name, toy, batch):
     images, labels = batch
     attack = attack_of(name)
     with pytest.raises(ValueError, match="not normalised"):
@@ -284,8 +287,8 @@ def test_wrong_inputs_are_named(name, toy, batch):
 
 
 @EVERY_ATTACK
-def test_ids_and_starts_that_do_not_fit_the_batch_are_named(name, toy, batch):
-    """One id would be broadcast, and give all images the same random numbers."""
+def test_errors_name_ids_and_starts_that_do_not_fit_the_batch(name, toy, batch):
+    """A single id would be broadcast and give all images the same random numbers."""
     for ids in ([1], [1, 2], [1, 2, 3, 4]):
         if name != "fgsm":  # draws nothing
             with pytest.raises(ValueError, match="image_ids"):
@@ -296,7 +299,7 @@ def test_ids_and_starts_that_do_not_fit_the_batch_are_named(name, toy, batch):
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
-def test_class_weights_that_are_not_the_networks_are_named(count, toy, batch):
+def test_errors_name_class_weights_of_the_wrong_length(count, toy, batch):
     for name in ("sea", "apgd"):
         with pytest.raises(ValueError, match="class_weights"):
             attack_of(name, attack_loss="mce_bal", class_weights=[1 / count] * count)(toy, *batch)
@@ -309,8 +312,8 @@ SETTINGS = [{"restarts": 2, "seed": 9}, {"steps": 3}, {"attack_loss": "mce_bal"}
 @pytest.mark.parametrize(("name", "settings"), [
     (name, settings) for name in ATTACKS for settings in [{}, *SETTINGS]
     if set(settings) <= set(inspect.signature(ATTACKS[name]).parameters)])
-def test_settings_are_all_that_decides_the_result(name, settings, toy, batch):
-    """Read back from JSON they build the same attack again."""
+def test_settings_determine_the_result(name, settings, toy, batch):
+    """Read back from JSON, they build the same attack again."""
     for norm in ("linf",) if name == "square" else NORMS:
         attack = attack_of(name, norm, **settings)
         read = json.loads(json.dumps(attack.settings()))
@@ -321,7 +324,7 @@ def test_settings_are_all_that_decides_the_result(name, settings, toy, batch):
 
 
 @EVERY_ATTACK
-def test_settings_differ_where_attacks_do(name):
+def test_different_attacks_have_different_settings(name):
     default = attack_of(name).settings()
     for change in ({"eps": 0.02}, {"restarts": 3}, {"seed": 2, "restarts": 2}, {"norm": "l2"}, {"steps": 9}):
         if (name, change) in [("square", {"norm": "l2"}), ("fgsm", {"steps": 9}), ("noise", {"steps": 9})]:
@@ -331,19 +334,28 @@ def test_settings_differ_where_attacks_do(name):
     assert default not in others
 
 
-def test_members_are_told_apart():
-    """Records are kept member by member, by their settings."""
+def test_members_have_different_settings():
+    """Records are stored per member, by its settings."""
     for name in ATTACKS:
         settings = [json.dumps(member.settings()) for member in attack_of(name).members]
         assert len(set(settings)) == len(settings)
         assert len(set(attack_of(name).settings().get("members", []))) == len(settings)
 
 
-def test_unknown_attack_lists_the_known():
+def test_the_error_for_an_unknown_attack_lists_the_known_ones():
     with pytest.raises(ValueError, match="fgsm, pgd"):
         build_attack("psd", eps=0.1)
 
 
-def test_a_setting_that_is_none_is_left_at_the_default():
+def test_a_setting_of_none_keeps_the_default():
     settings = build_attack("pgd", eps=0.1, steps=None, step_size=None, norm=None, attack_loss=None).settings()
     assert settings == ATTACKS["pgd"](eps=0.1).settings()
+
+
+@pytest.mark.parametrize(("module", "name"), [(attacks, "ATTACKS"), (attacks.losses, "LOSSES"),
+                                              (attacks.norms, "NORMS")])
+def test_the_names_can_be_read_without_importing_torch(module, name):
+    """Each registry is a dict literal, so that a parser of flags needs only the source."""
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    registry, = (node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == name)
+    assert [ast.literal_eval(key) for key in registry.keys] == list(getattr(module, name))

@@ -1,4 +1,4 @@
-"""The worst member for every image, against members run alone."""
+"""Ensembles choose the worst member for every image, compared with the members run alone."""
 import pytest
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ WEIGHTS = (0.05, 0.6, 0.25, 0.1)
 
 
 class Fixed(Attack):
-    """Returns what it was given."""
+    """An attack that returns the given images."""
 
     name = "fixed"
 
@@ -24,7 +24,7 @@ class Fixed(Attack):
 
 @pytest.fixture
 def threshold():
-    """One pixel: class 1 from 1/2 up."""
+    """A network that predicts class 1 from 1/2 up."""
     model = nn.Conv2d(1, 2, 1)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([-2.0, 2.0]).view(2, 1, 1, 1))
@@ -32,8 +32,8 @@ def threshold():
     return model
 
 
-def test_each_image_takes_the_member_with_the_fewest_right_pixels(threshold):
-    """Image 0 falls to the first, 1 to the second, 2 and 3 to both alike, 4 to neither; 255 never counts."""
+def test_each_image_gets_the_member_with_the_fewest_correct_pixels(threshold):
+    """Image 0 loses pixels to the first, 1 to the second, 2 and 3 to both equally, 4 to neither; 255 is ignored."""
     images, labels = torch.full((5, 1, 1, 4), 0.75), torch.ones(5, 1, 4, dtype=torch.int64)
     labels[1, 0, 2:] = 255
     one, two = images.clone(), images.clone()
@@ -46,14 +46,14 @@ def test_each_image_takes_the_member_with_the_fewest_right_pixels(threshold):
     one[4], two[4] = 0.8, 0.9
     outcome = Ensemble([Fixed(one), Fixed(two)]).run(threshold, images, labels)
     assert torch.equal(outcome.images, torch.stack([one[0], two[1], one[2], one[3], one[4]]))
-    assert outcome.forwards.tolist() == [2] * 5 and outcome.backwards.tolist() == [0] * 5  # to choose, nothing else
+    assert outcome.forwards.tolist() == [2] * 5 and outcome.backwards.tolist() == [0] * 5  # only the passes to choose
     outcome = Ensemble([Fixed(two), Fixed(one)]).run(threshold, images, labels)
     assert torch.equal(outcome.images, torch.stack([one[0], two[1], two[2], two[3], two[4]]))
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
-def test_neither_the_first_nor_the_last_is_always_taken(order, threshold):
-    """A published ensemble returned its first member whatever the others did."""
+def test_the_order_of_members_does_not_matter(order, threshold):
+    """A published ensemble always returned its first member's result."""
     images, labels = torch.full((3, 1, 1, 3), 0.75), torch.ones(3, 1, 3, dtype=torch.int64)
     members = []
     for k in range(3):
@@ -66,7 +66,7 @@ def test_neither_the_first_nor_the_last_is_always_taken(order, threshold):
 
 @pytest.mark.parametrize("norm", EPS)
 @pytest.mark.parametrize("kind", [SEA, SixLosses, Noise])
-def test_against_members_run_alone(kind, norm, smooth, right):
+def test_equals_the_members_run_alone(kind, norm, smooth, right):
     winners = set()
     for seed in range(3):
         model, images, labels = smooth(30 + seed)
@@ -100,8 +100,8 @@ def test_members_are_apgd_with_red_eps(kind, losses):
     assert [member.steps for member in kind(eps=0.03, class_weights=WEIGHTS).members] == [300] * len(losses)
 
 
-def test_every_member_sees_every_image_and_starts_anew(smooth):
-    """What the first left at no right pixel is attacked by the second all the same."""
+def test_every_member_attacks_every_image_on_its_own(smooth):
+    """The second member also attacks images in which the first left no correct pixel."""
     model, images, labels = smooth(2)
     seen = []
 
@@ -122,7 +122,7 @@ def test_noise_has_two_members():
     assert settings["attack_loss"] is settings["class_weights"] is None
 
 
-def test_class_weights_are_wanted():
+def test_class_weights_are_required():
     with pytest.raises(TypeError, match="class_weights"):
         SEA(eps=0.03)
     with pytest.raises(ValueError, match="mce_bal needs class_weights"):

@@ -1,4 +1,4 @@
-"""The kernel of all losses, against autograd through each loss as its paper writes it, and at extreme logits."""
+"""The gradients of all losses, against autograd through the papers' formulas, and at extreme logits."""
 import math
 
 import pytest
@@ -10,7 +10,7 @@ from attacks import LOSSES, class_weights
 from attacks.losses import Pixels
 from attacks.search import Problem
 
-WEIGHTS = (0.1, 0.4, 0.2, 0.05, 0.25)  # 1/N of 5 classes, exact in no float
+WEIGHTS = (0.1, 0.4, 0.2, 0.05, 0.25)  # of 5 classes, none of them an exact float
 SCHEDULE = [(1, 1), (1, 5), (2, 5), (5, 5), (60, 90), (90, 90)]  # t, steps
 UNTARGETED, TARGETED = list(LOSSES), [name for name, loss in LOSSES.items() if loss.targeted_log_weight]
 
@@ -57,9 +57,9 @@ PAPERS = {  # (logits, labels, t, steps) -> loss of every pixel
     "js": lambda u, y, t, n: jensen_shannon(u, y),
     "tsallis": tsallis,
 }
-TO_TARGET = {  # what is descended
+TO_TARGET = {  # (logits, labels, t, steps) -> the loss to descend
     "ce": PAPERS["ce"],
-    "segpgd": lambda u, y, t, n: cross_entropy(u, y) - segpgd(u, y, t, n),  # 1 - lambda on what isn't there yet
+    "segpgd": lambda u, y, t, n: cross_entropy(u, y) - segpgd(u, y, t, n),  # 1 - lambda on those not at the target
     "cospgd": lambda u, y, t, n: (1 - cosine(u, y)) * cross_entropy(u, y),
     "js": PAPERS["js"],
     "tsallis": tsallis,
@@ -68,7 +68,7 @@ TO_TARGET = {  # what is descended
 
 @pytest.fixture
 def case():
-    """Logits [3, 5, 6, 7] in float64, a third of them right; labels with void pixels; a target map."""
+    """(logits [3, 5, 6, 7] in float64, a third of the pixels correct; labels with void pixels; a target map)."""
     generator = torch.Generator().manual_seed(2)
     logits = 2 * torch.randn(3, 5, 6, 7, dtype=torch.float64, generator=generator)
     labels = torch.randint(0, 5, (3, 6, 7), generator=generator)
@@ -78,26 +78,26 @@ def case():
 
 
 def problem_of(name, logits, labels, target=None, weights=WEIGHTS):
-    """Attacked are the logits themselves: their gradient is what the kernel hands to a network."""
+    """Build a problem whose model is the identity, so that the images' gradient is the logits' gradient."""
     weights = torch.tensor(weights, dtype=torch.float64) if LOSSES[name].balanced else None
     return Problem(nn.Identity(), logits, labels, loss=name, target=target, class_weights=weights)
 
 
 def kernel(name, logits, labels, *, t=1, steps=1, target=None, **kwargs):
-    """The direction of ascent [B, C, H, W]."""
+    """Return the direction of ascent [B, C, H, W]."""
     problem = problem_of(name, logits, labels, target, **kwargs)
     return problem.differentiate(logits, torch.arange(len(logits)), t, steps)[1]
 
 
 def autograd(loss, logits, labels, t, steps):
-    """Gradient of the sum over valid pixels."""
+    """Return the gradient of the sum over valid pixels."""
     logits, valid = logits.clone().requires_grad_(True), labels != 255
     losses = loss(logits, torch.where(valid, labels, 0), t, steps)
     return torch.autograd.grad((losses * valid).sum(), logits)[0]
 
 
 def assert_proportional(found, expected):
-    """By one positive factor for each image."""
+    """Assert that the two agree up to one positive factor per image."""
     for one, other in zip(found, expected, strict=True):
         factor = (one * other).sum() / (other * other).sum()
         assert factor > 0
@@ -106,19 +106,19 @@ def assert_proportional(found, expected):
 
 @pytest.mark.parametrize(("t", "steps"), SCHEDULE)
 @pytest.mark.parametrize("name", UNTARGETED)
-def test_the_kernel_is_the_papers_gradient(name, t, steps, case):
+def test_the_gradient_is_that_of_the_papers_loss(name, t, steps, case):
     logits, labels, _ = case
     expected = autograd(PAPERS[name], logits, labels, t, steps)
     assert (expected.flatten(1).abs().amax(1) > 0.01 * min(WEIGHTS)).all()
     found = kernel(name, logits, labels, t=t, steps=steps)
     assert_proportional(found, expected)
     others = found.scatter(1, torch.where(labels == 255, 0, labels)[:, None], 0)
-    assert (others.flatten(1).amax(1) == 1).all()  # the scale that keeps it in range
+    assert (others.flatten(1).amax(1) == 1).all()  # the normalisation that prevents underflow
 
 
 @pytest.mark.parametrize(("t", "steps"), SCHEDULE)
 @pytest.mark.parametrize("name", TARGETED)
-def test_towards_a_target_it_descends_the_papers_loss(name, t, steps, case):
+def test_with_a_target_the_papers_loss_descends(name, t, steps, case):
     logits, labels, target = case
     goal = torch.where(labels == 255, 255, target)
     expected = -autograd(TO_TARGET[name], logits, goal, t, steps)
@@ -130,8 +130,8 @@ def test_towards_a_target_it_descends_the_papers_loss(name, t, steps, case):
 
 @pytest.mark.parametrize(("t", "steps"), SCHEDULE)
 @pytest.mark.parametrize("name", UNTARGETED)
-def test_the_weight_itself_is_the_papers(name, t, steps, case):
-    """Without any factor left open: w (p - onehot) is the gradient."""
+def test_the_weights_are_those_of_the_paper(name, t, steps, case):
+    """Exactly, not up to a factor: the gradient is w (p - onehot)."""
     logits, labels, _ = case
     pixels = Pixels(logits, labels, t=t, steps=steps)
     valid = (labels != 255)[:, None]
@@ -145,7 +145,7 @@ def test_the_weight_itself_is_the_papers(name, t, steps, case):
 
 @pytest.mark.parametrize("name", TARGETED)
 @pytest.mark.parametrize(("t", "steps"), SCHEDULE)
-def test_the_targeted_weight_itself_is_the_papers(name, t, steps, case):
+def test_the_targeted_weights_are_those_of_the_paper(name, t, steps, case):
     logits, labels, target = case
     target = target.expand_as(labels)
     weight = LOSSES[name].targeted_log_weight(Pixels(logits, target, t=t, steps=steps)).exp()[:, None]
@@ -156,7 +156,7 @@ def test_the_targeted_weight_itself_is_the_papers(name, t, steps, case):
 
 @pytest.mark.parametrize(("name", "t", "steps"), [("js", 1, 1), ("tsallis", 1, 5), ("tsallis", 4, 5),
                                                   ("tsallis", 5, 5)])
-def test_finite_differences_in_plain_python(name, t, steps, case):
+def test_the_gradient_agrees_with_finite_differences(name, t, steps, case):
     logits, labels, _ = case
     pixels = Pixels(logits, labels, t=t, steps=steps)
     log_weight, h = LOSSES[name].log_weight(pixels), 1e-5
@@ -181,7 +181,7 @@ def test_finite_differences_in_plain_python(name, t, steps, case):
 
 
 @pytest.mark.parametrize("name", UNTARGETED)
-def test_images_of_a_batch_do_not_see_each_other(name, case):
+def test_images_of_a_batch_are_independent(name, case):
     logits, labels, target = case
     logits = logits.clone()
     logits[1] *= 1e5
@@ -201,7 +201,7 @@ GAPS = [1e-3, 1.0, 17.0, 30.0, 104.0, 200.0, 6e4, 1e10, 1e30, 3e38]
 @pytest.mark.parametrize("gap", GAPS)
 @pytest.mark.parametrize("name", UNTARGETED)
 def test_no_logit_gap_gives_nan(name, gap):
-    """One class far above, far below the others, or both; labels right, wrong and void; float32, and float16 to 6e4."""
+    """One class far above or below the others, or both; correct, wrong and void pixels; float32, and float16 to 6e4."""
     for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
         if gap > torch.finfo(dtype).max:
             continue
@@ -220,8 +220,8 @@ def test_no_logit_gap_gives_nan(name, gap):
 
 @pytest.mark.parametrize("gap", GAPS)
 @pytest.mark.parametrize("name", UNTARGETED)
-def test_a_confident_right_pixel_keeps_its_gradient(name, gap):
-    """Every loss pushes it straight away from the label; after scaling that is all there is to know of two classes."""
+def test_a_confident_correct_pixel_keeps_its_gradient(name, gap):
+    """For two classes, every loss has the same gradient after scaling: directly away from the label."""
     logits = torch.zeros(1, 2, 1, 1)
     logits[:, 1] = gap
     gradient = kernel(name, logits, torch.ones(1, 1, 1, dtype=torch.int64), t=1, steps=4, weights=(0.3, 0.7))
@@ -229,8 +229,8 @@ def test_a_confident_right_pixel_keeps_its_gradient(name, gap):
 
 
 @pytest.mark.parametrize("gap", [20.0, 105.0, 200.0, 1e5])
-def test_autograd_through_cross_entropy_loses_it(gap):
-    """Why there is a kernel: p_y - 1 rounds to 0, from a gap of 104 on so does every p_k, and sign(0) is 0."""
+def test_autograd_of_cross_entropy_loses_that_gradient(gap):
+    """Shows why the log-space gradient is needed: p_y - 1 rounds to 0, and from a gap of 104 so does every p_k."""
     logits = torch.zeros(1, 3, 1, 1, requires_grad=True)
     lifted = logits + torch.tensor([0, 0.5, gap]).view(1, 3, 1, 1)
     labels = torch.full((1, 1, 1), 2)
@@ -241,7 +241,7 @@ def test_autograd_through_cross_entropy_loses_it(gap):
 
 
 @pytest.mark.parametrize("name", UNTARGETED)
-def test_other_labels_than_classes_are_never_read(name, case):
+def test_labels_outside_the_classes_have_no_effect(name, case):
     logits, labels, target = case
     void = labels == 255
     targets = [None] + ([target, 3] if name in TARGETED else [])
@@ -275,7 +275,7 @@ def test_an_image_without_labels_has_no_gradient_no_loss_and_no_score(name, case
 
 
 @pytest.mark.parametrize("name", UNTARGETED)
-def test_nan_logits_are_an_error_wherever_they_are(name, case):
+def test_nan_logits_at_any_pixel_are_an_error(name, case):
     logits, labels, _ = case
     for place in [(0, 0, 0, 0), (2, 3, 2, 1)]:  # the second is void
         broken = logits.clone()
@@ -287,7 +287,7 @@ def test_nan_logits_are_an_error_wherever_they_are(name, case):
 
 
 @pytest.mark.parametrize("name", UNTARGETED)
-def test_a_class_may_be_ruled_out_by_minus_infinity_but_not_made_certain_by_infinity(name, case):
+def test_logits_may_be_minus_infinity_but_not_infinity(name, case):
     logits, labels, target = case
     logits[:, 3] = -float("inf")
     for goal in [None] + ([target] if name in TARGETED else []):
@@ -300,7 +300,7 @@ def test_a_class_may_be_ruled_out_by_minus_infinity_but_not_made_certain_by_infi
 
 @pytest.mark.parametrize("name", UNTARGETED)
 def test_scores_are_counts_by_hand(name):
-    """Predictions 0 0 1 1 2; labels 0 1 1 255 0: pixels 0 and 2 are right; at target 1 is pixel 2, and 3 is void."""
+    """Predictions 0 0 1 1 2; labels 0 1 1 255 0: pixels 0, 2 are correct, 2 is at target 1, 3 is void."""
     logits = F.one_hot(torch.tensor([0, 0, 1, 1, 2]), 3).double().T.reshape(1, 3, 1, 5)
     labels = torch.tensor([0, 1, 1, 255, 0]).view(1, 1, 5)
 
@@ -329,7 +329,7 @@ def test_cross_entropy_is_the_mean_over_valid_pixels(case):
 def test_the_problem_ascends_the_loss_away_from_labels_and_the_negative_loss_towards_a_target(case):
     logits, labels, target = case
     rows, goal = torch.arange(3), torch.where(labels == 255, 255, target)
-    for name in UNTARGETED:  # plain cross-entropy, whatever the loss
+    for name in UNTARGETED:  # mean_loss is the plain cross-entropy for every loss
         problem = problem_of(name, logits, labels)
         expected = [F.cross_entropy(u[None], y[None], ignore_index=255) for u, y in zip(logits, labels, strict=True)]
         torch.testing.assert_close(problem.mean_loss(problem.predict(logits, rows)), torch.stack(expected))

@@ -1,4 +1,4 @@
-"""FGSM and PGD against their formulas, recomputed in NumPy, and the gradient against finite differences."""
+"""FGSM and PGD against their formulas in NumPy, and the gradient against finite differences."""
 import numpy as np
 import pytest
 import torch
@@ -15,7 +15,7 @@ def cross_entropy(logits, labels):
 
 @pytest.fixture
 def linear():
-    """A 1x1 network in float64, for which the gradient is a formula: W^T (softmax(W x + b) - onehot)."""
+    """A 1x1 network in float64, whose gradient has a closed form: W^T (softmax(W x + b) - onehot)."""
     torch.manual_seed(3)
     return nn.Conv2d(3, 4, 1).double()
 
@@ -26,7 +26,7 @@ def doubles(batch):
 
 
 def gradient_in_numpy(linear, x, labels, weigh):
-    """[3, H, W], [H, W] -> the gradient of the weighted sum over valid pixels of the cross-entropy, [3, H, W]."""
+    """Return the gradient [3, H, W] of the weighted sum of the cross-entropy over valid pixels."""
     weight, bias = linear.weight.detach().numpy()[:, :, 0, 0], linear.bias.detach().numpy()
     logits = np.einsum("kc,chw->khw", weight, x) + bias[:, None, None]
     p = np.exp(logits - logits.max(0))
@@ -41,7 +41,7 @@ def segpgd_in_numpy(t, steps):
     return lambda p, onehot: np.where((p * onehot).sum(0) == p.max(0), 1 - share, share)
 
 
-WEIGHTS = {  # (t, steps) -> what a pixel weighs
+WEIGHTS = {  # (t, steps) -> the weights of the pixels
     PGD: lambda t, steps: lambda p, onehot: 1.0,
     SegPGD: segpgd_in_numpy,
     CosPGD: lambda t, steps: lambda p, onehot: (p * onehot).sum(0) / np.sqrt((p**2).sum(0)),
@@ -65,7 +65,7 @@ def pgd_in_numpy(linear, x, labels, *, start, eps, step, steps, norm, kind=PGD):
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("l2", 0.7)])
 @pytest.mark.parametrize("steps", [1, 5])
 @pytest.mark.parametrize("kind", WEIGHTS)
-def test_pgd_is_its_formula(kind, linear, doubles, norm, eps, steps):
+def test_pgd_follows_its_formula(kind, linear, doubles, norm, eps, steps):
     images, labels = doubles
     attack = kind(eps=eps, step_size=eps / 3, steps=steps, norm=norm, random_start=False)
     adv_images = attack(linear, images, labels)
@@ -77,7 +77,7 @@ def test_pgd_is_its_formula(kind, linear, doubles, norm, eps, steps):
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("l2", 0.7)])
-def test_fgsm_is_one_whole_step_from_the_image(linear, doubles, norm, eps):
+def test_fgsm_is_one_step_of_eps_from_the_image(linear, doubles, norm, eps):
     images, labels = doubles
     adv_images = FGSM(eps=eps, norm=norm)(linear, images, labels)
     for k in range(3):
@@ -87,14 +87,14 @@ def test_fgsm_is_one_whole_step_from_the_image(linear, doubles, norm, eps):
 
 
 def test_fgsm_uses_all_of_eps(linear, doubles):
-    """A published FGSM moved eps / 4 only."""
+    """A published FGSM moved by eps / 4 only."""
     images, labels = doubles
     delta = (FGSM(eps=8 / 255)(linear, images, labels) - images).abs()
     assert delta.max() == pytest.approx(8 / 255, abs=1e-12)
 
 
 def test_gradient_agrees_with_finite_differences(toy, doubles):
-    """Through the normalisation, up to the one factor by which an image's gradient is scaled."""
+    """Through the normalisation, up to the factor by which each image's gradient is scaled."""
     toy, (images, labels), h = toy.double(), doubles, 1e-6
     _, gradient = Problem(toy, images, labels).differentiate(images, torch.arange(3), 1, 1)
     for image, places in [(0, [(0, 5, 5), (1, 4, 4), (2, 9, 9)]), (2, [(1, 11, 9), (0, 3, 7), (2, 5, 0)])]:
@@ -113,7 +113,7 @@ def test_gradient_agrees_with_finite_differences(toy, doubles):
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_random_start_fills_the_ball(norm):
-    """Of a constant network no step moves, so the start itself comes back: uniform in the ball around grey."""
+    """With a constant network the result is the random start: uniform in the ball around grey."""
     model = nn.Conv2d(3, 4, 1)
     nn.init.zeros_(model.weight)
     images, eps = torch.full((200, 3, 4, 4), 0.5), 0.2
@@ -144,7 +144,7 @@ def test_random_start_depends_on_seed_and_id_alone(toy, batch):
 
 @pytest.mark.parametrize("scale", [1e-30, 1e-24, 1.0, 1e30])
 def test_an_l2_direction_has_length_one_whatever_the_gradients_scale(scale):
-    """The squares of small or large float32 numbers leave its range."""
+    """The squares of small or large float32 numbers underflow or overflow."""
     gradient = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * scale
     gradient[1] = 0
     direction = NORMS["l2"].direction(gradient)
@@ -167,13 +167,13 @@ def test_pgd_is_at_least_as_strong_as_fgsm(toy, batch):
 
 
 @pytest.mark.parametrize(("kind", "loss"), [(PGD, "ce"), (SegPGD, "segpgd"), (CosPGD, "cospgd")])
-def test_settings_say_what_ran(kind, loss):
+def test_settings_describe_the_attack(kind, loss):
     assert kind(eps=0.04, steps=7).settings() == {
         "attack": kind.name, "attack_loss": loss, "norm": "linf", "eps": 0.04, "restarts": 1, "target": None,
         "class_weights": None, "seed": 1, "steps": 7, "step_size": 0.01, "random_start": True, "best_iterate": False}
 
 
-def test_settings_have_a_seed_where_something_is_drawn():
+def test_settings_have_a_seed_only_if_the_attack_is_random():
     assert FGSM(eps=0.04).settings() == {
         "attack": "fgsm", "attack_loss": "ce", "norm": "linf", "eps": 0.04, "restarts": 1, "target": None,
         "class_weights": None, "seed": None, "steps": 1, "step_size": 0.04, "random_start": False,
@@ -187,6 +187,6 @@ def test_settings_have_a_seed_where_something_is_drawn():
 
 @pytest.mark.parametrize("settings", [{"steps": 0}, {"step_size": -0.1}, {"step_size": float("nan")},
                                       {"restarts": 0}, {"attack_loss": "dice"}, {"attack_loss": "mce_bal"}])
-def test_settings_without_meaning_are_errors(settings):
+def test_invalid_settings_are_errors(settings):
     with pytest.raises(ValueError, match=next(iter(settings)) + "|class_weights"):
         PGD(eps=0.1, **settings)

@@ -1,4 +1,4 @@
-"""Of several results each image keeps the one that leaves the fewest pixels right; what is done is left alone."""
+"""Each image keeps the result with the fewest correct pixels, and stops changing once it has none."""
 import numpy as np
 import pytest
 import torch
@@ -17,7 +17,7 @@ def attack_of(name, **settings):
 
 
 def random_starts(images, ids, *, eps, norm, seed, restart):
-    """Where attempt `restart` begins, drawn image by image in NumPy."""
+    """Return the starting points of attempt `restart`, drawn per image in NumPy."""
     points = []
     for image, image_id in zip(images.numpy(), ids, strict=True):
         generator = make_generator(seed, image_id, *([restart] if restart else []))
@@ -33,28 +33,28 @@ def random_starts(images, ids, *, eps, norm, seed, restart):
 
 @pytest.mark.parametrize("norm", EPS)
 @pytest.mark.parametrize("kind", [PGD, APGD, SegPGD])
-def test_restarts_are_attempts_from_new_random_points_of_which_the_worst_is_kept(kind, norm, smooth, right):
-    """Every attempt once more by itself; float64, so that a batch doesn't round differently."""
+def test_restarts_start_at_new_random_points_and_the_worst_result_is_kept(kind, norm, smooth, right):
+    """Compared with each attempt run on its own; float64, so that batches don't round differently."""
     model, images, labels = smooth(3)
     settings = {"eps": EPS[norm], "norm": norm, "steps": 5, **({} if kind is APGD else {"best_iterate": True})}
     ids, best, fewest, winners = [5, 9, 2], None, None, []
     for restart in range(4):
         starts = random_starts(images, ids, eps=EPS[norm], norm=norm, seed=7, restart=restart)
-        alone = kind(**settings)(model, images, labels, start=starts)  # its best iterate is no worse than its start
+        alone = kind(**settings)(model, images, labels, start=starts)  # its best iterate is not weaker than its start
         count = right(model, alone, labels)
         better = torch.ones(3, dtype=torch.bool) if best is None else count <= fewest
         best = alone if best is None else torch.where(better.view(-1, 1, 1, 1), alone, best)
         fewest = count if fewest is None else torch.minimum(fewest, count)
         winners.append(better.tolist())
         found = kind(**settings, restarts=restart + 1, seed=7)(model, images, labels, image_ids=ids)
-        torch.testing.assert_close(found, best, rtol=0, atol=1e-7)  # ids' numbers are float32's
+        torch.testing.assert_close(found, best, rtol=0, atol=1e-7)  # numbers drawn with ids are float32
         assert torch.equal(right(model, found, labels), fewest)
     assert any(map(any, winners[1:])) and not all(map(all, winners[1:]))
 
 
 @pytest.mark.parametrize(("name", "loss"), [*((name, None) for name in ATTACKS if name not in ("sea", "ensemble")),
                                             ("apgd", "mce_bal")])
-def test_more_restarts_are_never_worse(name, loss, smooth, right):
+def test_more_restarts_are_never_weaker(name, loss, smooth, right):
     fell = 0
     for seed in range(4):
         model, images, labels = smooth(seed)
@@ -68,8 +68,8 @@ def test_more_restarts_are_never_worse(name, loss, smooth, right):
 
 @EVERY_ATTACK
 @pytest.mark.parametrize("norm", EPS)
-def test_never_worse_than_its_start(name, norm, smooth, right):
-    """Weak attacks begin at the result of a strong one, which most can't keep up with by themselves."""
+def test_never_weaker_than_its_start(name, norm, smooth, right):
+    """Weak attacks start from the result of a strong one, which most of them don't reach on their own."""
     if (name, norm) in [("square", "l2"), ("ensemble", "l2")]:
         return
     kept = 0
@@ -85,8 +85,8 @@ def test_never_worse_than_its_start(name, norm, smooth, right):
 
 
 @pytest.mark.parametrize("norm", EPS)
-def test_never_worse_than_its_start_by_balanced_pixels(norm, smooth, right):
-    """For mce_bal neither start nor iterates are judged by how many pixels are right."""
+def test_never_worse_than_its_start_for_a_balanced_loss(norm, smooth, right):
+    """For mce_bal, starts and iterates are compared by weighted, not by plain, counts of correct pixels."""
     differs = 0
     for seed in range(6):
         model, images, labels = smooth(seed)
@@ -99,7 +99,7 @@ def test_never_worse_than_its_start_by_balanced_pixels(norm, smooth, right):
     assert differs > 0
 
 
-def test_radii_begun_at_the_smaller_ones_result_never_get_better_with_eps(smooth, right):
+def test_with_a_warm_start_a_larger_eps_is_never_weaker(smooth, right):
     model, images, labels = smooth(4)
     for name in ATTACKS:
         points, before = None, right(model, images, labels)
@@ -132,7 +132,7 @@ def test_a_start_outside_the_ball_is_projected(norm, smooth):
             assert found.min() >= 0 and found.max() <= 1
 
 
-def test_a_start_replaces_the_random_point_of_the_first_attempt_alone(smooth, queries):
+def test_a_start_replaces_only_the_first_attempts_random_point(smooth, queries):
     model, images, labels = smooth(6)
     start = images.clone()
     asked = queries(model)
@@ -147,8 +147,8 @@ def test_a_start_replaces_the_random_point_of_the_first_attempt_alone(smooth, qu
 
 @pytest.mark.parametrize("loss", ["ce", "mce_bal"])
 @pytest.mark.parametrize("norm", EPS)
-def test_best_iterate_is_the_minimum_over_all_that_were_looked_at(loss, norm, smooth, queries):
-    """Counted in NumPy over what the model was asked; for mce_bal pixels weigh as their class does."""
+def test_best_iterate_has_the_minimum_score_of_all_iterates(loss, norm, smooth, queries):
+    """Counted in NumPy over the model's inputs; for mce_bal pixels are weighted by class."""
     other_than_last = other_than_unweighted = ties = 0
     for seed in range(16):
         model, images, labels = smooth(seed, images=1)
@@ -183,7 +183,7 @@ def test_without_best_iterate_the_last_is_returned(smooth, queries):
 
 @pytest.fixture
 def soon_done(smooth):
-    """A batch in which image 0 has no right pixel, image 1 has a single one, hardly right, image 3 no label."""
+    """A batch in which image 0 has no correct pixel, image 1 a single, barely correct one, image 3 no label."""
     model, images, labels = smooth(8, images=4)
     with torch.no_grad():
         logits = model(images)
@@ -198,8 +198,8 @@ def soon_done(smooth):
 
 @pytest.mark.parametrize("norm", EPS)
 @pytest.mark.parametrize("name", [name for name in ATTACKS if name not in ("fgsm", "noise")])
-def test_images_without_a_right_pixel_drop_out(name, norm, soon_done, queries, right):
-    """The model is asked about fewer images from then on; the others' results are what they are alone."""
+def test_images_without_a_correct_pixel_are_no_longer_attacked(name, norm, soon_done, queries, right):
+    """From then on the model gets fewer images; the results of the others are the same as without these."""
     if (name, norm) in [("square", "l2"), ("ensemble", "l2")]:
         return
     model, images, labels = soon_done
@@ -211,7 +211,7 @@ def test_images_without_a_right_pixel_drop_out(name, norm, soon_done, queries, r
         sizes = [len(points) for points in asked]
         assert sizes[0] == 4 and min(sizes) == 1
         assert right(model, outcome.images, labels)[[0, 1, 3]].tolist() == [0, 0, 0]
-        assert right(model, outcome.images, labels)[2] > 0  # there was work left to do
+        assert right(model, outcome.images, labels)[2] > 0  # still attacked
         assert outcome.forwards.sum() == sum(sizes) and outcome.forwards[2] == max(outcome.forwards)
         assert (outcome.forwards[[0, 1, 3]] < outcome.forwards[2]).all()
         for k in range(4):
@@ -220,8 +220,8 @@ def test_images_without_a_right_pixel_drop_out(name, norm, soon_done, queries, r
             assert alone.forwards[0] == outcome.forwards[k] and alone.backwards[0] == outcome.backwards[k]
 
 
-def test_what_is_done_is_left_where_it_is(soon_done):
-    """An attack without a random start has nothing to change in an image of which no pixel is right."""
+def test_images_without_a_correct_pixel_are_not_changed(soon_done):
+    """An attack without a random start returns such an image unchanged."""
     model, images, labels = soon_done
     for attack in (FGSM(eps=0.03), PGD(eps=0.03, random_start=False, best_iterate=True),
                    PGD(eps=0.03, random_start=False), APGD(eps=0.03, steps=5, random_start=False),
@@ -230,8 +230,8 @@ def test_what_is_done_is_left_where_it_is(soon_done):
         assert torch.equal(found[[0, 3]], images[[0, 3]]) and (found[2] != images[2]).any()
 
 
-def test_red_eps_goes_on_in_the_smaller_ball_where_the_larger_was_enough():
-    """Class 0 from 1/2 up: at 2 eps both pixels fall, at eps one, and the last ball is searched to its end."""
+def test_red_eps_continues_in_the_smaller_ball_after_success_in_the_larger():
+    """A network with class 0 from 1/2 up: 2 eps changes both pixels, eps only one; the last ball uses all its steps."""
     model = nn.Conv2d(1, 2, 1).double()
     with torch.no_grad():
         model.weight.copy_(torch.tensor([2.0, -2.0]).view(2, 1, 1, 1))
@@ -241,11 +241,11 @@ def test_red_eps_goes_on_in_the_smaller_ball_where_the_larger_was_enough():
     outcome = APGD(eps=0.01, steps=20, red_eps=True, random_start=False).run(model, images, labels)
     assert (model(outcome.images).argmax(1) == 0).flatten().tolist() == [False, True]
     assert (outcome.images - images).abs().max() <= 0.01
-    assert outcome.backwards.tolist() == [2 + 1 + 8]  # the second ball begins at what the first one found
+    assert outcome.backwards.tolist() == [2 + 1 + 8]  # the second ball starts from the first one's result
 
 
-def test_an_attempt_that_never_looks_is_taken_as_it_is(smooth, queries):
-    """One attempt without a start to compare with: no pass is spent on its score."""
+def test_a_single_attempt_without_scores_needs_no_extra_pass(smooth, queries):
+    """Without a start to compare with, no pass is spent on the score."""
     model, images, labels = smooth(0)
     asked = queries(model)
     outcome = PGD(eps=0.03, steps=6).run(model, images, labels)
@@ -254,7 +254,7 @@ def test_an_attempt_that_never_looks_is_taken_as_it_is(smooth, queries):
     outcome = PGD(eps=0.03, steps=6, restarts=3).run(model, images, labels, start=images)
     assert outcome.forwards.tolist() == [1 + 3 * 7] * 3 and outcome.backwards.tolist() == [18] * 3
     assert len(asked) == 22
-    outcome = APGD(eps=0.03, steps=6, restarts=3).run(model, images, labels)  # it looked itself
+    outcome = APGD(eps=0.03, steps=6, restarts=3).run(model, images, labels)  # computes its scores itself
     assert outcome.forwards.tolist() == [21] * 3 and outcome.backwards.tolist() == [18] * 3
     outcome = Square(eps=0.03, steps=5, restarts=2).run(model, images, labels)
     assert outcome.forwards.tolist() == [10] * 3 and outcome.backwards.tolist() == [0] * 3

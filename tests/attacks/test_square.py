@@ -1,4 +1,4 @@
-"""The black-box control: what it asked is replayed in NumPy. And noise, by its statistics."""
+"""Square Attack, replayed in NumPy from the model's inputs, and noise, by its statistics."""
 import numpy as np
 import pytest
 import torch
@@ -9,7 +9,7 @@ EPS = 0.05
 
 
 def margin_of(model, points, labels):
-    """Sum over right pixels of the label's logit minus the largest other one, pixel by pixel.  points [1, 3, H, W]."""
+    """Return the sum over correct pixels of the label's logit minus the largest other one; points [1, 3, H, W]."""
     with torch.no_grad():
         logits = model(points)[0].numpy()
     total = 0.0
@@ -21,7 +21,7 @@ def margin_of(model, points, labels):
 
 
 def halved(query, queries):
-    """The share of pixels after `query` of `queries`, as the paper's table has it for 10,000."""
+    """Return the share of pixels after `query` of `queries`, from the paper's table for 10,000."""
     share, progress = 0.8, query / queries * 10_000
     for mark in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000):
         if progress > mark:
@@ -30,22 +30,22 @@ def halved(query, queries):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_squares_that_lower_the_margin_are_kept(seed, smooth, queries):
-    """A replay: each proposal is the best so far but for one square, of the paper's size, of corners of the ball."""
+def test_only_squares_that_lower_the_margin_are_kept(seed, smooth, queries):
+    """Each proposal is the best so far except for one square, of the paper's size, at corners of the ball."""
     model, images, labels = smooth(seed, images=1, height=24, width=20)
     low, high = (images - EPS).clamp_min(0).numpy()[0], (images + EPS).clamp_max(1).numpy()[0]
     steps, height, width = 150, *labels.shape[1:]
     asked, graphs = queries(model), []
     model.register_forward_hook(lambda *_: graphs.append(torch.is_grad_enabled()))
     outcome = Square(eps=EPS, steps=steps).run(model, images, labels, image_ids=[seed])
-    proposals = [points[0].numpy() for points in [*asked]]  # asking goes on the list as well
+    proposals = [points[0].numpy() for points in [*asked]]  # a copy, as the model appends to it
     assert len(proposals) == steps == outcome.forwards.item() and outcome.backwards.item() == 0 and not any(graphs)
     for points in proposals:
         assert (np.minimum(abs(points - low), abs(points - high)) < 1e-15).all()
     stripes = np.sign(proposals[0] - images.numpy()[0])
     assert (np.where(stripes == 0, stripes.max(1, keepdims=True), stripes) == stripes.max(1, keepdims=True)).all()
 
-    margins = [margin_of(model, points, labels[0]) for points in [*asked]]  # asking goes on the list as well
+    margins = [margin_of(model, points, labels[0]) for points in [*asked]]  # a copy, as the model appends to it
     best, lowest, accepted, sizes = proposals[0], margins[0], 0, {}
     for query in range(1, steps):
         rows, columns = np.nonzero((proposals[query] != best).any(0))
@@ -56,7 +56,7 @@ def test_squares_that_lower_the_margin_are_kept(seed, smooth, queries):
             assert extent <= side
             sizes.setdefault(side, []).append(extent)
             changed = (proposals[query] - best)[:, rows.min():rows.max() + 1, columns.min():columns.max() + 1]
-            for channel in changed:  # one sign for a whole channel
+            for channel in changed:  # one sign per channel
                 assert (channel >= 0).all() or (channel <= 0).all()
         if margins[query] < lowest:
             best, lowest, accepted = proposals[query], margins[query], accepted + 1
@@ -67,7 +67,7 @@ def test_squares_that_lower_the_margin_are_kept(seed, smooth, queries):
 
 
 def test_signs_and_places_are_uniform(smooth, queries):
-    """Of a model that no proposal changes all are made to the first; squares of one pixel are anywhere."""
+    """If no proposal changes the score, all of them change the first one; squares of one pixel can be anywhere."""
     model, images, labels = smooth(0, images=1)
     with torch.no_grad():
         model.body[0].weight.zero_()
@@ -80,7 +80,7 @@ def test_signs_and_places_are_uniform(smooth, queries):
         changed = (points != first)[0].numpy()
         assert changed.any(0).sum() <= 1
         places += changed.any(0)
-    # Of the 800, seven in eight change a channel at least: 9.7 a place, none far from it
+    # 7 of 8 of the 800 change at least one channel: on average 9.7 per position
     assert places.sum() == pytest.approx(800 * 7 / 8, abs=40) and places.min() >= 1 and places.max() <= 24
 
 
@@ -93,15 +93,15 @@ def test_more_queries_lower_margin_and_score(smooth, right):
     assert right(model, many, labels).sum() < right(model, few, labels).sum() - 12
 
 
-def test_square_has_no_l2_form_and_wants_a_query():
+def test_square_rejects_l2_and_zero_queries():
     with pytest.raises(ValueError, match="linf norm only"):
         Square(eps=0.5, norm="l2")
     with pytest.raises(ValueError, match="at least 1 query"):
         Square(eps=0.1, steps=0)
 
 
-def test_stripes_are_as_often_up_as_down(smooth):
-    """Of 1200: within 5 standard deviations of half; neighbours and channels are independent."""
+def test_stripes_have_random_signs(smooth):
+    """Half of 1200 are positive, within 5 standard deviations; neighbours and channels are independent."""
     model, images, labels = smooth(0, images=40, width=10)
     up = (Square(eps=1e-3, steps=1)(model, images, labels, image_ids=range(40)) > images)[:, :, 0].double() - 0.5
     assert up.mean().abs() < 5 * 0.5 / 1200**0.5
@@ -133,7 +133,7 @@ def test_uniform_noise_in_l2_is_uniform_in_the_ball(grey):
     assert volume.mean().item() == pytest.approx(0.5, abs=0.2) and volume.min() < 0.2 and volume.max() > 0.8
 
 
-def test_sign_noise_is_as_large_as_it_can_be(grey):
+def test_sign_noise_has_the_largest_possible_size(grey):
     model, images, labels = grey
     delta = SignNoise(eps=EPS)(model, images, labels, image_ids=range(40)) - images
     assert ((delta.abs() - EPS).abs() < 1e-15).all()
@@ -142,14 +142,14 @@ def test_sign_noise_is_as_large_as_it_can_be(grey):
     torch.testing.assert_close(lengths.norm(dim=1), torch.full((40,), 0.4, dtype=torch.float64))
     assert lengths.abs().amax(1).sub(lengths.abs().amin(1)).max() < 1e-12
     images = images.clone()
-    images[:, 0] = 0.01  # where there is less room than eps, all of it
+    images[:, 0] = 0.01  # clipped at 0, as 0.01 is below eps
     found = SignNoise(eps=EPS)(model, images, labels, image_ids=range(40))[:, 0]
     assert ((found == 0) | ((found - 0.06).abs() < 1e-12)).all() and found.min() == 0 and found.max() > 0.05
 
 
 @pytest.mark.parametrize("kind", [UniformNoise, SignNoise])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_noise_knows_neither_model_nor_labels(kind, norm, smooth, queries):
+def test_noise_does_not_depend_on_model_or_labels(kind, norm, smooth, queries):
     (model, images, labels), (other, _, _) = smooth(0), smooth(1)
     asked = queries(model)
     attack = kind(eps=EPS, norm=norm)

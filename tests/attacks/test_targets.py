@@ -1,4 +1,4 @@
-"""Attacks that drive predictions to a class or to a label map."""
+"""Targeted attacks: towards a class or a label map."""
 import pytest
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ def attack_of(kind, norm="linf", **settings):
 
 
 def at(model, images, target, labels):
-    """Valid pixels that are predicted as the target, of each image."""
+    """Count each image's valid pixels that are predicted as the target."""
     with torch.no_grad():
         return ((model(images).argmax(1) == target) & (labels != 255)).flatten(1).sum(1)
 
@@ -61,7 +61,7 @@ def test_predictions_move_to_a_map(kind, norm, trained):
 @EVERY_NORM
 @pytest.mark.parametrize("kind", WHITE_BOX)
 def test_a_target_equal_to_the_labels_lowers_the_loss(kind, norm, trained):
-    """The sign: with the target where the image is already, the same steps help."""
+    """Checks the sign: the same steps lower the loss if the target equals the labels."""
     model, images, labels = trained
     for k in range(4):
         x, y = images[k:k + 1], labels[k:k + 1]
@@ -82,8 +82,8 @@ def test_a_map_of_one_class_is_that_class(name, trained):
 
 @pytest.mark.parametrize("norm", EPS)
 @pytest.mark.parametrize("kind", WHITE_BOX)
-def test_void_pixels_are_not_driven(kind, norm, batch):
-    """With a 1x1 network a pixel's gradient is its own; a published attack drives void pixels to class 1."""
+def test_void_pixels_are_not_attacked(kind, norm, batch):
+    """In a 1x1 network pixels are independent. A published attack moves void pixels to class 1."""
     torch.manual_seed(0)
     model, (images, labels) = nn.Conv2d(3, 4, 1), batch
     for target in (1, torch.arange(120).view(12, 10) % 4):
@@ -95,7 +95,7 @@ def test_void_pixels_are_not_driven(kind, norm, batch):
 
 @pytest.mark.parametrize("kind", [PGD, APGD])
 def test_the_best_iterate_is_the_one_with_most_pixels_at_the_target(kind, smooth, queries):
-    """And of these the last; where all are there, the image is left alone."""
+    """Of equal iterates the last; an image with all pixels at the target no longer changes."""
     done = 0
     for seed in range(8):
         model, images, labels = smooth(seed, images=1)
@@ -113,7 +113,7 @@ def test_the_best_iterate_is_the_one_with_most_pixels_at_the_target(kind, smooth
     assert done >= 1
 
 
-def test_what_is_at_the_target_is_left_alone(smooth):
+def test_an_image_at_the_target_is_not_changed(smooth):
     model, images, labels = smooth(0)
     with torch.no_grad():
         target = model(images[:1]).argmax(1)[0]
@@ -123,7 +123,7 @@ def test_what_is_at_the_target_is_left_alone(smooth):
 
 
 @pytest.mark.parametrize("norm", EPS)
-def test_restarts_and_starts_are_judged_by_the_target(norm, smooth):
+def test_restarts_and_starts_are_compared_by_pixels_at_the_target(norm, smooth):
     better = 0
     for seed in range(4):
         model, images, labels = smooth(seed)
@@ -144,13 +144,13 @@ def test_a_map_of_another_shape_is_an_error(batch, toy):
 
 
 def test_a_class_that_the_network_does_not_have_is_an_error(batch, toy):
-    """Every pixel would count as void: an attack that does nothing."""
+    """Otherwise every pixel would count as void, and the attack would do nothing."""
     for target in (4, -1, 255):
         with pytest.raises(ValueError, match="target"):
             PGD(eps=0.1, target=target)(toy, *batch)
 
 
-def test_a_map_may_leave_pixels_out(batch):
+def test_pixels_with_255_in_the_map_are_ignored(batch):
     torch.manual_seed(0)
     model, (images, labels) = nn.Conv2d(3, 4, 1), batch
     target = torch.full((12, 10), 2)
@@ -162,20 +162,20 @@ def test_a_map_may_leave_pixels_out(batch):
 
 @pytest.mark.parametrize("kind", WHITE_BOX)
 @pytest.mark.parametrize("name", ["mce", "mce_bal"])
-def test_losses_of_right_pixels_have_no_target(name, kind):
+def test_losses_of_correct_pixels_have_no_targeted_form(name, kind):
     for target in (0, 1, torch.zeros(2, 2, dtype=torch.int64)):
         with pytest.raises(ValueError, match=f"{name} .* no targeted form"):
             kind(eps=0.1, target=target, attack_loss=name, class_weights=[0.5, 0.5])
 
 
 @pytest.mark.parametrize("name", ["sea", "ensemble", "square", "noise"])
-def test_attacks_without_a_target_refuse_one(name):
-    """Rather than attack without it."""
+def test_untargeted_attacks_reject_a_target(name):
+    """They must not ignore it."""
     with pytest.raises(ValueError, match="target"):
         build_attack(name, eps=0.1, target=1, class_weights=[0.5, 0.5])
 
 
-def test_settings_tell_targets_apart():
+def test_different_targets_have_different_settings():
     maps = [torch.zeros(4, 4, dtype=torch.int64), torch.eye(4, dtype=torch.int64)]
     names = [PGD(eps=0.1, target=target).settings()["target"] for target in (None, 0, 3, *maps)]
     assert names[:3] == [None, 0, 3] and len(set(map(str, names))) == 5

@@ -9,7 +9,7 @@ from datasets.survey import format_table, inspect_pair, survey
 from main import main
 from tests import ranks
 from tests.datasets.pictures import encoded, paletted
-from tests.ranked.data import vet_all
+from tests.ranked.data import filter_on_all_ranks
 from utils.errors import UserError
 
 SIZES = {"train": 12, "val": 4}
@@ -150,7 +150,7 @@ def test_nothing_is_skipped_of_a_data_set_without_files():
 
 
 def test_one_process_reads_for_all(bad_root):
-    first, second = ranks.run(vet_all, str(bad_root))
+    first, second = ranks.run(filter_on_all_ranks, str(bad_root))
     assert (first["read"], second["read"]) == (16, 0)
     assert first["skipped"] == second["skipped"] == SKIPPED and first["left"] == second["left"] == [9, 3]
     assert (first["end"], second["end"]) == ("ZeroDivisionError", "OtherRankFailed")

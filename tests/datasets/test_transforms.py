@@ -4,7 +4,7 @@ import torch
 from PIL import Image as PILImage
 from torchvision import tv_tensors
 
-from datasets.transforms import IGNORE, RandomScale, train_transform, val_transform
+from datasets.transforms import IGNORE, RandomScale, make_train_transform, make_val_transform
 
 COLOURS = torch.tensor([[0, 0, 0], [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 0]], dtype=torch.uint8)
 MEAN = torch.tensor([0.485, 0.456, 0.406])
@@ -26,7 +26,7 @@ def interior(label):
 
 @pytest.mark.parametrize("height, width, crop", [(80, 150, 120), (150, 80, 65), (40, 30, 97)])
 def test_train_keeps_image_and_label_aligned(height, width, crop):
-    pair, transform = blocks(height, width), train_transform(crop)
+    pair, transform = blocks(height, width), make_train_transform(crop)
     for seed in range(25):
         torch.manual_seed(seed)
         image, label = transform(*pair)
@@ -46,7 +46,7 @@ def test_padding_is_ignored_and_the_mean_pixel_and_only_on_the_short_side():
     rows = []
     for seed in range(50):
         torch.manual_seed(seed)
-        out, target = train_transform(60)(image, label)
+        out, target = make_train_transform(60)(image, label)
         padded = target == IGNORE
         assert padded.any() and torch.equal(padded, padded[:, :1].expand(60, 60))  # whole rows, no columns
         assert torch.equal(padded, (out - MEAN[:, None, None]).abs().amax(0) <= 0.5 / 255)
@@ -58,14 +58,14 @@ def test_large_enough_images_are_not_padded():
     pair = blocks(100, 100)
     for seed in range(10):
         torch.manual_seed(seed)
-        assert (train_transform(50)(*pair)[1] != IGNORE).all()
+        assert (make_train_transform(50)(*pair)[1] != IGNORE).all()
 
 
 def test_ignored_pixels_stay_ignored():
     image, label = blocks(60, 60)
     label[20:40] = IGNORE
     torch.manual_seed(0)
-    assert set(train_transform(30)(image, label)[1].unique().tolist()) <= {0, 1, 2, 3, IGNORE}
+    assert set(make_train_transform(30)(image, label)[1].unique().tolist()) <= {0, 1, 2, 3, IGNORE}
 
 
 def test_scale_covers_its_range_and_is_the_same_for_both_sides():
@@ -82,7 +82,7 @@ def test_tiny_images_survive_scaling():
     image, label = tv_tensors.Image(torch.zeros(3, 1, 1, dtype=torch.uint8)), tv_tensors.Mask(torch.zeros(1, 1).byte())
     for seed in range(5):
         torch.manual_seed(seed)
-        assert train_transform(9)(image, label)[1].shape == (9, 9)
+        assert make_train_transform(9)(image, label)[1].shape == (9, 9)
 
 
 def test_scaled_labels_are_not_shifted_against_the_image():
@@ -102,7 +102,7 @@ def test_flip_turns_half_of_the_pairs():
     label = tv_tensors.Mask(torch.zeros(20, 20, dtype=torch.uint8))
     image[..., 10:], label[:, 10:] = 255, 1
     torch.manual_seed(0)
-    transform = train_transform(40)
+    transform = make_train_transform(40)
     pairs = [transform(image, label) for _ in range(200)]
     turned = 0
     for out, target in pairs:
@@ -113,7 +113,7 @@ def test_flip_turns_half_of_the_pairs():
 
 
 def test_same_seed_same_crop():
-    pair, transform = blocks(80, 60), train_transform(33)
+    pair, transform = blocks(80, 60), make_train_transform(33)
     runs = []
     for seed in (1, 1, 2):
         torch.manual_seed(seed)
@@ -125,7 +125,7 @@ def test_same_seed_same_crop():
 def test_val_native_only_converts():
     image, label = blocks(37, 53)
     label[0, 0] = IGNORE
-    out, target = val_transform()(image, label)
+    out, target = make_val_transform()(image, label)
     assert torch.equal(out, image.as_subclass(torch.Tensor).float() / 255)
     assert torch.equal(target, label.as_subclass(torch.Tensor).long())
 
@@ -136,7 +136,7 @@ def test_val_crop_is_resize_of_the_short_side_and_centre_crop(height, width):
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
     labels = rng.integers(0, 21, (height, width)).astype(np.uint8)  # odd sides: no ties between two pixels
-    image, label = val_transform(64)(tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)),
+    image, label = make_val_transform(64)(tv_tensors.Image(torch.from_numpy(pixels).permute(2, 0, 1)),
                                      tv_tensors.Mask(torch.from_numpy(labels)))
     size = (64, int(64 * height / width)) if width <= height else (int(64 * width / height), 64)
     left, top = round((size[0] - 64) / 2), round((size[1] - 64) / 2)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from datasets.transforms import IGNORE, MEAN_PIXEL, RandomScale, train_transform, val_transform
+from datasets.transforms import IGNORE, MEAN_PIXEL, RandomScale, make_train_transform, make_val_transform
 
 settings.register_profile("pairs", deadline=None, derandomize=True, database=None, max_examples=60)
 often = settings(settings.get_profile("pairs"))
@@ -75,7 +75,7 @@ def assert_a_sound_pair(image, label, shape, classes):
 @often
 def test_training_pairs_stay_aligned_and_only_padding_is_new(pair, crop, seed):
     before = set(pair[1].unique().tolist())
-    image, label = transformed(train_transform(crop), pair, seed)
+    image, label = transformed(make_train_transform(crop), pair, seed)
     assert_a_sound_pair(image, label, (crop, crop), before | {IGNORE})
     padded = padding(image)
     assert (label[padded] == IGNORE).all()
@@ -91,8 +91,8 @@ def test_training_pairs_stay_aligned_and_only_padding_is_new(pair, crop, seed):
 @often
 def test_padding_is_whole_rows_and_columns_and_as_many_as_are_lacking(pair, crop, seed):
     torch.manual_seed(seed)
-    size = [*RandomScale(0.5, 2.0)(*pair)[1].shape]  # the first that train_transform draws, too
-    image, _ = transformed(train_transform(crop), pair, seed)
+    size = [*RandomScale(0.5, 2.0)(*pair)[1].shape]  # the first that make_train_transform draws, too
+    image, _ = transformed(make_train_transform(crop), pair, seed)
     there = ~padding(image)
     kept = [min(side, crop) for side in size]
     assert [int(there.any(1).sum()), int(there.any(0).sum())] == kept and int(there.sum()) == kept[0] * kept[1]
@@ -101,17 +101,17 @@ def test_padding_is_whole_rows_and_columns_and_as_many_as_are_lacking(pair, crop
 @given(pairs(), crops, seeds)
 @often
 def test_a_seed_decides_and_the_image_has_no_say_in_the_label(pair, crop, seed):
-    image, label = transformed(train_transform(crop), pair, seed)
-    again = transformed(train_transform(crop), pair, seed)
+    image, label = transformed(make_train_transform(crop), pair, seed)
+    again = transformed(make_train_transform(crop), pair, seed)
     assert torch.equal(image, again[0]) and torch.equal(label, again[1])
-    _, bare = transformed(train_transform(crop), (tv_tensors.Image(torch.zeros_like(pair[0])), pair[1]), seed)
+    _, bare = transformed(make_train_transform(crop), (tv_tensors.Image(torch.zeros_like(pair[0])), pair[1]), seed)
     assert torch.equal(label, bare)
 
 
 @given(pairs(), crops, seeds)
 @often
 def test_image_and_label_are_flipped_together(pair, crop, seed):
-    transform, results = train_transform(crop), []
+    transform, results = make_train_transform(crop), []
     (flip,) = [part for part in transform.transforms if isinstance(part, v2.RandomHorizontalFlip)]
     for p in (0.5, 0.0, 1.0):
         flip.p = p
@@ -124,7 +124,7 @@ def test_image_and_label_are_flipped_together(pair, crop, seed):
 @given(pairs())
 @often
 def test_validation_at_native_size_changes_no_value(pair):
-    image, label = val_transform()(*pair)
+    image, label = make_val_transform()(*pair)
     assert_a_sound_pair(image, label, pair[1].shape, set(pair[1].unique().tolist()))
     assert torch.equal(label, pair[1].as_subclass(torch.Tensor).long())
     assert torch.equal(image, pair[0].as_subclass(torch.Tensor) / 255)
@@ -134,12 +134,12 @@ def test_validation_at_native_size_changes_no_value(pair):
 @given(pairs(), crops, seeds)
 @often
 def test_validation_crops_are_aligned_and_never_padded(pair, crop, seed):
-    image, label = transformed(val_transform(crop), pair, seed)
+    image, label = transformed(make_val_transform(crop), pair, seed)
     assert_a_sound_pair(image, label, (crop, crop), set(pair[1].unique().tolist()))
     if (scale := crop / min(pair[1].shape)) >= 0.5:  # below, a pixel mixes several blocks
         inside = flat(label, 2 + math.ceil(scale))  # an enlarged pixel mixes over its own size
         assert torch.equal(shown(image)[inside], label[inside])
-    other = transformed(val_transform(crop), pair, seed + 1)
+    other = transformed(make_val_transform(crop), pair, seed + 1)
     assert torch.equal(image, other[0]) and torch.equal(label, other[1])  # nothing is drawn
 
 
@@ -150,7 +150,8 @@ def test_where_every_pixel_has_a_colour_of_its_own_the_label_is_that_pixels(size
     rows, columns = torch.arange(size[0])[:, None].expand(size), torch.arange(size[1]).expand(size)
     image = torch.stack([rows * 4, columns * 4, rows * 0]).byte()
     label = (rows % 16) * 15 + (columns % 15)  # below 255
-    out, target = transformed(train_transform(crop), (tv_tensors.Image(image), tv_tensors.Mask(label.byte())), seed)
+    pair = tv_tensors.Image(image), tv_tensors.Mask(label.byte())
+    out, target = transformed(make_train_transform(crop), pair, seed)
     there = target != IGNORE
     seen_row, seen_column = out[0][there] * 255 / 4, out[1][there] * 255 / 4
     row, column = target[there] // 15, target[there] % 15

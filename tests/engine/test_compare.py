@@ -10,9 +10,11 @@ import pytest
 from PIL import Image
 
 from attacks import ENSEMBLE_LOSSES, SEA_LOSSES
+from engine.records import naming
 from engine.records.rows import rows_of
 from engine.records.store import Record, Records, read
 from engine.report import curves, figures, tables
+from engine.report import write as writing
 from engine.report.write import write_report
 from utils.errors import UserError
 from utils.logging import logger

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from engine.records.store import Record, Records, read
+from utils import files
 from utils.errors import UserError
 from utils.strict_json import canonical
 
@@ -161,7 +162,7 @@ def test_killed_it_goes_on_to_the_same_bytes(tmp_path, appender, after):
 
 
 def test_only_one_process_writes(tmp_path, appender, monkeypatch):
-    monkeypatch.setattr(appending, "LOCK_WAIT", 0.2)
+    monkeypatch.setattr(files, "LOCK_WAIT", 0.2)
     process = appender(tmp_path / "shared", 3)
     for _ in range(3):
         process.stdout.readline()
@@ -186,7 +187,7 @@ def test_a_lock_that_is_let_go_in_time_is_waited_for(tmp_path, appender):
 
 
 def test_a_closed_file_is_free_though_a_forked_worker_holds_it_open(tmp_path, monkeypatch):
-    monkeypatch.setattr(appending, "LOCK_WAIT", 0.0)
+    monkeypatch.setattr(files, "LOCK_WAIT", 0.0)
     records = Records(tmp_path, HEADER, label="pgd")
     inherited = os.dup(records._file._file.fileno())  # what fork() does to a file
     with pytest.raises(UserError):

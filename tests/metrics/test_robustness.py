@@ -1,4 +1,4 @@
-"""Worst cases against every selection there is, scores against StreamSegMetrics and scikit-learn, cases by hand."""
+"""Worst cases against all selections, scores against StreamSegMetrics and scikit-learn, hand-worked cases."""
 import itertools
 import json
 import math
@@ -12,9 +12,9 @@ from metrics import StreamSegMetrics, greedy_selection, lower_bound, scores, wor
 
 
 def maps(seed, *, members=3, images=4, classes=4, size=30):
-    """Labels [N, size] and predictions [K, N, size]: void pixels, absent classes, and one image in six all void."""
+    """Draw labels [N, size] and predictions [K, N, size] with void pixels, absent classes and 1 image in 6 void."""
     rng = np.random.RandomState(seed)
-    present = rng.permutation(classes)[: rng.randint(1, classes + 1)]  # the others are predicted at most
+    present = rng.permutation(classes)[: rng.randint(1, classes + 1)]  # other classes are only predicted
     labels = present[rng.randint(0, rng.randint(1, len(present) + 1, (images, 1)), (images, size))]
     hit = rng.rand(members, images, size) < rng.rand(members, images, 1)
     preds = np.where(hit, labels, rng.randint(0, rng.randint(1, classes + 1), hit.shape))
@@ -24,7 +24,7 @@ def maps(seed, *, members=3, images=4, classes=4, size=30):
 
 
 def count(labels, preds, classes):
-    """intersection, union [K, N, S] and pixels [N, S], class by class."""
+    """Return intersection, union [K, N, S] and pixels [N, S], computed per class."""
     valid = labels != 255
     true, predicted = ([x == s for s in range(classes)] for x in (labels, preds))
     intersection = np.stack([(t & p).sum(-1) for t, p in zip(true, predicted, strict=True)], axis=-1)
@@ -33,7 +33,7 @@ def count(labels, preds, classes):
 
 
 def mean_iou(intersection, union):
-    """Of totals [S], in plain Python."""
+    """Compute the mean IoU of totals [S] in plain Python."""
     ious = [i / u for i, u in zip(intersection.tolist(), union.tolist(), strict=True) if u]
     return sum(ious) / len(ious) if ious else math.nan
 
@@ -43,7 +43,7 @@ def selected(array, selection):
 
 
 def all_selections(intersection, union, pixels):
-    """Overall Acc, pooled mean IoU and Image IoU of each of the K^N selections [3, K^N]."""
+    """Return Overall Acc, pooled mean IoU and Image IoU of each of the K^N selections, [3, K^N]."""
     results = []
     for selection in itertools.product(range(len(intersection)), repeat=len(pixels)):
         i, u = selected(intersection, selection), selected(union, selection)
@@ -53,7 +53,7 @@ def all_selections(intersection, union, pixels):
 
 
 def descend(intersection, union, start):
-    """Greedy swap from one start with plain loops: the selection and its mean IoU."""
+    """Run the greedy search from one start with plain loops; return the selection and its mean IoU."""
     selection, moved = [start] * intersection.shape[1], True
 
     def value(choice):
@@ -77,7 +77,7 @@ SIZES = [
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_against_every_selection(sizes):
+def test_agrees_with_every_selection_enumerated(sizes):
     exact, wide, absent, never_labelled, void, cases = 0, 0, 0, 0, 0, 60
     for seed in range(cases):
         intersection, union, pixels = count(*maps(seed, **sizes), sizes["classes"])
@@ -94,12 +94,12 @@ def test_against_every_selection(sizes):
         absent += (union.sum((0, 1)) == 0).any()
         never_labelled += ((union.sum((0, 1)) > 0) & (pixels.sum(0) == 0)).any()
         void += (pixels.sum(1) == 0).any()
-    assert exact >= 0.98 * cases  # over more seeds: all, all and 298 of 300
-    assert min(wide, absent, never_labelled, void) >= 10  # the cases are not the easy ones only
+    assert exact >= 0.98 * cases  # measured over more seeds: all, all and 298 of 300
+    assert min(wide, absent, never_labelled, void) >= 10  # enough hard cases
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_descent_is_that_of_plain_loops_from_every_start(seed):
+def test_greedy_selection_equals_plain_loops_from_every_start(seed):
     intersection, union, _ = count(*maps(1000 + seed, members=4, images=12, classes=6), 6)
     ends = [descend(intersection, union, start) for start in range(4)]
     lowest = min(value for _, value in ends)
@@ -108,7 +108,7 @@ def test_descent_is_that_of_plain_loops_from_every_start(seed):
     assert selection.tolist() == next(s for s, v in ends if v <= lowest + 1e-12)
 
 
-def test_other_starts_get_where_the_lowest_member_is_stuck():
+def test_other_starts_find_lower_selections_than_the_lowest_member():
     intersection, union, pixels = count(*maps(190, images=5, classes=6, size=12), 6)
     minimum = all_selections(intersection, union, pixels)[1].min()
     alone = [mean_iou(i.sum(0), u.sum(0)) for i, u in zip(intersection, union, strict=True)]
@@ -159,7 +159,7 @@ def test_scores_are_those_of_stream_seg_metrics(seed):
     intersection, union, pixels = count(labels, preds, 11)
     results = scores(intersection[0], union[0], pixels)
     image_iou = results.pop("Image IoU")
-    np.testing.assert_equal(results, stream.get_results())  # to the last bit, nan where nan
+    np.testing.assert_equal(results, stream.get_results())  # bit for bit, including nan
     valid = [(y[y != 255], z[y != 255]) for y, z in zip(labels, preds[0], strict=True) if (y != 255).any()]
     assert image_iou == pytest.approx(np.mean([jaccard_score(y, z, average="macro") for y, z in valid]), rel=1e-12)
 
@@ -176,7 +176,7 @@ def test_scores_agree_with_scikit_learn():
     assert results["Foreground IoU"] == pytest.approx(foreground, rel=1e-12) != results["Mean IoU"]
 
 
-def test_a_further_member_raises_no_exact_score_and_a_copy_changes_nothing():
+def test_another_member_never_raises_an_exact_score_and_a_copy_changes_nothing():
     fell = {"Overall Acc": 0, "Image IoU": 0, "Mean IoU lower": 0}
     for seed in range(30):
         intersection, union, pixels = count(*maps(seed, members=4), 4)
@@ -198,7 +198,7 @@ def test_one_member_is_its_own_worst_case():
     np.testing.assert_equal(worst, own)
 
 
-def test_nothing_labelled_is_nan_without_a_warning():
+def test_no_labelled_pixel_gives_nan_without_a_warning():
     nothing = np.zeros((2, 3, 4), dtype=int)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -208,14 +208,14 @@ def test_nothing_labelled_is_nan_without_a_warning():
     assert len(results) == 7 and all(math.isnan(value) for value in results.values())
 
 
-def test_an_undefined_score_is_never_the_lowest():
-    union = np.array([[[0, 0], [0, 0]], [[4, 0], [0, 0]]])  # void pixels counted for one member: it alone has an IoU
+def test_an_undefined_score_is_never_selected():
+    union = np.array([[[0, 0], [0, 0]], [[4, 0], [0, 0]]])  # void pixels counted for one member only
     results = worst_case(0 * union, union, 0 * union[0])
     assert results["selection"] == [1, 0]
     assert results["Mean IoU"] == results["Image IoU"] == results["Mean IoU lower"] == 0
 
 
-def test_counts_of_any_integer_type_are_summed_without_overflow_and_left_alone():
+def test_counts_of_any_integer_type_do_not_overflow_and_are_not_changed():
     counts = count(*maps(5), 4)
     small = [array.astype(np.uint8) for array in counts]
     expected = worst_case(*(array * 2**40 for array in counts))
@@ -246,12 +246,12 @@ def test_results_are_plain_values():
     (lambda i, u, p: (i, u, 0 * p), "intersection exceeds pixels"),
     (lambda i, u, p: (i, u, p + 99), "pixels exceeds union"),
 ])
-def test_what_cannot_be_counts_is_an_error(change, message):
+def test_invalid_counts_are_errors(change, message):
     with pytest.raises(ValueError, match=message):
         worst_case(*change(*count(*maps(0), 4)))
 
 
-def test_wrong_arguments_of_the_other_functions_are_errors():
+def test_invalid_arguments_of_the_other_functions_are_errors():
     intersection, union, pixels = count(*maps(0), 4)
     for function in (greedy_selection, lower_bound):
         with pytest.raises(ValueError, match="intersection exceeds union"):

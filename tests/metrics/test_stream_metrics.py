@@ -1,4 +1,4 @@
-"""StreamSegMetrics against scikit-learn and a case worked by hand."""
+"""StreamSegMetrics against scikit-learn and a hand-worked case."""
 import math
 import warnings
 
@@ -65,7 +65,7 @@ def test_arrays_of_any_integer_type_and_stride_are_counted(pixels):
     assert torch.equal(metrics.confusion_matrix, expected.confusion_matrix)
 
 
-def test_absent_class_is_nan_and_left_out_without_a_warning():
+def test_an_absent_class_is_nan_and_left_out_without_a_warning():
     metrics = StreamSegMetrics(4)
     metrics.update(np.array([0, 0, 1]), np.array([0, 2, 1]))
     with warnings.catch_warnings():
@@ -82,14 +82,14 @@ def test_labels_outside_the_classes_are_not_counted():
     assert metrics.confusion_matrix.tolist() == [[0, 0], [0, 1]]
 
 
-def test_nothing_counted_is_nan_not_zero():
+def test_no_counted_pixel_gives_nan_not_zero():
     metrics = StreamSegMetrics(2)
     metrics.update(np.full((4, 4), 255), np.zeros((4, 4), dtype=int))
     results = metrics.get_results()
     assert all(math.isnan(results[name]) for name in ("Overall Acc", "Mean Acc", "FreqW Acc", "Mean IoU"))
 
 
-def test_a_prediction_outside_the_classes_is_an_error_where_it_counts():
+def test_a_counted_prediction_outside_the_classes_is_an_error():
     metrics = StreamSegMetrics(2)
     metrics.update(np.array([255]), np.array([9]))
     for pred in (2, -1):
@@ -107,6 +107,6 @@ def test_counts_stay_exact_past_float_precision():
     assert metrics.confusion_matrix[0, 0] == 2**53 + 1
 
 
-def test_to_str_is_one_line_a_score():
+def test_to_str_has_one_line_per_score():
     text = StreamSegMetrics.to_str({"Overall Acc": 0.5, "Mean IoU": 0.25, "Class IoU": {0: 0.25}})
     assert text == "\nOverall Acc: 0.500000\nMean IoU: 0.250000\n"

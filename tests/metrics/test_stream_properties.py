@@ -18,7 +18,7 @@ SCORES = ("Overall Acc", "Mean Acc", "FreqW Acc", "Mean IoU")
 
 @st.composite
 def labelled(draw):
-    """(n_classes, trues, preds), int64 [B, H, W]: few or many classes present, labels outside them, void images."""
+    """(n_classes, trues, preds), int64 [B, H, W]: few or many classes, labels outside the classes, void images."""
     n_classes = draw(st.integers(1, 30))
     shape = draw(st.tuples(st.integers(1, 5), st.integers(1, 8), st.integers(1, 8)))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
@@ -28,7 +28,7 @@ def labelled(draw):
     trues = rng.choice([*present, *odd], shape)
     preds = np.where(rng.random(shape) < draw(st.sampled_from([0, 0.5, 0.9])), trues, rng.choice(n_classes, shape))
     counted = (trues >= 0) & (trues < n_classes)
-    return n_classes, trues, np.where(counted, preds, rng.integers(-300, 300, shape))  # what void has doesn't matter
+    return n_classes, trues, np.where(counted, preds, rng.integers(-300, 300, shape))  # arbitrary at void pixels
 
 
 def streamed(n_classes, *batches):
@@ -53,7 +53,7 @@ def test_all_scores_are_scikit_learns(sample):
         assert metrics.confusion_matrix.sum() == 0
         assert all(math.isnan(metrics.get_results()[score]) for score in SCORES)
         return
-    with warnings.catch_warnings():  # it remarks on a single class
+    with warnings.catch_warnings():  # scikit-learn warns about a single class
         warnings.simplefilter("ignore", UserWarning)
         expected = confusion_matrix(y, z, labels=range(n_classes))
     assert metrics.confusion_matrix.tolist() == expected.tolist()
@@ -61,7 +61,7 @@ def test_all_scores_are_scikit_learns(sample):
     iou = dict(zip(seen, jaccard_score(y, z, labels=seen, average=None, zero_division=0), strict=True))
     assert list(results["Class IoU"]) == list(range(n_classes))
     for c, value in results["Class IoU"].items():
-        assert same(value, iou.get(c, math.nan))  # a class that is neither labelled nor predicted has none
+        assert same(value, iou.get(c, math.nan))  # none for a class neither labelled nor predicted
     assert same(results["Mean IoU"], np.mean(list(iou.values())))
     assert same(results["Overall Acc"], accuracy_score(y, z))
     assert same(results["Mean Acc"], recall_score(y, z, labels=np.unique(y), average="macro", zero_division=0))
@@ -91,7 +91,7 @@ def test_neither_order_nor_batches_nor_types_nor_strides_matter(sample, random):
 
 @given(labelled())
 @often
-def test_another_numbering_of_the_classes_gives_the_same_scores(sample):
+def test_renumbering_the_classes_keeps_the_scores(sample):
     n_classes, trues, preds = sample
     names = np.random.default_rng(n_classes).permutation(n_classes)
     counted = (trues >= 0) & (trues < n_classes)

@@ -1,4 +1,4 @@
-"""One thread: these networks are small enough, and threads that wait for each other are slow on a shared machine."""
+"""Use one thread: these networks are small, and more threads are slower on a busy machine."""
 import pytest
 import torch
 

@@ -1,4 +1,4 @@
-"""Where the backbones part from each other: borders, lost activations, strides turned into dilation."""
+"""The details of each backbone: borders, activations, dilation instead of strides."""
 import pytest
 import torch
 from torchvision.models import mobilenet_v2
@@ -50,19 +50,19 @@ def test_mobilenet_agrees_with_torchvision_away_from_the_border():
     ours.load_state_dict(PRETRAINED["mobilenet"].convert_keys(theirs.state_dict()))
     images = torch.rand(1, 3, 97, 97)
     features = ours(images)["low_level"]
-    expected = theirs.features[:4](images[:, :, 1:, 1:])  # theirs pads the stem by 1, which moves its grid by 1
+    expected = theirs.features[:4](images[:, :, 1:, 1:])  # their stem pads by 1, which shifts the output by 1
     inner = (slice(None), slice(None), slice(4, 18), slice(4, 18))
     torch.testing.assert_close(features[inner], expected[inner], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_mobilenet_block_lets_batch_norm_see_the_padding():
+def test_mobilenet_block_pads_before_batch_norm():
     block = InvertedResidual(2, 3, expansion=2, stride=1, dilation=1).eval()
     expand, filter_, project, _ = block.conv
-    torch.nn.init.zeros_(expand[0].weight)  # so that only the shift of its batch norm is left, everywhere
+    torch.nn.init.zeros_(expand[0].weight)  # leaves only the shift of its batch norm
     torch.nn.init.constant_(expand[1].bias, 0.5)
     torch.nn.init.ones_(filter_[0].weight)  # each position sums its nine neighbours, 4.5
-    torch.nn.init.constant_(project.weight, 0.25)  # and four channels make the mean
+    torch.nn.init.constant_(project.weight, 0.25)  # the mean of four channels
     out = block(torch.rand(1, 2, 4, 4))
     torch.testing.assert_close(out, torch.full((1, 3, 4, 4), 4.5), rtol=1e-4, atol=0)
 
@@ -78,7 +78,7 @@ def test_xception_ends_in_batch_norm_and_relu():
 
 
 @torch.no_grad()
-def test_xception_blocks_leave_their_input_alone():
+def test_xception_blocks_do_not_change_their_input():
     backbone = Xception(output_stride=16).eval()
     x = torch.randn(1, 728, 5, 5)
     before = x.clone()

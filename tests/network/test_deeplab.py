@@ -1,4 +1,4 @@
-"""Heads and the surgery on them."""
+"""The heads, separable convolutions and batch norm momentum."""
 import pytest
 import torch
 from torch import nn
@@ -26,14 +26,14 @@ def test_aspp_pools_over_the_whole_image():
     torch.testing.assert_close(pooled, pooled[:, :, :1, :1].expand_as(pooled))
 
 
-def test_one_training_image_a_replica_is_refused_clearly():
+def test_training_with_one_image_per_replica_is_an_error():
     head = DeepLabHead(CHANNELS, 4, rates=(1, 2, 3))
     with pytest.raises(UserError, match="at least two images per replica"):
         head(features(batch=1))
     for layer in head.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eval()
-    head(features(batch=1))  # with frozen statistics there is nothing to complain about
+    head(features(batch=1))  # no error with frozen statistics
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -55,7 +55,7 @@ def test_a_separable_convolution_is_depthwise_then_pointwise():
     torch.testing.assert_close(separable(x), nn.functional.conv2d(x, kernels, bias, padding=1))
 
 
-def test_conversion_takes_large_kernels_only_and_only_once():
+def test_conversion_changes_only_large_kernels_and_is_idempotent():
     module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()))
     assert network.convert_to_separable_conv(module) is module
     assert isinstance(module[0], nn.Conv2d)
@@ -64,7 +64,7 @@ def test_conversion_takes_large_kernels_only_and_only_once():
     assert list(network.convert_to_separable_conv(module).state_dict()) == before
 
 
-def test_bn_momentum_is_set_on_batch_norms_of_any_kind():
+def test_bn_momentum_is_set_on_every_kind_of_batch_norm():
     module = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Sequential(nn.SyncBatchNorm(3)))
     network.set_bn_momentum(module, 0.01)
     assert module[1].momentum == module[2][0].momentum == 0.01

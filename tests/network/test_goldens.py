@@ -1,4 +1,4 @@
-"""Every network computes what the reference computes: the same keys, shapes, logits, loss and input gradient.
+"""Every network has the reference's keys and shapes and computes its logits, loss and input gradient.
 
 data/ holds the reference figures: of the published DeepLab networks for ResNet and MobileNetV2, and of the corrected
 ones for Xception and HRNet.
@@ -23,7 +23,7 @@ SEED = 7
 
 @pytest.fixture(autouse=True)
 def no_initialisation(monkeypatch):
-    """Skip the random initialisation, as every value is overwritten: it would be a quarter of the time."""
+    """Skip the random initialisation, a quarter of the time, as every value is overwritten."""
     for name in ("kaiming_normal_", "kaiming_uniform_"):
         monkeypatch.setattr(torch.nn.init, name, lambda tensor, **_: tensor)
 
@@ -38,7 +38,7 @@ def build(variant, **kwargs):
 
 
 def values(key, shape):
-    """Draw a tensor's values from a generator that its key seeds; variances are positive, layers keep the scale."""
+    """Draw a tensor's values from a generator seeded by its key; variances are positive, layers keep the scale."""
     random = np.random.RandomState(zlib.crc32(key.encode()))
     if key.endswith("num_batches_tracked"):
         return np.zeros(shape)
@@ -53,7 +53,7 @@ def values(key, shape):
 
 
 def fingerprint(model, *, height, width):
-    """Logits, loss and input gradient in float64 and eval mode, as goldens.json has them."""
+    """Compute logits, loss and input gradient in float64 and eval mode, in the form of goldens.json."""
     model.double().eval()
     for key, tensor in model.state_dict().items():
         tensor.copy_(torch.as_tensor(values(key, tensor.shape)))
@@ -83,7 +83,7 @@ def test_keys_and_shapes(variant):
     with torch.device("meta"):
         state = build(variant).state_dict()
     ours = [(key, list(tensor.shape)) for key, tensor in state.items()]
-    assert ours == list(SHAPES[variant].items())  # in the same order, as optimizer states count parameters
+    assert ours == list(SHAPES[variant].items())  # in the same order, as optimizer states number the parameters
 
 
 def test_every_network_is_covered():

@@ -1,4 +1,7 @@
-"""Names, strides, sizes and modes: what a caller may count on for all twelve networks."""
+"""Names, strides, sizes and modes of all twelve networks."""
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,6 +22,13 @@ def test_models_are_the_twelve_constructors():
     backbones = ("mobilenet", "resnet50", "resnet101", "xception", "hrnetv2_32", "hrnetv2_48")
     assert set(network.MODELS) == {f"{head}_{backbone}" for head in heads for backbone in backbones}
     assert all(getattr(modeling, name) is constructor for name, constructor in network.MODELS.items())
+
+
+def test_the_names_can_be_read_without_importing_torch():
+    """MODELS is a dict literal, so that a parser of flags needs only the source."""
+    tree = ast.parse(Path(modeling.__file__).read_text(encoding="utf-8"))
+    models, = (node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == "MODELS")
+    assert [ast.literal_eval(key) for key in models.keys] == list(network.MODELS)
 
 
 @pytest.mark.parametrize("name", network.MODELS)
@@ -56,7 +66,7 @@ def test_a_training_step_reaches_every_parameter_and_the_images(name):
 
 
 @pytest.mark.parametrize("name", ["deeplabv3_mobilenet", "deeplabv3plus_resnet50", "deeplabv3_xception"])
-def test_other_strides_are_refused(name):
+def test_unsupported_strides_are_errors(name):
     with pytest.raises(UserError, match="output_stride 4.* 8 or 16"):
         network.MODELS[name](output_stride=4, pretrained_backbone=False)
 
@@ -67,7 +77,7 @@ def test_hrnet_has_stride_4_only(stride):
         modeling.deeplabv3_hrnetv2_32(output_stride=stride, pretrained_backbone=False)
 
 
-def test_what_a_network_knows_of_itself():
+def test_attributes_describe_the_network():
     model = build("deeplabv3plus_mobilenet", num_classes=11)
     assert (model.num_classes, model.output_stride) == (11, 16)
     assert set(model.backbone(torch.rand(1, 3, 65, 65))) == {"out", "low_level"}
@@ -83,6 +93,6 @@ def test_build_model_normalises_and_converts():
     assert not any(".body." in key for key in model.model.backbone.state_dict())
 
 
-def test_an_unknown_name_lists_the_known():
+def test_the_error_for_an_unknown_name_lists_the_known_ones():
     with pytest.raises(UserError, match="deeplabv4_vgg.*deeplabv3_mobilenet.*deeplabv3plus_hrnetv2_48"):
         network.build_model("deeplabv4_vgg", num_classes=21, output_stride=16)

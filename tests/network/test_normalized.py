@@ -1,4 +1,4 @@
-"""Normalisation belongs to the model."""
+"""NormalizedModel: normalisation inside the model."""
 import pytest
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from network import NormalizedModel
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
-def test_equals_normalising_by_hand():
+def test_equals_manual_normalisation():
     bare = nn.Conv2d(3, 2, 3)
     images = torch.rand(2, 3, 8, 9)
     by_hand = torch.stack([(images[:, c] - MEAN[c]) / STD[c] for c in range(3)], dim=1)
@@ -30,12 +30,12 @@ def test_normalization_is_plain_exact_and_can_be_set():
     model.normalization = half
     assert model.normalization == half
     assert torch.equal(model(torch.ones(1, 3, 2, 2)), torch.ones(1, 3, 2, 2))
-    model.normalization["mean"][0] = 9.0  # a copy: the model doesn't follow
+    model.normalization["mean"][0] = 9.0  # a copy: the model doesn't change
     assert model.normalization == half
 
 
 @pytest.mark.parametrize("std", [[0.0, 1.0, 1.0], [1.0, 1.0]])
-def test_impossible_normalization_is_refused(std):
+def test_invalid_normalization_is_an_error(std):
     model = NormalizedModel(nn.Identity(), MEAN, STD)
     with pytest.raises(ValueError, match="positive std"):
         model.normalization = {"mean": MEAN, "std": std}

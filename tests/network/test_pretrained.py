@@ -1,4 +1,4 @@
-"""ImageNet weights: fetched for real from a local server, checked by their hash, and every failure in one line."""
+"""ImageNet weights: downloaded from a local server, checked by hash; every failure is a one-line error."""
 import functools
 import hashlib
 import http.server
@@ -23,7 +23,7 @@ HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
 
 def published_xception():
-    """Make a file as Xception's authors stored it: matrices for 1x1 convolutions, no counters, a classifier."""
+    """Build Xception's weights as published: 1x1 convolutions as matrices, no counters, a classifier."""
     state = {}
     for key, tensor in Xception(output_stride=16).state_dict().items():
         if not key.endswith("num_batches_tracked"):
@@ -40,7 +40,7 @@ PUBLISHED = {
 
 
 def published(name):
-    """Stand for each tensor by one value, spread out: a file of kilobytes with all the keys and shapes."""
+    """Replace each tensor by one expanded value: a file of kilobytes with all keys and shapes."""
     with torch.device("meta"):
         state = PUBLISHED[name]()
     return {key: torch.rand(()).to(tensor.dtype).expand(tensor.shape) for key, tensor in state.items()}
@@ -53,7 +53,7 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def site(tmp_path):
-    """A web site on this machine: its folder and its address."""
+    """A local web server: its folder and its address."""
     folder = tmp_path / "site"
     folder.mkdir()
     server = http.server.ThreadingHTTPServer(
@@ -84,7 +84,7 @@ def log(caplog):
 
 @pytest.fixture
 def publish(site, monkeypatch):
-    """Put a state dict on the site as the weights of a backbone and return their address."""
+    """Serve a state dict as the weights of a backbone and return their address."""
     folder, address = site
 
     def put(name, state, *, digest=None, write=torch.save):
@@ -128,7 +128,7 @@ def test_published_weights_reach_the_backbone(name, publish, log):
 def test_weights_are_fetched_once(publish):
     publish("mobilenet", published("mobilenet"))
     network.MODELS["deeplabv3_mobilenet"]()
-    publish.use("mobilenet", f"http://127.0.0.1:1/{PRETRAINED['mobilenet'].name}")  # same file name, nobody there
+    publish.use("mobilenet", f"http://127.0.0.1:1/{PRETRAINED['mobilenet'].name}")  # same file name, no server
     network.MODELS["deeplabv3plus_mobilenet"]()
 
 
@@ -139,12 +139,12 @@ def test_xceptions_weights_bring_their_normalisation(publish):
     assert network.build_model("deeplabv3_xception", **options).normalization["mean"][0] == 0.485
 
 
-def test_hrnet_says_that_there_are_none_and_goes_on(log):
+def test_without_published_weights_hrnet_logs_that_and_continues(log):
     network.MODELS["deeplabv3_hrnetv2_32"]()
     assert "no ImageNet weights are published" in log.text
 
 
-def test_a_file_with_another_hash_is_refused(publish, tmp_path):
+def test_a_file_with_another_hash_is_an_error(publish, tmp_path):
     publish("mobilenet", published("mobilenet"), digest="0123abcd")
     assert "hash" in refusal()
     assert not list(Path(tmp_path, "torch_home").rglob("*.pth"))
@@ -157,8 +157,8 @@ def in_cache(tmp_path, name="mobilenet"):
 
 
 @pytest.mark.parametrize("size", [0, 1000, None])
-def test_a_file_in_the_cache_is_checked_too(publish, tmp_path, size):
-    """Torn, or changed since; torch.hub takes what is there."""
+def test_a_cached_file_is_checked_too(publish, tmp_path, size):
+    """It may be truncated or changed; torch.hub trusts it."""
     publish("mobilenet", published("mobilenet"))
     network.MODELS["deeplabv3_mobilenet"]()
     path = in_cache(tmp_path)
@@ -172,14 +172,14 @@ def test_a_file_in_the_cache_is_checked_too(publish, tmp_path, size):
     network.MODELS["deeplabv3_mobilenet"]()
 
 
-def test_other_weights_of_that_name_are_refused(publish, tmp_path):
-    """Sound weights, which load, but not those that were published."""
+def test_other_weights_under_a_published_name_are_an_error(publish, tmp_path):
+    """Weights that load, but are not the published ones."""
     publish("mobilenet", published("mobilenet"))
     torch.save(published("mobilenet"), in_cache(tmp_path))
     assert "instead of" in refusal()
 
 
-def test_an_archive_of_that_name_is_not_unpacked(publish, tmp_path):
+def test_an_archive_under_a_published_name_is_not_unpacked(publish, tmp_path):
     """torch.hub unpacks a zip of one file next to the cache."""
     def zipped(state, path):
         torch.save(state, path.with_suffix(".one"))
@@ -193,26 +193,26 @@ def test_an_archive_of_that_name_is_not_unpacked(publish, tmp_path):
         PRETRAINED["mobilenet"].name] and not list(tmp_path.rglob("escaped*"))
 
 
-def test_a_file_with_another_hash_leaves_nothing_for_the_next_run(publish, tmp_path):
+def test_a_file_with_another_hash_is_not_cached(publish, tmp_path):
     publish("mobilenet", published("mobilenet"), digest="0123abcd")
     for _ in range(2):
         assert "hash" in refusal()
     assert not [path for path in Path(tmp_path, "torch_home").rglob("*") if path.is_file()]
 
 
-def test_a_missing_file_is_refused(publish):
+def test_a_missing_file_is_an_error(publish):
     publish.use("mobilenet", f"{publish.address}/mobilenet-0123abcd.pth")
     assert "404" in refusal()
 
 
-def test_no_network_is_refused(publish):
+def test_an_unreachable_server_is_an_error(publish):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         publish.use("mobilenet", f"http://127.0.0.1:{closed.getsockname()[1]}/mobilenet-0123abcd.pth")
         assert "refused" in refusal()
 
 
-def test_weights_of_something_else_are_refused(publish):
+def test_weights_of_another_network_are_an_error(publish):
     publish("mobilenet", {"features.0.0.weight": torch.zeros(1)})
     assert "state_dict" in refusal()
 
@@ -227,6 +227,6 @@ def test_code_in_a_file_is_not_run(publish, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_every_published_file_carries_its_hash():
+def test_every_published_file_name_contains_its_hash():
     assert all(len(weights.digest) >= 8 for weights in PRETRAINED.values())
     assert PRETRAINED["xception"].name == "xception-43020ad28.pth"

@@ -1,4 +1,4 @@
-"""BatchNorm over ranks: what one process computes for the joined batch."""
+"""BatchNorm over ranks equals BatchNorm of one process over the joined batch."""
 import pytest
 import torch
 from torch import nn
@@ -21,7 +21,7 @@ def close(found, expected):
 
 
 @pytest.mark.parametrize("batches", [[3, 3], [4, 1], [2, 0, 3]])
-def test_ranks_together_are_one_process(batches):
+def test_ranks_compute_what_one_process_does_for_the_joined_batch(batches):
     found = ranks.run(batchnorm.shares, batches, CASES, n=len(batches))
     for number, (kind, settings, frozen) in enumerate(CASES):
         model = batchnorm.network(kind, **settings)
@@ -45,7 +45,7 @@ def test_other_modes_and_wrappers():
         assert rank["momentum"] == 0.25 and "more than 1 value per channel" in rank["said"]
 
 
-def test_alone_it_is_batchnorm():
+def test_one_process_computes_batchnorm():
     x, = batchnorm.images([4])
     for kind, settings, frozen in CASES[1:2] + CASES[3:]:
         plain, synchronized = batchnorm.network(kind, **settings), batchnorm.network(kind, **settings)

@@ -1,4 +1,4 @@
-"""Weights fit or are refused with a reason, and torchvision's published networks are ours."""
+"""load_weights: weights load or raise an error with a reason; torchvision's DeepLabV3 weights load too."""
 import pytest
 import torch
 from torchvision.models import segmentation
@@ -17,7 +17,7 @@ def build(name="deeplabv3_mobilenet", *, num_classes=21, output_stride=16):
 
 
 def torchvision_model(name):
-    """Build torchvision's network with random weights and, so that eval mode shows them, random BN statistics."""
+    """Build torchvision's network with random weights and BN statistics (which eval mode uses)."""
     model = BUILDERS[name](weights=None, weights_backbone=None, num_classes=21, aux_loss=True).eval()
     for key, tensor in model.state_dict().items():
         if key.endswith(("running_mean", "running_var")):
@@ -26,7 +26,7 @@ def torchvision_model(name):
 
 
 def refusal(model, state):
-    """Load, expect a UserError of a few lines that starts with the file's name, and an untouched model; its text."""
+    """Return the error of loading `state`: at most 6 lines, starting with the file's name; the model is unchanged."""
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     with pytest.raises(UserError) as caught:
         network.load_weights(model, state, source="some.pth")
@@ -46,7 +46,7 @@ def test_torchvisions_network_gives_the_same_logits_to_the_bit(name):
     assert (ours(images) - theirs(images)["out"]).abs().max() == 0.0
 
 
-def test_torchvisions_weights_are_refused_where_they_would_be_wrong():
+def test_torchvisions_weights_are_an_error_for_other_networks():
     with torch.device("meta"):
         state = BUILDERS["deeplabv3_resnet50"](weights=None, weights_backbone=None).state_dict()
     state = {key: torch.zeros(()).expand(tensor.shape) for key, tensor in state.items()}
@@ -55,27 +55,27 @@ def test_torchvisions_weights_are_refused_where_they_would_be_wrong():
     assert "deeplabv3_resnet101 only" in refusal(build("deeplabv3_mobilenet", output_stride=8), state)
 
 
-def test_own_weights_with_and_without_the_prefix_of_a_wrapper():
+def test_own_weights_load_with_a_wrappers_prefix():
     saved, loaded = build(), build()
     state = {f"module.{key}": tensor for key, tensor in saved.state_dict().items()}
     network.load_weights(loaded, state, source="some.pth")
     assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in saved.state_dict().items())
 
 
-def test_files_from_before_batch_norm_counted_are_complete():
+def test_old_files_without_batch_norm_counters_load():
     state = {key: value for key, value in build().state_dict().items() if not key.endswith("num_batches_tracked")}
     model = build()
     network.load_weights(model, state, source="some.pth")
     assert all(torch.equal(model.state_dict()[key], tensor) for key, tensor in state.items())
 
 
-def test_another_number_of_classes_is_named():
+def test_the_error_names_another_number_of_classes():
     message = refusal(build(num_classes=11), build(num_classes=21).state_dict())
     assert "the file has 21 classes, the model 11: --dataset" in message
     assert "classifier.classifier.4.weight 21x256x1x1 in the file, 11x256x1x1 in the model" in message
 
 
-def test_another_model_is_guessed():
+def test_the_error_suggests_another_model():
     message = refusal(build("deeplabv3_mobilenet"), build("deeplabv3plus_mobilenet").state_dict())
     assert "weights of another model: check --model" in message
     message = refusal(build("deeplabv3_mobilenet"), build("deeplabv3_xception").state_dict())
@@ -93,7 +93,7 @@ def test_a_few_missing_and_unexpected_keys_are_listed():
     assert "another model" not in message
 
 
-def test_separable_weights_are_told_from_plain_ones():
+def test_the_error_names_separable_weights():
     separable = build("deeplabv3plus_mobilenet")
     network.convert_to_separable_conv(separable.classifier)
     plain = build("deeplabv3plus_mobilenet")
@@ -101,6 +101,6 @@ def test_separable_weights_are_told_from_plain_ones():
     assert "made without --separable_conv" in refusal(separable, plain.state_dict())
 
 
-def test_what_is_no_state_dict_is_refused():
+def test_a_dict_that_is_not_a_state_dict_is_an_error():
     assert "not a state_dict" in refusal(build(), {"model_state": {}, "cur_itrs": 7})
     assert "missing" in refusal(build(), {})

@@ -1,4 +1,4 @@
-"""A network with everything that a SAM step can get wrong, small enough for a test to take hundreds of steps."""
+"""A network with everything that a SAM step must handle, small enough for hundreds of steps in a test."""
 import io
 
 import numpy as np
@@ -24,7 +24,7 @@ class TinyNet(nn.Module):
 
 
 class Bowl:
-    """L_t(w) = w.A.w / 2 - b_t.w in float64 over two matrices and a vector: another slope b_t at each step t."""
+    """L_t(w) = w.A.w / 2 - b_t.w in float64 over two matrices and a vector; the slope b_t differs in each step t."""
 
     shapes = ((2, 2), (3, 2), (4,))
     parts = (slice(0, 4), slice(4, 10), slice(10, 14))
@@ -56,7 +56,7 @@ class Bowl:
         return torch.cat([p.detach().flatten() for p in self.params]).numpy()
 
     def descend(self, gradient, steps):
-        """Weights after `steps` of SGD(lr=0.05, momentum=0.9, weight_decay=0.01) along gradient(w, t), in NumPy."""
+        """Return the weights after `steps` of NumPy SGD (lr 0.05, momentum 0.9, decay 0.01) along gradient(w, t)."""
         w, velocity = self.start, 0.0
         for t in range(steps):
             velocity = 0.9 * velocity + gradient(w, t) + 0.01 * w
@@ -66,12 +66,12 @@ class Bowl:
 
 @pytest.fixture(autouse=True)
 def _quick(one_thread):
-    """Every test here is of small tensors."""
+    """Use one thread, as every test here uses small tensors."""
 
 
 @pytest.fixture
 def make_net():
-    """A function that builds the same network again and again."""
+    """A function that builds the same network at every call."""
 
     def make(seed=0, **kwargs):
         torch.manual_seed(seed)
@@ -94,7 +94,7 @@ def batches():
 
 @pytest.fixture
 def make_closure():
-    """A function that returns the closure of one batch; its `calls` and `losses` tell what happened."""
+    """A function that returns the closure of one batch; it records its `calls` and `losses`."""
 
     def make(net, batch):
         def closure():
@@ -112,7 +112,7 @@ def make_closure():
 
 @pytest.fixture
 def train(make_closure):
-    """A function that takes one step a batch and returns the losses."""
+    """A function that takes one step per batch and returns the losses."""
 
     def run(net, optimizer, batches):
         return [float(optimizer.step(make_closure(net, batch))) for batch in batches]
@@ -146,7 +146,7 @@ def bowl():
 
 @pytest.fixture
 def through_a_file():
-    """A function that saves a value and loads it as a checkpoint is loaded."""
+    """A function that saves a value and loads it like a checkpoint."""
 
     def run(value):
         file = io.BytesIO()

@@ -9,7 +9,7 @@ from optim import SAM, RandomState, cross_entropy, grad_norm
 
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_28_fused_and_single_tensor_agree_over_mixed_dtypes(adaptive):
-    def climbed(foreach):
+    def perturb(foreach):
         generator = torch.Generator().manual_seed(0)
         params = []
         for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
@@ -21,7 +21,7 @@ def test_28_fused_and_single_tensor_agree_over_mixed_dtypes(adaptive):
         optimizer = SAM(params, torch.optim.SGD, rho=0.5, adaptive=adaptive, foreach=foreach, lr=0.1)
         return params, optimizer.first_step(), expected
 
-    (fused, norm, expected), (single, single_norm, _) = climbed(None), climbed(False)
+    (fused, norm, expected), (single, single_norm, _) = perturb(None), perturb(False)
     for p, q in zip(fused, single, strict=True):
         assert torch.equal(p, q)
     assert norm.dtype == torch.float64
@@ -32,7 +32,7 @@ def test_28_fused_and_single_tensor_agree_over_mixed_dtypes(adaptive):
 
 def test_the_norm_of_half_precision_gradients_is_summed_in_float32():
     p = nn.Parameter(torch.zeros(70000, dtype=torch.float16))
-    p.grad = torch.full_like(p, 200.0)  # the sum of squares is 2.8e9, float16 ends at 65504
+    p.grad = torch.full_like(p, 200.0)  # the sum of squares is 2.8e9, above the largest float16, 65504
     norm = SAM([p], torch.optim.SGD, rho=0.5, lr=0.1).first_step()
     assert norm.item() == pytest.approx(200 * 70000**0.5, rel=1e-5)
     assert p[0].item() == pytest.approx(0.5 / 70000**0.5, rel=1e-3)
@@ -42,7 +42,7 @@ def test_grad_norm_is_the_norm_of_all_gradients_joined():
     generator = torch.Generator().manual_seed(0)
     params = [nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape, dtype in
               (((3, 4), torch.float32), ((5,), torch.float64), ((2, 2), torch.float32), ((6,), torch.bfloat16))]
-    params.insert(1, nn.Parameter(torch.zeros(3)))  # it has no gradient
+    params.insert(1, nn.Parameter(torch.zeros(3)))  # without a gradient
     for p in params[:1] + params[2:]:
         p.grad = torch.randn(p.shape, generator=generator).to(p.dtype)
     expected = np.linalg.norm(np.concatenate([p.grad.double().numpy().ravel() for p in params if p.grad is not None]))

@@ -9,7 +9,7 @@ SGD = {"base_optimizer": torch.optim.SGD, "lr": 0.05, "momentum": 0.9, "weight_d
 
 
 @pytest.mark.parametrize("foreach", [True, False])
-def test_30_each_weight_moves_by_its_share_along_its_gradient(foreach, make_net, batches):
+def test_30_each_weight_is_perturbed_along_its_gradient_by_gamma_times_its_norm(foreach, make_net, batches):
     net = make_net().double()
     net.head.weight.data.mul_(7)  # so that the layers differ
     optimizer = AWP(net.parameters(), gamma=0.02, foreach=foreach, **SGD)
@@ -30,7 +30,7 @@ def test_30_each_weight_moves_by_its_share_along_its_gradient(foreach, make_net,
 @pytest.mark.parametrize("filtered", [False, True])
 @pytest.mark.parametrize("gammas", [(0.1, 0.1), (0.3, 0.1), (0.0, 0.1)])
 def test_30_numpy_on_a_quadratic(gammas, filtered, bowl):
-    """The vector stays; so does the second matrix where it is filtered, and the first where its gamma is 0."""
+    """The vector is not perturbed, nor the second matrix if filtered, nor the first if its gamma is 0."""
     groups = [{"params": bowl.params[:1], "rho": gammas[0]}, {"params": bowl.params[1:]}]
     optimizer = AWP(groups, gamma=gammas[1], unperturbed=bowl.params[1:2] if filtered else (), **SGD)
 
@@ -62,7 +62,7 @@ def test_30_micro_batches_have_a_perturbation_each(bowl):
 
 @pytest.mark.parametrize("foreach", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_30_a_layer_without_gradient_stays_and_the_others_move(dtype, foreach):
+def test_30_a_layer_with_zero_gradient_is_not_perturbed_and_the_others_are(dtype, foreach):
     params = [torch.nn.Parameter(torch.full((2, 2), value, dtype=dtype)) for value in (1.0, 2.0, 0.0)]
     for p, value in zip(params, (0.0, 3.0, 3.0), strict=True):
         p.grad = torch.full((2, 2), value, dtype=dtype)

@@ -1,8 +1,12 @@
-"""The registries: every name builds, and an unknown one is told the known."""
+"""The registries: every name builds; the error for an unknown name lists the known ones."""
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+import optim
 from optim import (
     AWP,
     BASE_OPTIMIZERS,
@@ -25,6 +29,15 @@ CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "SAM": SAM, "LookSA
 
 def make_groups():
     return [{"params": [nn.Parameter(torch.ones(2))], "lr": 0.1}, {"params": [nn.Parameter(torch.ones(2))]}]
+
+
+@pytest.mark.parametrize("name", ["OPTIMIZERS", "BASE_OPTIMIZERS", "SCHEDULERS", "LOSSES"])
+def test_the_names_can_be_read_without_importing_torch(name):
+    """Each registry is a literal, so that a parser of flags needs only the source."""
+    tree = ast.parse(Path(optim.__file__).read_text(encoding="utf-8"))
+    literal, = (node.value for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == name)
+    names = literal.keys if isinstance(literal, ast.Dict) else literal.elts
+    assert [ast.literal_eval(each) for each in names] == list(getattr(optim, name))
 
 
 def test_the_names_are_those_of_the_command_line():
@@ -56,7 +69,7 @@ def test_build_optimizer(name):
     ("FriendlySAM", {"rho": 0.3, "sigma": 0.5, "decay": 0.6}),
     ("AWP", {"gamma": 0.3, "start_step": 4}),
 ])
-def test_a_sam_gets_its_own_keywords(name, own):
+def test_sam_methods_get_their_own_keywords(name, own):
     model = nn.BatchNorm2d(2)
     groups = make_groups()
     optimizer = build_optimizer(name, groups, lr=1.0, weight_decay=0.0, momentum=0.5, model=model,
@@ -71,21 +84,21 @@ def test_a_sam_gets_its_own_keywords(name, own):
         assert getattr(optimizer, key) == own[key]
 
 
-def test_a_sam_may_wrap_adam_which_has_no_momentum():
+def test_sam_can_wrap_adam_which_takes_no_momentum():
     optimizer = build_optimizer("GSAM", make_groups(), lr=1.0, weight_decay=0.5, base_optimizer="adam")
     assert type(optimizer.base_optimizer) is torch.optim.Adam
     assert optimizer.param_groups[1]["weight_decay"] == 0.5
 
 
 @pytest.mark.parametrize("name", BASE_OPTIMIZERS)
-def test_a_plain_optimizer_takes_no_keywords_of_sam(name):
-    for keywords in ({"rho": 0.1}, {"foreach": False}):  # torch's own would take the second
+def test_a_plain_optimizer_rejects_keywords_of_sam(name):
+    for keywords in ({"rho": 0.1}, {"foreach": False}):  # torch's own would accept the second
         with pytest.raises(TypeError, match=f"{name} does not accept {next(iter(keywords))}"):
             build_optimizer(name, make_groups(), lr=1.0, weight_decay=0.0, **keywords)
 
 
 @pytest.mark.parametrize("name", ["SGD", "SAM"])
-def test_an_unknown_base_is_told_the_known_ones(name):
+def test_the_error_for_an_unknown_base_lists_the_known_ones(name):
     with pytest.raises(UserError, match="sgd, adam$"):
         build_optimizer("SAM", make_groups(), lr=1.0, weight_decay=0.0, base_optimizer=name)
 
@@ -95,6 +108,6 @@ def test_an_unknown_base_is_told_the_known_ones(name):
     (lambda: build_scheduler("cosine", None, total_itrs=1), SCHEDULERS),
     (lambda: build_loss("dice"), LOSSES),
 ], ids=["optimizer", "scheduler", "loss"])
-def test_an_unknown_name_is_told_the_known_ones(build, known):
+def test_the_error_for_an_unknown_name_lists_the_known_ones(build, known):
     with pytest.raises(UserError, match=", ".join(known)):
         build()

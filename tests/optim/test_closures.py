@@ -1,4 +1,4 @@
-"""What closures may do, and what types parameters may have, under every method around a base optimizer."""
+"""Several closures, parameter dtypes and shared gradient storage, with SAM and every method derived from it."""
 from functools import partial
 
 import pytest
@@ -11,7 +11,7 @@ every_kind = pytest.mark.parametrize("kind", [SAM, LookSAM, GSAM, FriendlySAM, A
 
 
 @every_kind
-def test_several_closures_only_where_they_make_sense(kind, bowl):
+def test_several_closures_are_an_error_for_methods_that_use_both_gradients(kind, bowl):
     optimizer = kind(bowl.params, **SGD)
     closures = [bowl.closure(0), bowl.closure(1)]
     assert optimizer.takes_micro_batches == (kind in (SAM, AWP))
@@ -24,7 +24,7 @@ def test_several_closures_only_where_they_make_sense(kind, bowl):
 
 
 @every_kind
-def test_every_type_of_parameter_is_taken_at_once(kind):
+def test_parameters_of_several_dtypes_work_together(kind):
     generator = torch.Generator().manual_seed(0)
     params = [torch.nn.Parameter(torch.randn(3, 4, generator=generator).to(dtype))
               for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16)]
@@ -36,8 +36,8 @@ def test_every_type_of_parameter_is_taken_at_once(kind):
 
 
 @every_kind
-def test_gradients_may_live_in_one_place_as_in_buckets(kind, bowl):
-    """DistributedDataParallel with gradient_as_bucket_view writes each gradient over the one before."""
+def test_gradients_may_share_storage_as_in_buckets(kind, bowl):
+    """DistributedDataParallel with gradient_as_bucket_view overwrites the gradients in place."""
     weights, start = [], bowl.params
     for in_buckets in (False, True):
         bowl.params = [p.detach().clone().requires_grad_() for p in start]

@@ -9,7 +9,7 @@ SGD = {"base_optimizer": torch.optim.SGD, "lr": 0.05, "momentum": 0.9, "weight_d
 
 
 def reference(bowl, *, rho, sigma=1.0, decay=0.9, start_step=0, perturbed=1.0, adaptive=False):
-    """The gradient of Friendly SAM; perturbed: a mask [14]."""
+    """Return the gradient of Friendly SAM as a function; perturbed: a mask [14]."""
     mean = []
 
     def gradient(w, t):
@@ -48,10 +48,10 @@ def test_each_group_has_its_own_rho(bowl):
     np.testing.assert_allclose(bowl.weights(), bowl.descend(reference(bowl, rho=rho), 6), rtol=0, atol=1e-12)
 
 
-def test_of_a_constant_gradient_the_mean_is_the_gradient_and_the_step_is_plain():
+def test_a_constant_gradient_equals_its_mean_and_the_step_is_plain():
     p = torch.nn.Parameter(torch.zeros(3))
     optimizer = FriendlySAM([p], torch.optim.SGD, rho=0.5, decay=0.5, lr=0.5)
-    slope = torch.tensor([2.0, -4.0, 8.0])  # powers of two: d is zero exactly
+    slope = torch.tensor([2.0, -4.0, 8.0])  # powers of two, so that d is exactly zero
     calls = []
     for step in range(1, 4):
         optimizer.step(lambda: calls.append((p * slope).sum().backward()))

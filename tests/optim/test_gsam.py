@@ -9,7 +9,7 @@ SGD = {"base_optimizer": torch.optim.SGD, "lr": 0.05, "momentum": 0.9, "weight_d
 
 
 def reference(bowl, *, rho, alpha, perturbed):
-    """The gradient of GSAM: rho [14], perturbed: a mask [14]."""
+    """Return the gradient of GSAM as a function: rho [14], perturbed: a mask [14]."""
 
     def gradient(w, t):
         grad = bowl.grad(w, t) * perturbed
@@ -48,14 +48,14 @@ def test_the_two_step_loop_is_the_closures(bowl):
     np.testing.assert_allclose(bowl.weights(), expected, rtol=0, atol=1e-12)
 
 
-def test_parallel_gradients_are_left_as_they_are():
+def test_parallel_gradients_are_not_changed():
     p = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
     optimizer = GSAM([p], torch.optim.SGD, rho=0.5, alpha=0.4, lr=0.1)
     optimizer.step(lambda: (p**2 / 2).sum().backward())
     assert p.item() == pytest.approx(2 - 0.1 * 2.5, rel=1e-12)
 
 
-def test_orthogonal_gradients_are_subtracted_and_a_zero_one_is_no_error():
+def test_orthogonal_gradients_are_subtracted_and_a_zero_one_is_allowed():
     p = torch.nn.Parameter(torch.zeros(2, dtype=torch.float64))
     optimizer = GSAM([p], torch.optim.SGD, rho=0.5, alpha=0.4, lr=1.0)
     for second, expected in (([0.0, 2.0], [0.4, -2.0]), ([0.0, 0.0], [0.4, 0.0])):

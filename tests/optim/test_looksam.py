@@ -9,7 +9,7 @@ SGD = {"base_optimizer": torch.optim.SGD, "lr": 0.05, "momentum": 0.9, "weight_d
 
 
 def reference(bowl, *, rho, alpha, interval, start_step=0, perturbed=1.0):
-    """The gradient of LookSAM; perturbed: a mask [14]."""
+    """Return the gradient of LookSAM as a function; perturbed: a mask [14]."""
     kept = []
 
     def gradient(w, t):
@@ -59,7 +59,7 @@ def test_the_defaults_are_the_papers_and_the_two_step_loop_is_the_closures(bowl)
 
 
 def test_without_a_direction_the_steps_between_are_plain(bowl):
-    """The first step climbs nowhere, because its gradient is zero; the next three have nothing to reuse."""
+    """The first step has a zero gradient and perturbs nothing, so the next three have no direction to reuse."""
     optimizer = LookSAM(bowl.params, rho=0.3, interval=4, **SGD)
 
     def zero():
@@ -74,7 +74,7 @@ def test_without_a_direction_the_steps_between_are_plain(bowl):
 
 
 @pytest.mark.parametrize("stopped", [{"start_step": 99}, {"rho": 0.0}])
-def test_a_direction_from_a_checkpoint_waits_until_sam_starts(stopped, bowl):
+def test_a_direction_from_a_checkpoint_is_not_used_before_sam_starts(stopped, bowl):
     earlier = LookSAM(bowl.params, rho=0.3, base_optimizer=torch.optim.SGD, lr=0.0)
     earlier.step(bowl.closure(0))
     optimizer = LookSAM(bowl.params, **{"rho": 0.3} | stopped, **SGD)
@@ -92,7 +92,7 @@ def test_a_direction_of_length_zero_adds_nothing():
         assert p.item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_a_parameter_without_gradient_between_has_no_share(bowl):
+def test_a_parameter_without_a_gradient_stays_in_a_step_between(bowl):
     optimizer = LookSAM(bowl.params, rho=0.3, **SGD)
     optimizer.step(bowl.closure(0))
     before = bowl.params[0].detach().clone()

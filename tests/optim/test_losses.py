@@ -10,7 +10,7 @@ from optim import LOSSES, build_loss, count_valid_pixels
 
 
 def by_hand(name, logits, labels, ignore_index=255):
-    """The loss of [B, C, H, W] logits, pixel by pixel."""
+    """Return the loss of each pixel; logits [B, C, H, W]."""
     total, count = 0.0, 0
     for b, i, j in np.ndindex(*labels.shape):
         if labels[b, i, j] == ignore_index:
@@ -42,7 +42,7 @@ def test_a_loss_is_the_mean_over_valid_pixels(name, pixels):
     ("focal_loss", (0.5**2 * math.log(2) + 0.25**2 * math.log(4 / 3)) / 2),
 ])
 def test_two_by_two_worked_by_hand(name, expected):
-    """Probabilities of the true class: 1/2 and 3/4; the other two pixels are ignored."""
+    """The true class has probability 1/2 and 3/4; the other two pixels are ignored."""
     logits = torch.zeros(1, 2, 2, 2)
     logits[0, 1, 0, 1] = math.log(3)
     logits[0, 0, 1] = 50.0
@@ -69,7 +69,7 @@ def test_ignored_pixels_have_no_gradient_and_all_ignored_costs_nothing(name, pix
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_another_label_may_be_the_ignored_one(name, pixels):
+def test_ignore_index_may_be_another_label(name, pixels):
     logits, labels = pixels
     moved = labels.masked_fill(labels == 255, -1)
     assert torch.equal(build_loss(name, ignore_index=-1)(logits, moved), build_loss(name)(logits, labels))
@@ -83,7 +83,7 @@ def test_half_precision_logits_are_scored_in_float32(name, pixels):
     assert torch.equal(loss, build_loss(name)(logits.float(), labels))
 
 
-def test_cross_entropy_is_torchs_where_a_pixel_is_valid(pixels):
+def test_cross_entropy_equals_torchs_if_a_pixel_is_valid(pixels):
     expected = F.cross_entropy(*pixels, ignore_index=255)
     assert build_loss("cross_entropy")(*pixels).item() == pytest.approx(expected.item(), rel=1e-14)
 
@@ -96,7 +96,7 @@ def test_focal_loss_is_finite_where_the_network_is_certain():
     assert logits.grad.isfinite().all()
 
 
-def test_valid_pixels_are_those_with_a_label():
+def test_count_valid_pixels_counts_labelled_pixels():
     labels = torch.tensor([[[0, 255], [7, 255]], [[255, 255], [255, 3]]])
     assert count_valid_pixels(labels).item() == 3
     assert count_valid_pixels(labels, ignore_index=7).item() == 7

@@ -1,4 +1,4 @@
-"""What every method around a base optimizer keeps to: properties 10, 12 and 17-19 of notes/sam.md."""
+"""SAM and every method derived from it: properties 10, 12 and 17-19 of notes/sam.md."""
 import copy
 import pickle
 
@@ -35,7 +35,7 @@ def build():
 
 @every_base
 @every_method
-def test_17_resume_is_bit_for_bit_the_run_without_a_break(
+def test_17_a_resumed_run_equals_an_uninterrupted_one(
     name, base, build, make_net, batches, train, assert_same, through_a_file
 ):
     whole = make_net()
@@ -43,7 +43,7 @@ def test_17_resume_is_bit_for_bit_the_run_without_a_break(
     train(whole, optimizer, batches[:10])
     first = make_net()
     optimizer = build(name, first, base, start_step=1, unperturbed=[first.head.weight])
-    train(first, optimizer, batches[:6])  # for LookSAM in the middle of an interval
+    train(first, optimizer, batches[:6])  # for LookSAM, stop in the middle of an interval
     saved = through_a_file([first.state_dict(), optimizer.state_dict(), torch.get_rng_state()])
     second = make_net(seed=99)
     optimizer = build(name, second, base, start_step=1, unperturbed=[second.head.weight])
@@ -56,7 +56,7 @@ def test_17_resume_is_bit_for_bit_the_run_without_a_break(
 
 @every_base
 @every_method
-def test_18_a_memory_has_a_key_of_its_own_and_only_where_there_is_one(name, base, build, make_net, batches, train):
+def test_18_a_memory_is_saved_under_its_own_key_unless_empty(name, base, build, make_net, batches, train):
     net = make_net()
     optimizer = build(name, net, base)
     assert optimizer.state_dict().keys() == {"state", "param_groups"}
@@ -98,7 +98,7 @@ def test_17_a_memory_comes_back_in_the_type_of_its_parameter(build, make_net, ba
 
 @every_base
 @every_method
-def test_19_copies_train_on_as_the_original(name, base, build, make_net, batches, train, assert_same):
+def test_19_copies_continue_training_like_the_original(name, base, build, make_net, batches, train, assert_same):
     net = make_net()
     optimizer = build(name, net, base, unperturbed=[net.conv.bias])
     train(net, optimizer, batches[:2])
@@ -120,7 +120,7 @@ def test_19_copies_train_on_as_the_original(name, base, build, make_net, batches
 def test_10_a_first_gradient_that_is_not_finite_changes_nothing(
     name, base, bad, build, make_net, batches, train, make_closure, snapshot, assert_same, caplog
 ):
-    net = make_net().eval()  # so that no BatchNorm statistics move
+    net = make_net().eval()  # so that BatchNorm statistics don't change
     optimizer = build(name, net, base)
     train(net, optimizer, batches[:3])
     assert optimizer.active

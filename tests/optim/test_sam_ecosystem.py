@@ -50,7 +50,7 @@ def test_21_a_schedule_on_sam_or_on_its_base_gives_the_plain_curve(schedule, two
 
 @pytest.mark.parametrize("inf_in", [None, 1, 2])
 def test_22_grad_scaler(inf_in, make_net, batches):
-    """Scaled losses, restore() before unscale_: as without a scaler; a first pass with inf perturbs nothing."""
+    """With restore() before unscale_, scaled losses change nothing; a first pass with inf perturbs nothing."""
     net, reference = make_net().eval(), make_net().eval()
     optimizer, plain = SAM(net.parameters(), rho=0.1, **SGD), SAM(reference.parameters(), rho=0.1, **SGD)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -110,7 +110,7 @@ def test_23_one_pass_only_while_sam_does_nothing(options, make_net, batches, mak
     assert closure.calls == 1
 
 
-def test_23_gradients_left_over_from_before_do_not_count(make_net, batches, train, assert_same):
+def test_23_earlier_gradients_are_discarded(make_net, batches, train, assert_same):
     net, reference = make_net(), make_net()
     for model in (net, reference):
         if model is net:
@@ -121,7 +121,7 @@ def test_23_gradients_left_over_from_before_do_not_count(make_net, batches, trai
     assert_same(net.state_dict(), reference.state_dict())
 
 
-def test_23_the_closure_runs_with_gradients_where_the_caller_has_none(make_net, batches, make_closure):
+def test_23_the_closure_runs_with_gradients_enabled_under_no_grad(make_net, batches, make_closure):
     net = make_net()
     before = [p.clone() for p in net.parameters()]
     with torch.no_grad():

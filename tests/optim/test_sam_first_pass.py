@@ -1,4 +1,4 @@
-"""First passes that are a rank's own, and clipping before the climb: property 26 of notes/sam.md."""
+"""First passes with a local gradient, and clipping before the perturbation: property 26 of notes/sam.md."""
 import copy
 from contextlib import contextmanager
 
@@ -11,7 +11,7 @@ SGD = {"base_optimizer": torch.optim.SGD, "lr": 0.05, "momentum": 0.9, "weight_d
 
 
 class Ranks:
-    """Stands in for DistributedDataParallel: inside `no_sync` a gradient is this rank's, outside it is all ranks'."""
+    """Imitates DistributedDataParallel: gradients are this rank's inside `no_sync`, all ranks' outside."""
 
     def __init__(self, bowl, *, factor=1.0):
         self.bowl, self.factor, self.local, self.passes = bowl, factor, False, []
@@ -36,7 +36,7 @@ class Ranks:
         return run
 
 
-def test_only_a_first_pass_that_a_second_follows_is_local(bowl):
+def test_only_a_first_pass_followed_by_a_second_uses_the_context(bowl):
     ranks = Ranks(bowl)
     optimizer = SAM(bowl.params, rho=0.3, start_step=1, interval=2, **SGD)
     optimizer.first_pass = ranks.no_sync
@@ -54,7 +54,7 @@ def test_only_a_first_pass_that_a_second_follows_is_local(bowl):
 
 
 @pytest.mark.parametrize("factor", [1.0, -2.0])
-def test_e_is_from_the_local_gradient_and_the_step_from_the_others(factor, bowl):
+def test_e_uses_the_local_gradient_and_the_step_that_of_all_ranks(factor, bowl):
     ranks = Ranks(bowl, factor=factor)
     optimizer = SAM(bowl.params, rho=0.3, **SGD)
     optimizer.first_pass = ranks.no_sync
@@ -69,8 +69,8 @@ def test_e_is_from_the_local_gradient_and_the_step_from_the_others(factor, bowl)
 
 
 @pytest.mark.parametrize("factor", [0.0, torch.inf, torch.nan])
-def test_a_local_gradient_that_moves_nothing_still_has_its_second_pass(factor, bowl):
-    """The other ranks wait in it and take a step from it: so must this one, from the same gradient."""
+def test_the_second_pass_runs_even_if_the_local_gradient_perturbs_nothing(factor, bowl):
+    """The other ranks wait in the second pass and step with its gradient, so this one must do the same."""
     ranks = Ranks(bowl, factor=factor)
     optimizer = SAM(bowl.params, rho=0.3, **SGD)
     optimizer.first_pass = ranks.no_sync
@@ -90,7 +90,7 @@ def test_a_common_gradient_that_is_not_finite_takes_no_step_on_any_rank(bowl, ca
     def closure():
         loss = ranks.closure(0)()
         if not ranks.local:
-            bowl.params[0].grad[0, 0] = torch.nan  # another rank's
+            bowl.params[0].grad[0, 0] = torch.nan  # from another rank
         return loss
 
     optimizer.step(closure)
@@ -99,7 +99,7 @@ def test_a_common_gradient_that_is_not_finite_takes_no_step_on_any_rank(bowl, ca
     assert not optimizer.state
 
 
-def test_the_context_ends_with_an_error_and_stays_behind_in_a_copy(bowl):
+def test_the_context_ends_after_an_error_and_is_not_copied(bowl):
     ranks = Ranks(bowl)
     optimizer = SAM(bowl.params, rho=0.3, **SGD)
     optimizer.first_pass = ranks.no_sync
@@ -112,7 +112,7 @@ def test_the_context_ends_with_an_error_and_stays_behind_in_a_copy(bowl):
 
 
 @pytest.mark.parametrize("kind", [GSAM, LookSAM])
-def test_an_update_that_holds_the_first_gradient_refuses_a_local_one(kind, bowl):
+def test_methods_that_use_both_gradients_reject_first_pass(kind, bowl):
     optimizer = kind(bowl.params, rho=0.3, **SGD)
     assert not optimizer.takes_first_pass
     optimizer.first_pass = Ranks(bowl).no_sync
@@ -121,8 +121,8 @@ def test_an_update_that_holds_the_first_gradient_refuses_a_local_one(kind, bowl)
 
 
 @pytest.mark.parametrize("max_norm", [1e-3, 1e3])
-def test_26_clipping_by_norm_before_the_climb_changes_nothing(max_norm, make_net, batches):
-    def climbed(clipped):
+def test_26_clipping_by_norm_before_the_perturbation_changes_nothing(max_norm, make_net, batches):
+    def perturb(clipped):
         net = make_net().double()
         cross_entropy(net(batches[0][0].double()), batches[0][1]).backward()
         if clipped:
@@ -131,7 +131,7 @@ def test_26_clipping_by_norm_before_the_climb_changes_nothing(max_norm, make_net
         norm = optimizer.first_step()
         return net, norm.item()
 
-    (plain, norm), (clipped, clipped_norm) = climbed(False), climbed(True)
+    (plain, norm), (clipped, clipped_norm) = perturb(False), perturb(True)
     assert clipped_norm == pytest.approx(min(norm, max_norm), rel=1e-4)
     assert norm > 1e-3
     for p, q in zip(plain.parameters(), clipped.parameters(), strict=True):

@@ -1,4 +1,4 @@
-"""Several closures in a step, micro-batches with an e of their own: property 24 of notes/sam.md."""
+"""Several closures in a step: micro-batches, each with its own e: property 24 of notes/sam.md."""
 import copy
 
 import numpy as np
@@ -34,7 +34,7 @@ def test_24_the_step_is_from_the_sum_of_the_micro_batches_sam_gradients(count, a
 
 
 def test_24_each_micro_batch_has_its_own_dropout_and_one_count_in_batchnorm(make_net, batches, make_closure):
-    """Against passes written out, in float64, for a network with BatchNorm and dropout."""
+    """Compared with passes written out, in float64, for a network with BatchNorm and dropout."""
     net = make_net().double()
     micro = [(images.double(), labels) for images, labels in batches[:3]]
     reference = copy.deepcopy(net)
@@ -75,8 +75,8 @@ def test_24_a_list_of_one_is_the_closure_itself(start_step, make_net, batches, m
     assert_same(nets[0].state_dict(), nets[1].state_dict())
 
 
-def test_24_while_sam_is_not_active_the_gradients_add_up_as_ever(make_net, batches, make_closure, assert_same):
-    """Bit for bit, though each closure sets the gradients to zero first, as the trainer's does."""
+def test_24_while_sam_is_not_active_gradients_are_summed_as_usual(make_net, batches, make_closure, assert_same):
+    """Bit for bit, although each closure zeroes the gradients first, as the trainer's does."""
     nets = make_net(), make_net()
     optimizer = SAM(nets[0].parameters(), rho=0.1, model=nets[0], start_step=9, **SGD)
     plain = torch.optim.SGD(nets[1].parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)

@@ -27,7 +27,7 @@ def test_norm_parameters_are_those_of_every_normalisation_layer():
 
 @pytest.mark.parametrize("foreach", [True, False])
 @pytest.mark.parametrize("only_norm", [True, False])
-def test_the_unperturbed_stay_and_the_others_move_by_rho(only_norm, foreach, make_net, batches, make_closure):
+def test_unperturbed_parameters_stay_and_the_others_move_by_rho(only_norm, foreach, make_net, batches, make_closure):
     net = make_net().double()
     images, labels = batches[0][0].double(), batches[0][1]
     norm, others = norm_parameters(net)
@@ -42,10 +42,10 @@ def test_the_unperturbed_stay_and_the_others_move_by_rho(only_norm, foreach, mak
     length = np.sqrt(sum(((seen[1][p] - before[p]) ** 2).sum().item() for p in moving))
     assert length == pytest.approx(0.05, rel=1e-12)
     assert optimizer.radius.item() == pytest.approx(0.05, rel=1e-12)
-    assert not torch.equal(still[0], before[still[0]])  # the base step moves it all the same
+    assert not torch.equal(still[0], before[still[0]])  # the base step changes it nevertheless
 
 
-def test_the_filter_survives_copies_and_is_no_part_of_the_checkpoint(make_net, batches, make_closure, assert_same):
+def test_the_filter_is_copied_but_not_saved(make_net, batches, make_closure, assert_same):
     net = make_net()
     optimizer = SAM(net.parameters(), rho=0.5, model=net, unperturbed=norm_parameters(net)[1], **SGD)
     copies = [copy.deepcopy((net, optimizer)), pickle.loads(pickle.dumps((net, optimizer)))]
@@ -66,7 +66,7 @@ def test_the_filter_survives_copies_and_is_no_part_of_the_checkpoint(make_net, b
 ])
 @pytest.mark.parametrize("filtered", [False, True])
 def test_radius_is_the_length_of_e(filtered, kind, options, foreach, bowl):
-    """Against the distance that the weights went, for groups with a rho of their own."""
+    """Compared with the distance between the weights, for groups with different rho."""
     groups = [{"params": bowl.params[:1], "rho": 0.7}, {"params": bowl.params[1:]}]
     size = {"gamma": 0.2} if kind is AWP else {"rho": 0.2}
     unperturbed = [bowl.params[0]] if filtered else []

@@ -1,4 +1,4 @@
-"""Weights always come back: properties 9-13 and 34 of notes/sam.md."""
+"""The weights are always restored: properties 9-13 and 34 of notes/sam.md."""
 import copy
 import gc
 import weakref
@@ -56,7 +56,7 @@ def test_10_a_first_gradient_that_is_not_finite_changes_nothing(
         net.conv.weight.grad[0, 0, 0, 0] = bad
         return loss
 
-    net.eval()  # so that no BatchNorm statistics move
+    net.eval()  # so that BatchNorm statistics don't change
     optimizer.step(poisoned)
     assert closure.calls == 3
     assert_same(net.state_dict(), before)
@@ -104,7 +104,7 @@ def test_11_a_gradient_in_one_pass_only():
     assert torch.equal(frozen, torch.ones(2))
 
 
-def test_11_no_gradient_at_all_is_no_error():
+def test_11_no_gradient_at_all_is_allowed():
     p = nn.Parameter(torch.ones(2))
     optimizer = SAM([p], torch.optim.SGD, rho=0.5, lr=0.1)
     assert optimizer.first_step() is None
@@ -142,7 +142,7 @@ def test_12_an_error_in_the_second_pass_leaves_all_as_it_was(make_net, batches, 
     lambda optimizer: copy.deepcopy(optimizer),
     lambda optimizer: optimizer.step(lambda: None),
 ], ids=["first_step", "state_dict", "load_state_dict", "deepcopy", "closure"])
-def test_13_what_makes_no_sense_at_perturbed_weights_is_refused(forbidden):
+def test_13_calls_that_need_unperturbed_weights_raise_an_error(forbidden):
     optimizer = SAM([make_param()], torch.optim.SGD, rho=0.1, lr=0.1)
     optimizer.first_step()
     with pytest.raises(RuntimeError, match="perturbed"):
@@ -151,7 +151,7 @@ def test_13_what_makes_no_sense_at_perturbed_weights_is_refused(forbidden):
 
 
 @pytest.mark.parametrize("bad", [{"rho": -0.1}, {"rho": float("nan")}, {"eta": -1.0}, {"eta": float("nan")}])
-def test_bad_values_are_refused(bad):
+def test_invalid_values_are_errors(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         SAM([make_param()], torch.optim.SGD, lr=0.1, **bad)
     with pytest.raises(ValueError, match=next(iter(bad))):
@@ -169,7 +169,7 @@ def test_a_tiny_half_precision_gradient_does_not_overflow():
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_34_the_copy_of_the_weights_lives_from_climb_to_restore(adaptive):
+def test_34_the_copy_of_the_weights_exists_only_while_they_are_perturbed(adaptive):
     p = make_param()
     optimizer = SAM([p], torch.optim.SGD, rho=0.1, adaptive=adaptive, lr=0.1)
     optimizer.first_step()

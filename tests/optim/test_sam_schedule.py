@@ -47,19 +47,19 @@ def test_29_equals_sam_and_plain_steps_written_out(start_step, bowl):
     assert bowl.weights() == pytest.approx(bowl.descend(gradient, 10), rel=0, abs=1e-12)
 
 
-def test_29_between_the_two_step_loop_is_plain_as_well(bowl):
+def test_29_the_two_step_loop_is_plain_between_sam_steps_too(bowl):
     optimizer = SAM(bowl.params, rho=0.3, interval=2, **SGD)
-    climbed = []
+    perturbed = []
     for t in range(4):
         bowl.closure(t)()
         optimizer.first_step()
-        climbed.append(optimizer.perturbed)
+        perturbed.append(optimizer.perturbed)
         optimizer.second_step(zero_grad=True)
-    assert climbed == [True, False, True, False]
+    assert perturbed == [True, False, True, False]
 
 
 @pytest.mark.parametrize("interval", [0, -1])
-def test_29_an_interval_below_one_is_refused(interval):
+def test_29_an_interval_below_one_is_an_error(interval):
     with pytest.raises(ValueError, match="interval"):
         SAM([nn.Parameter(torch.ones(1))], torch.optim.SGD, lr=0.1, interval=interval)
 
@@ -67,7 +67,7 @@ def test_29_an_interval_below_one_is_refused(interval):
 @pytest.mark.parametrize("failing_pass", [1, 2])
 @pytest.mark.parametrize("as_list", [False, True])
 def test_sam_step_counts_every_call(as_list, failing_pass, bowl):
-    """A gradient that is not finite and a closure that raises count: sam_step is the caller's iteration."""
+    """Also with a gradient that is not finite and a closure that raises: sam_step is the caller's iteration."""
     second_group = [nn.Parameter(torch.ones(2))]
     optimizer = SAM([{"params": bowl.params}, {"params": second_group}], rho=0.3, **SGD)
     good, calls = bowl.closure(0), []
@@ -109,7 +109,7 @@ def test_sam_step_counts_every_call(as_list, failing_pass, bowl):
 @pytest.mark.parametrize("as_list", [False, True])
 def test_12_an_error_in_any_pass_leaves_flags_weights_and_later_steps(as_list, make_net, batches, make_closure,
                                                                       assert_same):
-    """A step that fails in its last pass and the step after it: as if the first had only been a forward at w."""
+    """After a step that fails in its last pass, the next step acts as if only a forward pass at w had run."""
     nets = make_net(), make_net()
     for net in nets:
         net.drop.p = 0.0

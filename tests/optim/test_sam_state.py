@@ -22,7 +22,7 @@ def assert_aliases(optimizer):
 
 @pytest.mark.parametrize("start_step", [0, 7])
 @pytest.mark.parametrize("base", BASES.values(), ids=BASES)
-def test_17_resume_is_bit_for_bit_the_run_without_a_break(base, start_step, make_net, batches, train, assert_same,
+def test_17_a_resumed_run_equals_an_uninterrupted_one(base, start_step, make_net, batches, train, assert_same,
                                                           through_a_file):
     def build(net):
         optimizer = SAM(net.parameters(), rho=0.1, model=net, start_step=start_step, **base)
@@ -120,7 +120,7 @@ def test_19_groups_and_state_are_the_base_optimizers_own(make_net, batches, trai
         assert not any(torch.equal(p, q) for p, q in zip(net.parameters(), copied_net.parameters(), strict=True))
 
 
-def test_19_a_copy_trains_on_as_the_original(make_net, batches, train, assert_same):
+def test_19_a_copy_continues_training_like_the_original(make_net, batches, train, assert_same):
     net = make_net()
     optimizer = SAM(net.parameters(), rho=0.1, model=net, **BASES["adam"])
     train(net, optimizer, batches[:2])
@@ -134,7 +134,7 @@ def test_19_a_copy_trains_on_as_the_original(make_net, batches, train, assert_sa
 
 @pytest.mark.parametrize("start_step", [0, 3, 6])
 def test_20_a_late_start_keeps_momentum_and_learning_rate(start_step, make_net, batches, train, assert_same):
-    """One SAM object against SGD with a schedule and the two passes written out from `start_step` on."""
+    """Compares one SAM object with scheduled SGD that runs the two passes explicitly from `start_step` on."""
     net, reference = make_net(), make_net()
     optimizer = SAM(net.parameters(), rho=0.1, model=net, start_step=start_step, **BASES["sgd"])
     schedule = PolyLR(optimizer, 6)

@@ -1,4 +1,4 @@
-"""The update rule: properties 1-8 of notes/sam.md, against NumPy and loops written out by hand."""
+"""The update rule: properties 1-8 of notes/sam.md, against NumPy and explicit loops."""
 import numpy as np
 import pytest
 import torch
@@ -122,10 +122,10 @@ def test_3_the_step_is_the_base_step_from_the_gradient_at_w_plus_e(base, make_ne
         params = list(nets[1].parameters())
         grads = torch.autograd.grad(cross_entropy(nets[1](images), labels), params)
         length = sum((g**2).sum() for g in grads).sqrt()
-        climbed = {name: (p.detach() + 0.05 * g / length).requires_grad_()
+        perturbed = {name: (p.detach() + 0.05 * g / length).requires_grad_()
                    for (name, p), g in zip(nets[1].named_parameters(), grads, strict=True)}
-        loss = cross_entropy(torch.func.functional_call(nets[1], climbed, (images,)), labels)
-        for p, g in zip(params, torch.autograd.grad(loss, list(climbed.values())), strict=True):
+        loss = cross_entropy(torch.func.functional_call(nets[1], perturbed, (images,)), labels)
+        for p, g in zip(params, torch.autograd.grad(loss, list(perturbed.values())), strict=True):
             p.grad = g
         reference.step()
     torch.testing.assert_close(flat(nets[0].parameters()), flat(nets[1].parameters()), rtol=0, atol=1e-12)
@@ -153,8 +153,8 @@ def test_4_numpy_on_a_quadratic(adaptive, eta, foreach):
         np.testing.assert_allclose(flat(params).numpy(), w, rtol=0, atol=1e-12)
 
 
-def test_5_asam_does_not_see_a_rescaling_of_layers_and_sam_does():
-    def climbed_loss(adaptive, scale):
+def test_5_asam_is_invariant_to_a_rescaling_of_layers_and_sam_is_not():
+    def perturbed_loss(adaptive, scale):
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(4, 8, bias=False), nn.ReLU(), nn.Linear(8, 1, bias=False)).double()
         data = torch.randn(16, 4, dtype=torch.float64)
@@ -165,8 +165,8 @@ def test_5_asam_does_not_see_a_rescaling_of_layers_and_sam_does():
         SAM(net.parameters(), torch.optim.SGD, rho=0.5, adaptive=adaptive, lr=0.1).first_step()
         return (net(data) ** 2).mean().item()
 
-    assert climbed_loss(True, 1.0) == pytest.approx(climbed_loss(True, 3.0), rel=1e-12)
-    assert climbed_loss(False, 1.0) != pytest.approx(climbed_loss(False, 3.0), rel=1e-2)
+    assert perturbed_loss(True, 1.0) == pytest.approx(perturbed_loss(True, 3.0), rel=1e-12)
+    assert perturbed_loss(False, 1.0) != pytest.approx(perturbed_loss(False, 3.0), rel=1e-2)
 
 
 def test_5_asam_has_length_rho_in_its_own_metric():
@@ -180,21 +180,21 @@ def test_5_asam_has_length_rho_in_its_own_metric():
 
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_6_the_perturbation_does_not_depend_on_the_scale_of_the_loss(adaptive, make_net, batches):
-    def climbed(scale):
+    def perturb(scale):
         net = make_net()
         (scale * cross_entropy(net(batches[0][0]), batches[0][1])).backward()
         SAM(net.parameters(), torch.optim.SGD, rho=0.05, adaptive=adaptive, lr=0.1).first_step()
         return flat(net.parameters())
 
-    assert torch.equal(climbed(1.0), climbed(2.0**13))
-    assert torch.equal(climbed(1.0), climbed(2.0**-9))
+    assert torch.equal(perturb(1.0), perturb(2.0**13))
+    assert torch.equal(perturb(1.0), perturb(2.0**-9))
 
 
-def test_7_the_climb_raises_the_loss():
+def test_7_the_perturbation_raises_the_loss():
     params, closure, (hessian, slope, _) = quadratic()
     loss = closure().item()
     norm = SAM(params, torch.optim.SGD, rho=1e-3, lr=0.1).first_step().item()
     w = flat(params).numpy()
     risen = 0.5 * w @ hessian @ w - slope @ w - loss
     assert risen > 0
-    assert risen == pytest.approx(1e-3 * norm, rel=0.01)  # to first order the rise is rho ||g||
+    assert risen == pytest.approx(1e-3 * norm, rel=0.01)  # to first order the loss rises by rho ||g||

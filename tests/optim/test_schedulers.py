@@ -1,4 +1,4 @@
-"""PolyLR against its formula, past the end and after a resume with another length."""
+"""PolyLR against its formula, also past the end and after a resume with another length."""
 import pytest
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ def make_optimizer(*lrs):
 
 
 def walk(scheduler, steps):
-    """The learning rates in use at each of the next iterations, one tuple an iteration."""
+    """Return the learning rates of the next iterations, one tuple per iteration."""
     out = []
     for _ in range(steps):
         out.append(tuple(group["lr"] for group in scheduler.optimizer.param_groups))
@@ -55,7 +55,7 @@ def test_poly_resumed_follows_the_new_length(total):
 
 
 @pytest.mark.parametrize("total", [0, -1])
-def test_poly_refuses_a_length_that_is_not_positive(total):
+def test_poly_rejects_a_length_that_is_not_positive(total):
     with pytest.raises(UserError, match=str(total)):
         build_scheduler("poly", make_optimizer(0.01), total_itrs=total)
 
@@ -69,13 +69,13 @@ def test_step_is_a_tenth_after_ten_thousand_iterations_unless_told_otherwise():
     assert build_scheduler("step", make_optimizer(1.0), total_itrs=99).step_size == 10000
 
 
-def test_a_schedule_takes_sam():
+def test_a_schedule_accepts_sam():
     optimizer = SAM([nn.Parameter(torch.ones(1))], torch.optim.SGD, lr=0.1)
     assert walk(build_scheduler("poly", optimizer, total_itrs=4), 3) == [(formula(0.1, itr, 4),) for itr in range(3)]
 
 
 def test_a_base_rate_below_the_minimum_is_not_raised_to_it():
-    """A backbone at 0 times the rate stays as it is."""
+    """A backbone with learning rate 0 stays frozen."""
     weights = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
     optimizer = torch.optim.SGD([{"params": weights[:1], "lr": 0.0}, {"params": weights[1:], "lr": 1e-8}], lr=0.1)
     scheduler = PolyLR(optimizer, 10)

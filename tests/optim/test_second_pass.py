@@ -81,13 +81,13 @@ def test_16_both_passes_draw_the_same_dropout_mask(make_net, batches):
 
     for _ in range(2):
         optimizer.step(closure)
-    # e may move an activation across zero, where a mask can't be seen: hence not all pixels.
+    # Not all pixels: e may move an activation across zero, which hides the mask there.
     assert (masks[0] == masks[1]).float().mean() > 0.999
     assert (masks[2] == masks[3]).float().mean() > 0.999
     assert (masks[1] == masks[2]).float().mean() < 0.9
 
 
-def test_16_the_stream_goes_on_as_after_one_pass():
+def test_16_the_generators_continue_as_after_one_pass():
     p = nn.Parameter(torch.ones(4))
     drawn = []
 

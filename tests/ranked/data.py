@@ -4,7 +4,7 @@ from utils import distributed
 from utils.distributed import OtherRankFailed
 
 
-def vet_all(root: str) -> dict:
+def filter_on_all_ranks(root: str) -> dict:
     """What a rank is left with by --skip_bad_images, and how it ends where rank 0 fails; how many images it read."""
     read, inspect_pair = [], survey.inspect_pair
     survey.inspect_pair = lambda dataset, i: read.append(i) or inspect_pair(dataset, i)
