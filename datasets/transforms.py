@@ -61,9 +61,13 @@ class RandomScale(_PairedResize):
         self.low, self.high = low, high
 
     def make_params(self, flat_inputs):
-        """Return a random size [height, width] for one pair."""
+        """Return a random size [height, width] for one pair, at least 2 x 2.
+
+        torch resizes wrongly to a width of 1 (every row becomes the first, in uint8 where the CPU has no AVX2), and
+        fails at 1 x 1 ("INTERNAL ASSERT FAILED").
+        """
         scale = torch.empty(()).uniform_(self.low, self.high).item()
-        return {"size": [max(1, round(side * scale)) for side in F.get_size(flat_inputs[0])]}
+        return {"size": [max(2, round(side * scale)) for side in F.get_size(flat_inputs[0])]}
 
 
 class ResizeShortSide(_PairedResize):
