@@ -99,6 +99,8 @@ def apgd(image, start, *, eps, steps, norm):
         z = yield z
         x.append(z)
         value, g, count = image(z, k + 1, steps)
+        for other in (f_max, f[-1]):
+            assert value == other or abs(value - other) > 1e-10, "rounding decides, choose another seed"
         f.append(value)
         if count <= fewest:
             best, fewest = z, count
@@ -160,7 +162,7 @@ EPS = {"linf": 0.03, "l2": 0.4}
 def test_is_the_paper(norm, loss, smooth, queries):
     """Images, one by one, over seeds and numbers of steps; all of the step rule's branches are taken on the way."""
     total = Counter()
-    for seed, steps in enumerate([1, 2, 3, 5, 9, 14, 25, 40]):
+    for seed, steps in enumerate([1, 2, 3, 5, 9, 14, 25, 40], start=8):
         model, images, labels = smooth(seed, images=2)
         eps, asked = EPS[norm] * (1 + seed % 3), queries(model)
         found = APGD(eps=eps, steps=steps, norm=norm, attack_loss=loss, random_start=False)(model, images, labels)
@@ -205,7 +207,7 @@ def test_every_branch_of_the_step_rule(smooth, queries):
 def test_with_red_eps_too(norm, loss, smooth, queries):
     """30, 30 and 40 % of the steps in balls of 2, 1.5 and 1 eps, each begun at the best of the one before."""
     for seed, steps, shares in [(0, 10, (3, 3, 4)), (1, 33, (9, 9, 15)), (2, 4, (1, 1, 2))]:
-        model, images, labels = smooth(20 + seed, images=2)
+        model, images, labels = smooth(40 + seed, images=2)
         eps, asked = EPS[norm], queries(model)
         found = APGD(eps=eps, steps=steps, norm=norm, attack_loss=loss, random_start=False,
                      red_eps=True)(model, images, labels)
