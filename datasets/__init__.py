@@ -10,8 +10,8 @@ from .plain import ImageSet, with_indices
 from .synthetic import Synthetic
 from .voc import VOCSegmentation
 
-__all__ = ["DATASETS", "Classes", "ImageSet", "SegmentationDataset", "build_datasets", "build_loaders", "check_and_filter",
-           "check_dataset", "describe", "list_batches", "select_batches",
+__all__ = ["DATASETS", "Classes", "ImageSet", "SegmentationDataset", "build_datasets", "build_loaders",
+           "check_and_filter", "check_dataset", "describe", "list_batches", "select_batches",
            "with_indices"]
 
 DATASETS = {

@@ -38,7 +38,8 @@ class StreamSegMetrics:
 
     def sum_ranks(self):
         """Add up the counts of all ranks; every rank must call this, once."""
-        self.confusion_matrix = sum_over_ranks(self.confusion_matrix.cpu())  # on the CPU: a rank without updates has it there
+        matrix = self.confusion_matrix.cpu()  # a rank without updates has it on the CPU
+        self.confusion_matrix = sum_over_ranks(matrix)
 
     def get_results(self) -> dict:
         """Return Overall Acc, Mean Acc, FreqW Acc, Mean IoU as floats in [0, 1] and Class IoU as {class: float}.

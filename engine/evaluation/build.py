@@ -57,8 +57,8 @@ def sweep_planned(setup) -> dict:
     options, model, dataset = setup.options, setup.model, setup.val_set
     subject = {
         "model": options.model, "output_stride": options.output_stride, "separable_conv": options.separable_conv,
-        "weights": hash_weights(model.model), "normalization": model.normalization, "dataset": options.dataset, "year": options.year,
-        "crop_size": dataset.crop_size}
+        "weights": hash_weights(model.model), "normalization": model.normalization, "dataset": options.dataset,
+        "year": options.year, "crop_size": dataset.crop_size}
     try:
         return sweep(model, setup.val_loader, dataset, setup.attacks, folder=setup.run.folder, subject=subject,
                      warm_start=options.warm_start, amp=options.amp, attack_amp=options.attack_amp,

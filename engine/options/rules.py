@@ -11,7 +11,8 @@ from utils.errors import UserError
 # What each mode does, and how a user asks for it.
 MODES = {TRAIN: ("a training", "training"), TEST: ("--test_only trains nothing", "--test_only"),
          VERIFY: ("--verify trains nothing and runs attacks of its own", "--verify"),
-         REPORT: ("--report only reads records", "--report"), PREDICT: ("predict.py only segments images", "predict.py")}
+         REPORT: ("--report only reads records", "--report"),
+         PREDICT: ("predict.py only segments images", "predict.py")}
 
 
 def check_call(call, options):

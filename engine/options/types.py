@@ -23,7 +23,7 @@ def fraction(text: str) -> Fraction:
     if any(abs(int(exponent)) > LARGEST_EXPONENT for exponent in re.findall(r"[eE]([+-]?[\d_]+)", text)):
         raise ValueError(f"{text}: exponent too large (limit {LARGEST_EXPONENT})")
     numerator, *denominator = text.split("/")
-    return Fraction(numerator) / Fraction(*denominator or "1")  # several denominators: Fraction("1", "2") is a TypeError
+    return Fraction(numerator) / Fraction(*denominator or "1")  # of several: a TypeError, as Fraction("1", "2")
 
 
 class number:  # noqa: N801, it reads like a type: number(int, low=1)

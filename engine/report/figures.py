@@ -66,7 +66,7 @@ def picture_sheet(path: Path, title: str, grid: dict[str, dict[str, Path]]):
 
 
 def _title(axis, text: str):
-    axis.set_title(escape_unprintable(text, keep=""), fontsize=9, parse_math=False)  # a name may hold dollars: no formulas
+    axis.set_title(escape_unprintable(text, keep=""), fontsize=9, parse_math=False)  # a name may hold $
 
 
 def _draw_curve(axis, points, *, style: int):

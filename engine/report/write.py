@@ -24,7 +24,8 @@ LEGEND = """\
   this norm and eps that every run has, but those with a target."""
 
 
-def write_report(runs: list[Path], folder: Path, *, attacks=None, losses=None, norm: str | None = None, eps=None) -> dict:
+def write_report(runs: list[Path], folder: Path, *, attacks=None, losses=None, norm: str | None = None,
+                 eps=None) -> dict:
     """Write report.md, report.csv, report.json, curves.png and sheets of pictures; returns what report.json holds.
 
     runs: run folders with records/*.jsonl, of the same classes. attacks, losses: names, eps: numbers, norm: a name;

@@ -41,7 +41,7 @@ def reported_errors():
         raise SystemExit(2) from error
     except OtherRankFailed as error:
         logger.info("%s", error)
-        time.sleep(3 * RANK0_REPORTS_FIRST_SECONDS)  # torchrun ends all when the first ends, and the other has something to say
+        time.sleep(3 * RANK0_REPORTS_FIRST_SECONDS)  # the other rank reports first, see there
         raise SystemExit(2) from None
     except Stopped as stopped:
         raise SystemExit(128 + stopped.signum) from None

@@ -177,8 +177,8 @@ def _warn_of_slow_statistics(options):
     if options.ckpt is None and options.total_itrs * options.bn_momentum < BN_ITRS_TIMES_MOMENTUM:
         left = 100 * (1 - options.bn_momentum) ** options.total_itrs
         logger.warning("Warning: --total_itrs %d is too short for --bn_momentum %g: %.0f %% of the backbone's initial "
-                       "BatchNorm statistics will be left; give --bn_momentum 0.1 (docs/training.md#batchnorm-momentum)",
-                       options.total_itrs, options.bn_momentum, left)
+                       "BatchNorm statistics will be left; give --bn_momentum 0.1 "
+                       "(docs/training.md#batchnorm-momentum)", options.total_itrs, options.bn_momentum, left)
 
 
 def _validation(options, model, val_loader, val_set, dashboard):

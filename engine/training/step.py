@@ -98,7 +98,7 @@ class TrainingStep:
         if broken:
             raise FloatingPointError("the loss or its gradient is not finite")
         processes = distributed.world_size()
-        self._passes.append((getattr(self.optimizer, "second", False), loss / processes, norm / processes,
+        self._passes.append((getattr(self.optimizer, "in_second_pass", False), loss / processes, norm / processes,
                              getattr(self.optimizer, "radius", None)))
         return loss
 

@@ -25,8 +25,8 @@ from utils.logging import logger
 class Trainer:
     """A run from `cur_itrs` to `total_itrs`. Stopped anywhere and continued, it ends with the same bits.
 
-    model: the module that is validated and saved. training_step: one step on a batch (step.py). loader: iterate_from(itr)
-    gives the batches from that iteration on, without end; len() is an epoch. validate(trainer) -> results with
+    model: the module that is validated and saved. training_step: one step on a batch. loader: iterate_from(itr) gives
+    the batches from that iteration on, without end; len() is an epoch. validate(trainer) -> results with
     'Mean IoU'; it may call interrupts.check(). paths: {'latest': ..., 'best': ...}. described: plain values that a
     checkpoint carries besides the state (options, normalization, class names). keep: how many of the last checkpoints
     stay. continue_command: what a user types to continue.
@@ -59,7 +59,7 @@ class Trainer:
 
         latest_* is written at the start, before and after a validation, and every `save_interval` iterations. A signal,
         or an image that can't be read, saves it and raises. Raises FloatingPointError, and touches no checkpoint, after
-        meter.MOST_SKIPPED iterations in a row whose loss or gradient wasn't finite; WriteError where a checkpoint can't be
+        MOST_SKIPPED iterations in a row whose loss or gradient wasn't finite; WriteError where a checkpoint can't be
         written.
         """
         if self.cur_itrs >= total_itrs and not self._owes_validation(total_itrs, val_interval):
@@ -104,7 +104,7 @@ class Trainer:
                         self.continue_command)
 
     def _owes_validation(self, total_itrs: int, val_interval: int) -> bool:
-        """Return whether this iteration's validation is still to come; also in a run that was stopped before its end."""
+        """Return whether this iteration's validation is still to come, also in a run that was stopped."""
         due = self.cur_itrs % val_interval == 0 or self.cur_itrs == total_itrs
         return due and self.cur_itrs > self.validated
 

@@ -127,7 +127,8 @@ def test_groups_are_backbone_then_classifier_at_their_rates():
     assert {id(p) for p in classifier["params"]} == {id(p) for p in model.model.classifier.parameters()}
 
 
-@pytest.mark.parametrize(("flags", "momentum"), [([], 0.01), (["--bn_momentum", "0.1"], 0.1), (["--bn_momentum", "1"], 1)])
+@pytest.mark.parametrize(("flags", "momentum"), [
+    ([], 0.01), (["--bn_momentum", "0.1"], 0.1), (["--bn_momentum", "1"], 1)])
 def test_the_backbones_batchnorm_has_vainfs_momentum_unless_told(flags, momentum):
     options = options_of("--no-pretrained_backbone", "--model", "deeplabv3_mobilenet", *flags)
     model = build_network(options, torch.device("cpu"), num_classes=5)

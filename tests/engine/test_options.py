@@ -104,7 +104,7 @@ def test_of_several_processes_one_says_what_is_wrong(monkeypatch, capsys):
     (["--report_dir", "x"], "--report_dir is for --report"),
     (["--eps", "4/255"], "--eps: for --attack, which is not given; the radius in training is --train_eps"),
     (["--test_only", "--attack_norm", "l2"], "--attack_norm: for --attack, which is not given"),
-    (["--verify", "--attack", "pgd", "--steps", "3"], "--verify .* runs attacks of its own: leave out --attack, --steps"),
+    (["--verify", "--attack", "pgd", "--steps", "3"], "--verify .* of its own: leave out --attack, --steps"),
     (["--verify", "--attack_norm", "l2"], "--verify .* leave out --attack_norm"),
     (["--verify", "--eps", "0"], "--eps 0: --verify checks attacks at a radius above 0"),
     (["--dataset", "camvid", "--year", "2012"], "--year: for --dataset voc, this run has camvid"),
@@ -174,7 +174,8 @@ def test_flags_of_other_code_bases_name_ours(typed, ours, capsys):
 
 
 @pytest.mark.parametrize(("call", "argv", "flag"), [
-    (predict, "--crop_val", "--crop_val"), (predict, "--verify", "--verify"), (predict, "--total_itrs 5", "--total_itrs"),
+    (predict, "--crop_val", "--crop_val"), (predict, "--verify", "--verify"),
+    (predict, "--total_itrs 5", "--total_itrs"),
     (predict, "--test_only", "--test_only"), (main, "--report x --lr 1", "--lr"), (main, "--input x", "--input"),
     (main, "--test_only --total_itrs 5", "--total_itrs"), (main, "--verify --batch_size 2", "--batch_size")])
 def test_every_entry_refuses_by_name_what_its_mode_has_no_use_for(call, argv, flag, refused):

@@ -207,7 +207,8 @@ def test_sea_is_recorded_by_members_that_the_ensemble_shares(run, tmp_path, caps
     assert rows[8]["Overall Acc"] <= rows[7]["Overall Acc"]
     weights = lines_of(tmp_path / "a", "red-apgd-mce_bal_linf_4-255_4steps")[0]["attack"]["class_weights"]
     train_set, _ = build_datasets("synthetic", data_root="")
-    pixels = sum(np.bincount(train_set.read_pair(k)[1].flatten().numpy(), minlength=256)[:6] for k in range(len(train_set)))
+    labels = (train_set.read_pair(k)[1].flatten().numpy() for k in range(len(train_set)))
+    pixels = sum(np.bincount(label, minlength=256)[:6] for label in labels)
     assert weights == pytest.approx((1 / pixels / (1 / pixels).sum()).tolist(), rel=1e-12)
 
 

@@ -231,7 +231,7 @@ def beyond_eps(monkeypatch):
 
 
 def a_start_beyond_eps(monkeypatch):
-    monkeypatch.setattr(LinfBall, "first", lambda self, begin: (self.images + 0.1).clamp(0, 1))
+    monkeypatch.setattr(LinfBall, "start_from", lambda self, initial: (self.images + 0.1).clamp(0, 1))
     beyond_eps(monkeypatch)
 
 

@@ -70,7 +70,8 @@ def record(folder: str, *, attacks=None, warm_start=False) -> dict:
     """Clean, and two radii of PGD, with pictures of every image."""
     attacks = attacks or [PGD(eps=eps, steps=2, seed=3) for eps in (0.05, 0.1)]
     data = Noise()
-    return sweep(Normalized(), loader_of(data), data, attacks, folder=Path(folder), warm_start=warm_start, pictures=None)
+    return sweep(Normalized(), loader_of(data), data, attacks, folder=Path(folder), warm_start=warm_start,
+                 pictures=None)
 
 
 def record_all(folder: str) -> list[dict]:
