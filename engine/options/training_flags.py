@@ -70,7 +70,8 @@ SHARPNESS = (
               "layers (SAM-ON), or everything but those", choices=("all", "norm", "no_norm")),
     sharpness("sam_mode", plain_text, "full",
               "with --accumulate: one perturbation for the whole batch, or one for each part",
-              choices=("full", "micro"), needs=(optimizer("SAM"), given(lambda options: options.accumulate > 1, "for a perturbation of each part "
+              choices=("full", "micro"),
+              needs=(optimizer("SAM"), given(lambda options: options.accumulate > 1, "for a perturbation of each part "
                                              "of the batch: give their number with --accumulate"))),
     sharpness("sam_sync", plain_text, None,
               "under torchrun: each process perturbs along the gradient of its share of the batch, or all along that "

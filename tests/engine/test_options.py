@@ -139,7 +139,7 @@ def test_what_vainfs_readme_types_is_accepted(argv):
 
 def test_a_test_refuses_the_training_flags_of_vainfs_test_command():
     with pytest.raises(UserError, match="--test_only trains nothing: leave out --batch_size, --lr$"):
-        options_of(*"--ckpt best.pth --test_only --lr 0.01 --batch_size 16 --save_val_results".split())
+        options_of(*["--ckpt", "best.pth", "--test_only", "--lr", "0.01", "--batch_size", "16", "--save_val_results"])
 
 
 def test_given_is_what_argv_sets_even_to_the_default():
@@ -148,7 +148,8 @@ def test_given_is_what_argv_sets_even_to_the_default():
 
 
 def test_a_flag_given_twice_has_its_last_value():
-    options = options_of(*"--lr 0.1 --attack pgd fgsm --crop_val --lr 0.2 --attack noise --no-crop_val".split())
+    options = options_of("--lr", "0.1", "--attack", "pgd", "fgsm", "--crop_val", "--lr", "0.2", "--attack", "noise",
+                         "--no-crop_val")
     assert (options.lr, options.attack, options.crop_val) == (0.2, ("noise",), False)
 
 
