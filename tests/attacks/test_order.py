@@ -74,7 +74,7 @@ def test_balanced_accuracy_falls_most_to_the_balanced_loss(norm, trained, right)
 
 @pytest.mark.parametrize("name", [name for name in ATTACKS if name not in ("noise", "sea")])
 def test_larger_radii_break_more_and_a_large_one_everything(name, accuracy):
-    found = [accuracy(attack_of(name, "linf", eps=eps / 255, steps=60 if name == "square" else 10))
+    found = [accuracy(attack_of(name, "linf", eps=eps / 255, steps=100 if name == "square" else 10))
              for eps in (0, 3, 12)]
     assert found == sorted(found, reverse=True) and found[0] - found[-1] > 0.05
     if name not in ("fgsm", "square"):
