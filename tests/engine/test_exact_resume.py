@@ -32,6 +32,12 @@ RECIPES = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _rising(scores):
+    """The last validation is the best, where a test says nothing else."""
+    scores.update({3: 0.1, 4: 0.1, 6: 0.2, TOTAL: 0.2})
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Six noisy training images and two for validation."""
@@ -130,9 +136,12 @@ def whole(run):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_stopped_and_continued_is_never_stopped(recipe, whole, run, stopped, tmp_path, capsys):
-    """Twice: inside an epoch and between two lines, then where the optimizer has a state."""
-    flags = RECIPES[recipe]
+def test_stopped_and_continued_is_never_stopped(recipe, whole, run, stopped, tmp_path, capsys, monkeypatch, scores):
+    """Twice: inside an epoch and between two lines, then where the optimizer has a state. The best is the validation
+    before both for every other recipe, the one after both for the rest.
+    """
+    flags, best = RECIPES[recipe], (4, TOTAL)[list(RECIPES).index(recipe) % 2]
+    monkeypatch.setitem(scores, 4, 0.3 if best == 4 else 0.1)
     results = whole(*flags)
     stopped("cut", *flags, itr=2)
     stopped("cut", "--continue_training", itr=5)
@@ -142,6 +151,7 @@ def test_stopped_and_continued_is_never_stopped(recipe, whole, run, stopped, tmp
     assert "iteration 5" in out and "Itrs 6/8" in out and "Itrs 3/8" not in out
     for kind in ("latest", "best"):
         assert_same(tmp_path / "whole", tmp_path / "cut", kind)
+    assert state_of(tmp_path / "cut", "best")["/cur_itrs"] == best
     assert rows(results) == rows(continued)
     assert lines(tmp_path / "whole") == lines(tmp_path / "cut") and {"3", "6"} < lines(tmp_path / "cut").keys()
 
@@ -227,11 +237,13 @@ def test_bad_images_are_left_out_again_without_being_looked_for(data, run, stopp
     assert [row["Mean IoU"] for row in rows(results)] == [row["Mean IoU"] for row in whole_once[0]]
 
 
-def test_a_signal_while_the_last_checkpoint_is_written_is_not_forgotten(run, tmp_path, monkeypatch, whole_once):
-    save = Trainer.save
+@pytest.mark.parametrize("last", ["best", "latest"])
+def test_a_signal_while_the_last_checkpoint_is_written_is_not_forgotten(last, run, tmp_path, monkeypatch, whole_once):
+    save, sent = Trainer.save, []
 
     def saved(trainer, kind):
-        if kind == "best" and trainer.cur_itrs == TOTAL:
+        if kind == last and trainer.validated == TOTAL and not sent:
+            sent.append(kind)
             os.kill(os.getpid(), signal.SIGTERM)
         save(trainer, kind)
 

@@ -15,8 +15,9 @@ pytestmark = pytest.mark.usefixtures("one_thread_in_module")
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory, train, one_thread_in_module):
-    """A run of 6 iterations whose latest_* is of 6, previous1_* of 5, previous2_* of 4, and best_* of 3 or 6."""
+def saved(tmp_path_factory, train, one_thread_in_module, scores):
+    """A run of 6 iterations whose latest_* is of 6, previous1_* of 5, previous2_* of 4, and best_* of 3."""
+    scores.update({3: 0.9, 6: 0.8})
     folder = tmp_path_factory.mktemp("saved")
     train(folder, "--save_interval", "1", "--val_interval", "3", "--keep", "3", itrs=6)
     return folder
@@ -55,7 +56,7 @@ def foreign(path):
 
 def test_save_interval_and_keep(saved):
     files = {path.name.partition("_")[0]: itr_of(path) for path in (saved / "exp").glob("*.pth")}
-    assert files.pop("best") in (3, 6) and files == {"latest": 6, "previous1": 5, "previous2": 4}
+    assert files == {"latest": 6, "previous1": 5, "previous2": 4, "best": 3}
 
 
 def test_format_version_options_classes_and_seed_are_inside(saved):
@@ -95,9 +96,8 @@ def test_the_newest_good_one_and_in_the_end_the_best(runs, capsys):
     assert f"Going on with {files['previous2']}, of iteration 4" in go_on(folder, capsys, "--total_itrs", "4")
     for path in files["latest"].parent.glob("[lp]*.pth"):
         tear(path)
-    best = itr_of(files["best"])
-    assert f"Going on with {files['best']}, of iteration {best}" in go_on(folder, capsys, "--total_itrs", str(best))
-    assert itr_of(files["latest"]) == itr_of(files["best"]) == best  # a second one, not the best itself
+    assert f"Going on with {files['best']}, of iteration 3" in go_on(folder, capsys, "--total_itrs", "3")
+    assert itr_of(files["latest"]) == itr_of(files["best"]) == 3  # a second one, not the best itself
 
 
 def test_a_best_of_a_later_iteration_is_gone_on_with_and_never_replaced_by_a_worse_one(runs, capsys):
@@ -112,6 +112,14 @@ def test_a_best_of_a_later_iteration_is_gone_on_with_and_never_replaced_by_a_wor
     checkpoint.save(files["latest"], {**state, "cur_itrs": 5, "validated": 3, "best_score": 0.1})  # before best_* was
     go_on(folder, capsys)
     assert files["best"].read_bytes() == before
+
+
+def test_a_best_as_new_as_the_latest_goes_on_before_the_previous_ones(runs, capsys):
+    folder, files = runs
+    shutil.copy(files["latest"], files["best"])
+    tear(files["latest"])
+    assert f"Going on with {files['best']}, of iteration 6" in go_on(folder, capsys)
+    assert itr_of(files["latest"]) == 6
 
 
 def test_a_damaged_best_is_found_before_training_and_made_anew(runs, capsys):
