@@ -3,8 +3,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 # Both names: pip before 25.3 hands PIP_CONSTRAINT to the build of an sdist, newer ones PIP_BUILD_CONSTRAINT.
 INSTALL = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/pip install
+# A process a core, one thread each; tests move to a process that has none left.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: setup demo test lint clean
+.PHONY: setup extras demo check test test-arithmetic lint docs clean
 
 setup: $(VENV)/.installed
 
@@ -13,14 +15,31 @@ $(VENV)/.installed: requirements.txt constraints.txt
 	$(INSTALL) -r requirements.txt
 	touch $@
 
+extras: $(VENV)/.extras
+
+$(VENV)/.extras: $(VENV)/.installed requirements-extra.txt
+	$(INSTALL) -r requirements-extra.txt
+	touch $@
+
 demo: setup
 	$(BIN)/python demo.py
 
+check: lint
+	$(PYTEST) -m "not slow"
+
 test: setup
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# The suite as two other kinds of CPU round.
+test-arithmetic: setup
+	DNNL_MAX_CPU_ISA=AVX2 $(PYTEST)
+	ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE $(PYTEST)
 
 lint: setup
 	$(BIN)/ruff check .
+
+docs: setup
+	PYTHONPATH=. $(BIN)/python docs/make_flags.py > docs/flags.md
 
 clean:
 	rm -rf $(VENV) demo .pytest_cache .ruff_cache

@@ -21,7 +21,7 @@ ATTACKS = {"fgsm": FGSM, "pgd": PGD, "segpgd": SegPGD, "cospgd": CosPGD, "apgd":
 
 __all__ = ["APGD", "ATTACKS", "ENSEMBLE_LOSSES", "FGSM", "LOSSES", "NORMS", "PGD", "SEA", "SEA_LOSSES", "Attack",
            "CosPGD", "Ensemble", "Noise", "Outcome", "SegPGD", "SignNoise", "SixLosses", "Square", "UniformNoise",
-           "build_attack", "class_weights"]
+           "build_attack", "class_weights", "takes"]
 
 
 def build_attack(name: str, **settings) -> Attack:
@@ -36,3 +36,10 @@ def build_attack(name: str, **settings) -> Attack:
     if settings.get("target") is not None and "target" not in accepted:
         raise ValueError(f"{name} has no targeted form: leave the target out")
     return ATTACKS[name](**{key: value for key, value in settings.items() if key in accepted and value is not None})
+
+
+def takes(name: str, setting: str) -> bool:
+    """Return whether the attack called `name` has this setting; the loss of segpgd and cospgd is fixed."""
+    if setting == "attack_loss" and ATTACKS[name].default_loss != "ce":
+        return False
+    return setting in inspect.signature(ATTACKS[name]).parameters

@@ -2,17 +2,19 @@
 from utils.errors import UserError
 
 from .bad_images import check_and_filter
-from .base import Classes, SegmentationDataset
+from .base import Classes, SegmentationDataset, fingerprint
 from .camvid import CamVid
 from .check import check_dataset
 from .loaders import build_loaders, list_batches, select_batches
 from .plain import ImageSet, with_indices
+from .survey import count_pixels
 from .synthetic import Synthetic
 from .voc import VOCSegmentation
 
-__all__ = ["DATASETS", "Classes", "ImageSet", "SegmentationDataset", "build_datasets", "build_loaders",
-           "check_and_filter", "check_dataset", "describe", "list_batches", "select_batches",
-           "with_indices"]
+__all__ = [
+    "DATASETS", "Classes", "ImageSet", "SegmentationDataset", "build_datasets", "build_loaders", "check_and_filter",
+    "check_dataset", "count_pixels", "describe", "fingerprint", "list_batches", "select_batches", "with_indices",
+]
 
 DATASETS = {
     "voc": VOCSegmentation,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from tqdm import tqdm
 
+from utils.distributed import is_main
 from utils.errors import UserError
 from utils.logging import logger
 
@@ -81,3 +82,12 @@ def format_table(found: Survey, class_names: list[str], *, title: str) -> list[s
     if absent := [name for name, pixels in zip(class_names, found.pixels, strict=False) if pixels == 0]:
         lines.append(f"{title} have no pixels of {', '.join(absent)}")
     return lines
+
+
+def count_pixels(dataset, *, title: str = "pixels of each class, for mce_bal") -> torch.Tensor:
+    """Return the labelled pixels of each class, int64 [num_classes], with a progress bar on rank 0; reads no image."""
+    counts = torch.zeros(dataset.num_classes, dtype=torch.int64)
+    for index in tqdm(range(len(dataset)), desc=title, unit="label", mininterval=1, disable=not is_main()):
+        label = dataset.read_label(index).flatten().long()
+        counts += torch.bincount(label[label < dataset.num_classes], minlength=dataset.num_classes)
+    return counts

@@ -3,11 +3,12 @@ from network import modeling
 from network.deeplab import convert_to_separable_conv, set_bn_momentum
 from network.modeling import MODELS, build_model
 from network.normalized import NormalizedModel
-from network.precision import Bfloat16, precise
+from network.parallel import parallelize
+from network.precision import Bfloat16, Scaled, precise
 from network.sync_batchnorm import synchronize_batchnorm
 from network.weights import load_weights
 
 __all__ = [
-    "MODELS", "Bfloat16", "NormalizedModel", "build_model", "convert_to_separable_conv", "load_weights", "modeling",
-    "precise", "set_bn_momentum", "synchronize_batchnorm",
+    "MODELS", "Bfloat16", "NormalizedModel", "Scaled", "build_model", "convert_to_separable_conv", "load_weights",
+    "modeling", "parallelize", "precise", "set_bn_momentum", "synchronize_batchnorm",
 ]

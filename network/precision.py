@@ -1,4 +1,4 @@
-"""Networks whose forward pass runs in bfloat16."""
+"""Other numbers in the same network: a forward pass in bfloat16, logits times a factor."""
 import torch
 from torch import Tensor, nn
 
@@ -22,3 +22,15 @@ class Bfloat16(nn.Module):
 def precise(model: nn.Module, *, amp: bool) -> nn.Module:
     """Return `model` itself, or with amp its bfloat16 form."""
     return Bfloat16(model) if amp else model
+
+
+class Scaled(nn.Module):
+    """A model with its logits times a factor: the same classifier."""
+
+    def __init__(self, model: nn.Module, factor: float):
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, C, H, W], scaled."""
+        return self.factor * self.model(images)

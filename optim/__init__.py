@@ -14,6 +14,7 @@ from optim.groups import norm_parameters
 from optim.gsam import GSAM
 from optim.looksam import LookSAM
 from optim.losses import count_valid_pixels, cross_entropy, focal_loss
+from optim.restore import load_optimizer, load_schedule, set_sam_step
 from optim.sam import SAM
 from optim.schedulers import PolyLR, build_poly, build_step
 from optim.second_pass import RandomState, second_pass
@@ -30,7 +31,7 @@ LOSSES = {"cross_entropy": cross_entropy, "focal_loss": focal_loss}
 __all__ = [
     "AWP", "BASE_OPTIMIZERS", "GSAM", "LOSSES", "OPTIMIZERS", "SAM", "SCHEDULERS", "FriendlySAM", "LookSAM", "PolyLR",
     "RandomState", "build_loss", "build_optimizer", "build_scheduler", "count_valid_pixels", "grad_norm",
-    "norm_parameters", "second_pass",
+    "load_optimizer", "load_schedule", "norm_parameters", "second_pass", "set_sam_step",
 ]
 
 

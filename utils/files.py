@@ -4,6 +4,7 @@ import errno
 import io
 import itertools
 import os
+import tempfile
 import time
 from pathlib import Path
 
@@ -51,6 +52,22 @@ def try_lock(file, *, per_process: bool = False) -> bool:
     except OSError as error:
         return error.errno not in (errno.EACCES, errno.EAGAIN)
     return True
+
+
+@contextlib.contextmanager
+def write_together(folder: Path):
+    """Yield a temporary folder whose files are moved into `folder` at the end; after an error none are.
+
+    Raises UserError if `folder` cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as part:
+            yield Path(part)
+            for path in Path(part).iterdir():
+                os.replace(path, folder / path.name)
+    except OSError as error:
+        raise UserError(f"{folder} can't be written ({error}): choose another folder") from None
 
 
 class AppendOnly:
@@ -105,3 +122,13 @@ class AppendOnly:
             with contextlib.suppress(OSError):
                 fcntl.flock(self._file, fcntl.LOCK_UN)
         self._file.close()
+
+
+def name_folders(folders: list[Path]) -> dict[str, Path]:
+    """Return {name: folder}: a folder's name, with its parents' in front where that is needed to tell folders apart."""
+    paths = list(dict.fromkeys(Path(folder).resolve() for folder in folders))
+    for parts in range(1, max(len(path.parts) for path in paths) + 1):
+        names = {"/".join(path.parts[-parts:]): path for path in paths}
+        if len(names) == len(paths):
+            break
+    return names

@@ -1,4 +1,6 @@
 """Text for terminals, file names, Markdown and JSON; names of files, classes and runs may be untrusted."""
+import csv
+import io
 import math
 import re
 
@@ -44,3 +46,35 @@ def replace_nan(value):
     if isinstance(value, list):
         return [replace_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def format_csv(records: list[dict]) -> str:
+    """Return CSV with a head line and a line per record, nothing for None and nan.
+
+    A text that a spreadsheet would take for a formula gets a ' in front.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _format_cell(value) for key, value in record.items()} for record in records)
+    return text.getvalue()
+
+
+def is_undefined(value) -> bool:
+    """Return whether a score is None or nan."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _format_cell(value):
+    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return "'" + value
+    return "" if is_undefined(value) else value
+
+
+def format_figure(value) -> str:
+    """Return a figure for people: floats with four digits, dicts and lists of figures item by item."""
+    if isinstance(value, dict):
+        return "; ".join(f"{name} {format_figure(item)}" for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(format_figure, value))}]" if value else "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

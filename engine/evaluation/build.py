@@ -1,14 +1,12 @@
 """From options to the attacks that a call evaluates under, and to its sweep."""
 import torch
-from tqdm import tqdm
 
-from attacks import LOSSES, Attack, build_attack, class_weights
-from datasets import build_datasets
+from attacks import LOSSES, Attack, build_attack, class_weights, takes
+from datasets import build_datasets, count_pixels
 from datasets.files import read_mask
 from engine.evaluation.sweep import sweep
-from engine.options.declare import attacks_of, takes
+from engine.options.declare import attacks_of
 from engine.options.types import step_size
-from utils.distributed import is_main
 from utils.errors import UserError
 from utils.snapshots import hash_weights
 
@@ -47,7 +45,7 @@ def weigh_classes(setup):
         train_set, _ = build_datasets(options.dataset, data_root=options.data_root, year=options.year,
                                       seed=options.random_seed)
         train_set = train_set.without((setup.skipped or {}).get("train", ()))
-    weights = class_weights(_count_pixels(train_set, setup.classes.num_classes))
+    weights = class_weights(count_pixels(train_set))
     for member in balanced:
         member.class_weights = weights
 
@@ -69,15 +67,6 @@ def sweep_planned(setup) -> dict:
         if not isinstance(options.target_class, str):
             raise
         raise UserError(f"--target_class {options.target_class}: {error}") from None  # a map of another size
-
-
-def _count_pixels(train_set, num_classes: int) -> torch.Tensor:
-    counts = torch.zeros(num_classes, dtype=torch.int64)
-    for index in tqdm(range(len(train_set)), desc="pixels of each class, for mce_bal", unit="label", mininterval=1,
-                      disable=not is_main()):
-        label = train_set.read_label(index).flatten().long()
-        counts += torch.bincount(label[label < num_classes], minlength=num_classes)
-    return counts
 
 
 def _losses(options, name: str) -> list[str | None]:

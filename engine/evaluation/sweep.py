@@ -54,13 +54,12 @@ def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_name
     radius begins at the result for the smaller one. amp, attack_amp: clean and attacked scores in bfloat16. described:
     the "options" of results.json. repeat: how a user continues a sweep, for the log.
 
-    Results that were found are written also where an error or a Ctrl-C ends the sweep. Under torchrun the ranks share
-    the batches; rank 0 alone reads and writes, as a single process would.
-    Raises ValueError for a loader that isn't in order, and for classes that are not given.
+    What was found is written also where an error or a Ctrl-C ends the sweep. Under torchrun the ranks share the batches
+    and rank 0 writes. Raises ValueError for a loader that isn't in order, and for classes that are not given.
     """
     if folder is None:
-        with TemporaryDirectory() as folder:
-            return sweep(model, loader, dataset, attacks, folder=folder, class_names=class_names,
+        with TemporaryDirectory() as temporary:
+            return sweep(model, loader, dataset, attacks, folder=temporary, class_names=class_names,
                          num_classes=num_classes, warm_start=warm_start, amp=amp, attack_amp=attack_amp)
     images = ImageSet(dataset, class_names=class_names, num_classes=num_classes)
     loader = with_indices(loader, dataset)
@@ -108,7 +107,7 @@ def chains(attacks, *, warm_start: bool, amp: bool = False, attack_amp: bool = F
 
 
 def _link(attack: Attack, smaller: list[Attack], attack_amp: bool) -> Link:
-    before = [{key: other.settings()[key] for key in ("eps", "step_size") if key in other.settings()}
+    before = [{key: value for key, value in other.settings().items() if key in ("eps", "step_size")}
               for other in smaller]
     return Link(attack, {**attack.settings(), **({"attack_amp": True} if attack_amp else {}), "warm_start": before})
 
@@ -141,10 +140,7 @@ class _Sweep:
     repeat: str
 
     def missing(self, files: list[Records], chain: list[Link], pictures: Pictures) -> list[list[int]]:
-        """Return the batches with an image that one of `files`, or its pictures, still lacks.
-
-        Such a batch is attacked again as a whole: what is written then has the same bytes as without a stop.
-        """
+        """Return the batches, each to be attacked as a whole, with an image that `files` or their pictures lack."""
         def lacks(index: int) -> bool:
             name = self.images.name(index)
             return any(name not in file or pictures.lacks(file.stem, name) for file in files)

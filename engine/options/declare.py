@@ -122,25 +122,18 @@ def torchrun() -> Need:
 
 def attack_with(setting: str) -> Need:
     """Return the need for an attack that has this setting."""
-    def remedy(_) -> str:
-        able = (name for name in names_in("attacks/__init__.py", "ATTACKS") if takes(name, setting))
-        return f"for {', '.join(able)}: add one with --attack"
+    def able() -> list[str]:
+        from attacks import ATTACKS, takes  # here: reading the flags takes no torch
 
-    return Need(lambda options: any(takes(name, setting) for name in attacks_of(options)), remedy)
+        return [name for name in ATTACKS if takes(name, setting)]
+
+    return Need(lambda options: bool({*able()} & {*options.attack}),
+                lambda _: f"for {', '.join(able())}: add one with --attack")
 
 
 def attacks_of(options) -> list[str]:
     """Return the names that --attack gives, each once, without none."""
     return [name for name in dict.fromkeys(options.attack) if name != "none"]
-
-
-def takes(name: str, setting: str) -> bool:
-    """Return whether the attack called `name` has this setting; the loss of segpgd and cospgd is fixed."""
-    from attacks import ATTACKS  # here: reading the flags takes no torch
-
-    if setting == "attack_loss" and ATTACKS[name].default_loss != "ce":
-        return False
-    return setting in inspect.signature(ATTACKS[name]).parameters
 
 
 def dataset_with(option: str) -> Need:

@@ -121,13 +121,14 @@ def _from_file(call: Call) -> dict:
     if first is None:
         raise UserError(f"--options {path} holds no options: name the opts.txt of a run")
     for block in later:
-        changed = [name for name, flag in FLAGS.items() if flag.scope != "once" and flag.scope != "call"
+        changed = [name for name, flag in FLAGS.items() if flag.scope in ("run", "test")
                    and block.get(name) != first.get(name) and name not in call.given]
         if changed:
             raise UserError(f"--options {path}: the run was continued with another --{', --'.join(changed)}: no single "
                             "command repeats it; give the value you want")
-    return {name: value for name, value in first.items() if name not in call.given and FLAGS[name].scope != "once"
-            and TRAIN in FLAGS[name].modes}
+    view = _view({**_draft(call), **first, **call.given})
+    return {name: value for name, value in first.items() if name not in call.given and value != FLAGS[name].default
+            and FLAGS[name].scope != "once" and TRAIN in FLAGS[name].modes and not FLAGS[name].unmet(view)}
 
 
 def _block(text: str, path: Path) -> dict:

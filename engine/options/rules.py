@@ -1,7 +1,7 @@
 """What flags mean together: flags that a mode has no use for, flags without an effect, contradictions."""
 import math
 
-from engine.options.declare import PREDICT, REPORT, SAM_FAMILY, TEST, TRAIN, VERIFY, attacks_of, takes
+from engine.options.declare import PREDICT, REPORT, SAM_FAMILY, TEST, TRAIN, VERIFY, attacks_of
 from engine.options.flags import FLAGS
 from engine.options.training_flags import names_in
 from engine.options.types import step_size
@@ -88,11 +88,13 @@ def refuse_small_shares(options, gpus: int):
 
 
 def _check_attacks(options):
-    names = attacks_of(options)
     if options.warm_start and len(set(options.eps)) < 2:
         raise UserError("--warm_start begins at the result for a smaller --eps: give several")
-    untargeted = [name for name in names if not takes(name, "target")] if options.target_class is not None else []
-    if untargeted:
+    if options.target_class is None:
+        return
+    from attacks import takes  # here: reading the flags takes no torch
+
+    if untargeted := [name for name in attacks_of(options) if not takes(name, "target")]:
         raise UserError(f"--target_class: {', '.join(untargeted)} has no targeted form, leave it out of --attack")
 
 

@@ -12,16 +12,6 @@ from utils.logging import logger
 from utils.strict_json import canonical
 
 
-def named(runs: list[Path]) -> dict[str, Path]:
-    """{name: run folder}: the folder's name, with parents' in front where that is needed to tell runs apart."""
-    paths = list(dict.fromkeys(Path(run).resolve() for run in runs))
-    for parts in range(1, max(len(path.parts) for path in paths) + 1):
-        folders = {"/".join(path.parts[-parts:]): path for path in paths}
-        if len(folders) == len(paths):
-            break
-    return folders
-
-
 def gather(folders: dict[str, Path], *, attacks=None, losses=None, norm: str | None = None,
            eps=None) -> dict[str, list[Record]]:
     """The records of each run that are of one subject and that the filters keep; clean ones always.

@@ -1,14 +1,11 @@
 """Rows of several runs side by side, as Markdown and CSV."""
-import csv
-import io
-import math
 from hashlib import sha256
 
 from engine.records.naming import attack_name, radius
 from engine.records.results import bracket
 from engine.records.rows import WORST, order, without
 from utils.strict_json import canonical
-from utils.text import format_markdown
+from utils.text import format_csv, format_markdown, is_undefined
 
 CURVE = ("curve", "loss", "norm", "steps")  # what tells curves over eps apart
 PER_RUN = ("mIoU", "aAcc", "Image IoU", "ratio")
@@ -130,18 +127,7 @@ def flat(rows: list[dict]) -> str:
     records = [{**without(row, "Class IoU"), "settings": row["settings"] and canonical(row["settings"]),
                 "members": " ".join(row["members"]), "records": " ".join(row["records"]),
                 **{f"IoU {name}": iou for name, iou in row["Class IoU"].items()}} for row in rows]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in record.items()} for record in records)
-    return text.getvalue()
-
-
-def _cell(value):
-    """A value in a CSV; a spreadsheet would compute a text that begins as a formula does."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value
-    return "" if _undefined(value) else value
+    return format_csv(records)
 
 
 def _runs(rows: list[dict]) -> list[str]:
@@ -159,12 +145,8 @@ def _scores(row: dict | None) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return "-" if _undefined(value) else f"{value:.4f}"
+    return "-" if is_undefined(value) else f"{value:.4f}"
 
 
 def _passes(row: dict | None) -> str:
     return "-" if row is None else f"{row['forwards']:g} + {row['backwards']:g}"
-
-
-def _undefined(value) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -1,16 +1,14 @@
 """--report: the records of one run or several side by side, as tables, curves and pictures."""
 import json
 import os
-from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 from engine.records.naming import radius
 from engine.records.rows import rows_of
 from engine.report import curves, figures, tables
-from engine.report.sources import common_images, gather, named
-from utils.errors import UserError
+from engine.report.sources import common_images, gather
+from utils.files import name_folders, write_together
 from utils.logging import logger
 from utils.strict_json import canonical
 from utils.text import escape_markdown, is_file_name, replace_nan
@@ -33,7 +31,7 @@ def write_report(runs: list[Path], folder: Path, *, attacks=None, losses=None, n
     gives for each run with "run" in front}, nan as null, over the images that all records have.
     Raises UserError where there is nothing to compare or runs can't be compared, and leaves `folder` as it was.
     """
-    folders = named(runs)
+    folders = name_folders(runs)
     kept = gather(folders, attacks=attacks, losses=losses, norm=norm, eps=eps)
     names, note = common_images(kept)
     settings = [{canonical(record.settings) for record in records} for records in kept.values()]
@@ -41,7 +39,7 @@ def write_report(runs: list[Path], folder: Path, *, attacks=None, losses=None, n
     rows = [{"run": run, **row} for run, records in kept.items()
             for row in rows_of(records, names, class_names=records[0].header["class_names"], shared=shared)]
     content = replace_nan({"runs": list(kept), "images": names, "rows": rows})
-    with _all_or_none(Path(folder)) as part:
+    with write_together(Path(folder)) as part:
         pictures = _draw(part, folders, rows, names)
         _write(part / "report.md", _markdown(rows, images=len(names), note=note, pictures=pictures))
         _write(part / "report.csv", tables.flat(rows))
@@ -84,16 +82,3 @@ def _markdown(rows: list[dict], *, images: int, note: str, pictures: list[str]) 
 
 def _write(path: Path, text: str):
     path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")  # a folder's name may be no UTF-8
-
-
-@contextmanager
-def _all_or_none(folder: Path):
-    """A temporary folder whose files are moved into `folder` at the end; after an error none are."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=folder, prefix=".report-") as part:
-            yield Path(part)
-            for path in Path(part).iterdir():
-                os.replace(path, folder / path.name)
-    except OSError as error:
-        raise UserError(f"the report can't be written to {folder} ({error}): choose another folder") from None

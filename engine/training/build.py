@@ -1,12 +1,11 @@
 """From a Setup's options to a Trainer: the optimizer and its schedule, the adversary, replicas, validation."""
-import hashlib
 from datetime import datetime
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from attacks import Attack, build_attack
+from datasets import fingerprint
 from engine.evaluation.dashboard import Samples, show_validation
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.precision import log_sign_differences
@@ -17,7 +16,7 @@ from engine.run import checkpoints
 from engine.training.step import TrainingStep
 from engine.training.trainer import Trainer
 from metrics import StreamSegMetrics
-from network import precise, synchronize_batchnorm
+from network import parallelize, precise
 from optim import build_loss, build_optimizer, build_scheduler, norm_parameters
 from utils import distributed, launch
 from utils.logging import logger
@@ -32,7 +31,7 @@ def build_trainer(setup) -> Trainer:
         setup.options, setup.run, setup.model, setup.train_loader, setup.val_set)
     logger.info("Experiment starts at %s", datetime.now().isoformat(sep=" ", timespec="seconds"))
     logger.info("%s %s %s", options.exp_name, options.model, options.dataset)
-    net = parallel(options, model)
+    net = parallelize(model, replicas=replicas(options), amp=options.amp, sync_bn=options.sync_bn)
     optimizer, scheduler = build_training(options, model, net)
     attack = build_adversary(options)
     run.refuse_full_disk(_bytes_of_checkpoints(options, model))
@@ -58,26 +57,6 @@ def build_trainer(setup) -> Trainer:
     if options.continue_training:
         trainer.load_state_dict(setup.checkpoint.content, source=setup.checkpoint.path)
     return trainer
-
-
-def fingerprint(dataset) -> str:
-    """Return what tells these images' names, in this order, from others; their content isn't read."""
-    return hashlib.sha256("\n".join(map(dataset.name, range(len(dataset)))).encode()).hexdigest()[:16]
-
-
-def parallel(options, model: nn.Module) -> nn.Module:
-    """Return `model` for one of torchrun's processes, for all visible GPUs (DataParallel), or itself; in bfloat16 with
-    --amp.
-    """
-    net = precise(model, amp=options.amp)  # innermost: DataParallel's threads don't inherit autocast's dtype
-    if distributed.world_size() > 1:
-        if options.sync_bn:
-            synchronize_batchnorm(model)
-        device = next(model.parameters()).device
-        # Without broadcast_buffers: the trainer does that where it matters, before a validation.
-        return DistributedDataParallel(net, device_ids=[device] if device.type == "cuda" else None,
-                                       broadcast_buffers=False)
-    return nn.DataParallel(net) if replicas(options) > 1 else net
 
 
 def replicas(options) -> int:

@@ -70,7 +70,7 @@ class Skips:
         if self.in_a_row == MOST_SKIPPED:
             raise FloatingPointError(
                 f"{MOST_SKIPPED} iterations in a row, up to {itr}, had a loss or gradient that is not finite: choose a "
-                "lower --lr; earlier checkpoints are unchanged")
+                "lower --lr; earlier checkpoints are unchanged (docs/training.md#loss-not-finite)")
 
 
 def line(seen: dict) -> str:

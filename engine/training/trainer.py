@@ -7,29 +7,23 @@ import torch
 from engine.run import checkpoints
 from engine.run.interrupts import Interrupts, Stopped
 from engine.training.meter import Meter, Skips, line
-from engine.training.state import (
-    MISFITS,
-    RankState,
-    compare_data,
-    load_optimizer,
-    load_schedule,
-    read_best_score,
-    set_sam_step,
-)
+from engine.training.state import MISFITS, compare_data, read_best_score
 from engine.training.step import TrainingStep
+from optim import load_optimizer, load_schedule, set_sam_step
 from utils import checkpoint, distributed
 from utils.errors import UserError
 from utils.logging import logger
+from utils.rank_state import RankState
 
 
 class Trainer:
     """A run from `cur_itrs` to `total_itrs`. Stopped anywhere and continued, it ends with the same bits.
 
     model: the module that is validated and saved. training_step: one step on a batch. loader: iterate_from(itr) gives
-    the batches from that iteration on, without end; len() is an epoch. validate(trainer) -> results with
-    'Mean IoU'; it may call interrupts.check(). paths: {'latest': ..., 'best': ...}. described: plain values that a
-    checkpoint carries besides the state (options, normalization, class names). keep: how many of the last checkpoints
-    stay. continue_command: what a user types to continue.
+    the batches from that iteration on, without end; len() is an epoch. validate(trainer) -> results with 'Mean IoU'; it
+    may call interrupts.check(). paths: {'latest': ..., 'best': ...}. described: plain values that a checkpoint holds
+    beside the state (options, class names). keep: the number of last checkpoints that stay. continue_command: what a
+    user types to continue.
     """
 
     def __init__(self, model, training_step: TrainingStep, loader, *, scheduler, validate, dashboard, paths, described,
@@ -41,9 +35,7 @@ class Trainer:
         self.meter = Meter(images=loader.batch_size, device=training_step.device)
         self.rank_state = RankState(model, training_step.device)
         self.interrupts = Interrupts(held=True)
-        self.cur_itrs = 0
-        self.validated = 0  # the iteration of the last validation
-        self.skips = Skips()
+        self.cur_itrs, self.validated, self.skips = 0, 0, Skips()  # validated: the iteration of the last validation
         self.best_score = -1.0  # below any mIoU
         self.latest_itr = None  # of what is in latest_*
         self._written = None  # the state that this process wrote there
@@ -59,8 +51,7 @@ class Trainer:
 
         latest_* is written at the start, before and after a validation, and every `save_interval` iterations. A signal,
         or an image that can't be read, saves it and raises. Raises FloatingPointError, and touches no checkpoint, after
-        MOST_SKIPPED iterations in a row whose loss or gradient wasn't finite; WriteError where a checkpoint can't be
-        written.
+        MOST_SKIPPED iterations in a row that were not finite; WriteError where a checkpoint can't be written.
         """
         if self.cur_itrs >= total_itrs and not self._owes_validation(total_itrs, val_interval):
             logger.info("Nothing to train: iteration %d of --total_itrs %d is reached (it counts from the start: give "
@@ -105,8 +96,7 @@ class Trainer:
 
     def _owes_validation(self, total_itrs: int, val_interval: int) -> bool:
         """Return whether this iteration's validation is still to come, also in a run that was stopped."""
-        due = self.cur_itrs % val_interval == 0 or self.cur_itrs == total_itrs
-        return due and self.cur_itrs > self.validated
+        return self.cur_itrs > self.validated and (self.cur_itrs % val_interval == 0 or self.cur_itrs == total_itrs)
 
     def step(self, images, labels) -> dict:
         """Run one iteration; returns what was measured, {} where it was skipped."""
@@ -129,9 +119,7 @@ class Trainer:
                 self.dashboard.vis_scalar(name, self.cur_itrs, value)
 
     def validate_and_save(self):
-        """Score the model, write best_* when it is the best so far, and latest_* before (a kill costs no iteration)
-        and after.
-        """
+        """Score the model; write latest_* before (a kill costs no iteration) and after, best_* if it is the best."""
         distributed.broadcast_tensors(self.model.buffers())  # without --sync_bn each process has statistics of its own
         self.save("latest")
         logger.info("validation...")
@@ -153,7 +141,7 @@ class Trainer:
             return
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
             raise FloatingPointError(f"the weights are not finite at iteration {self.cur_itrs}: choose a lower --lr; "
-                                     "checkpoints from before are as they were")
+                                     "earlier checkpoints are unchanged (docs/training.md#loss-not-finite)")
         state = self.state_dict()
         keep = self.keep if kind == "latest" and self.latest_itr != self.cur_itrs else None
         self._unwritable = True
@@ -167,19 +155,15 @@ class Trainer:
             self._written, self.latest_itr = now, self.cur_itrs
 
     def load_best(self):
-        """Put the weights of best_* into the model: what is reported is what a later test of the file finds."""
+        """Load the weights of best_* into the model, so that its scores are those that a later test finds."""
         there = distributed.is_main() and self.paths["best"].exists()  # else nothing was trained in this folder
         best = distributed.broadcast_object(checkpoint.load(self.paths["best"]) if there else None)
-        if best is None:
-            return
-        self.model.model.load_state_dict(best["model_state"])
-        logger.info("Scores of the best checkpoint, of iteration %d:", best["cur_itrs"])
+        if best is not None:
+            self.model.model.load_state_dict(best["model_state"])
+            logger.info("Scores of the best checkpoint, of iteration %d:", best["cur_itrs"])
 
     def state_dict(self) -> dict:
-        """Return what the next iteration depends on, and what describes the run: checkpoints.KEYS. All ranks call it.
-
-        It is the same on all ranks but for "ranks", which rank 0 has.
-        """
+        """Return what checkpoints.KEYS lists; all ranks call it, and rank 0 has "ranks", the state of all processes."""
         return checkpoints.stamp({
             "cur_itrs": self.cur_itrs, "cur_epochs": self.cur_epochs, "best_score": self.best_score,
             "validated": self.validated, "skipped": self.skips.count, "skipped_in_a_row": self.skips.in_a_row,
@@ -188,10 +172,9 @@ class Trainer:
             "ranks": distributed.gather_to_main(self.rank_state.state_dict()), **self.described})
 
     def load_state_dict(self, state: dict, *, source: str):
-        """Continue from a checkpoint whose weights are loaded already.
+        """Continue from a checkpoint whose weights are loaded; what the options say (lr, rho, ...) stays.
 
-        What belongs to the options (learning rates, rho, the schedule's length) stays as this call has it. Raises
-        UserError, which names `source`, for the state of another kind of training or other classes.
+        Raises UserError, which names `source`, for the state of another kind of training or other classes.
         """
         same_images = compare_data(self.described, state, source=source)
         try:
@@ -212,6 +195,6 @@ class Trainer:
         except MISFITS as error:
             raise UserError(f"the training state in {source} doesn't fit this --optimizer, or is damaged "
                             f"({type(error).__name__}: {error})") from None
-        if Path(source).absolute() == Path(self.paths["latest"]).absolute():
+        if Path(source).absolute() == self.paths["latest"].absolute():
             self.latest_itr = self.cur_itrs
         logger.info("Training state restored from %s, iteration %d", source, self.cur_itrs)

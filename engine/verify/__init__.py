@@ -15,6 +15,7 @@ from utils.device import deterministic_sums
 from utils.errors import UserError
 from utils.images import choose_evenly
 from utils.logging import logger
+from utils.text import format_figure
 
 IMAGES = 4
 EPS = 4 / 255
@@ -87,7 +88,7 @@ def run_checks(model: nn.Module, images: list[Tensor], labels: list[Tensor], *, 
 
 def line(check: dict) -> str:
     """A check for people."""
-    figures = ", ".join(f"{name} {_text(value)}" for name, value in check["figures"].items())
+    figures = ", ".join(f"{name} {format_figure(value)}" for name, value in check["figures"].items())
     text = f"{'pass' if check['passed'] else 'FAIL'}  {check['name']}: {figures} ({check['tolerance']})"
     return text if check["passed"] else f"{text}: {check['why']}"
 
@@ -106,11 +107,3 @@ def _logged(name: str, finding: Finding, seconds: float) -> dict:
     check = {"name": name, **vars(finding), "seconds": round(seconds, 1)}
     logger.info("%s", line(check))
     return check
-
-
-def _text(value) -> str:
-    if isinstance(value, dict):
-        return "; ".join(f"{name} {_text(item)}" for name, item in value.items())
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_text, value))}]" if value else "none"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -9,6 +9,7 @@ from attacks import LOSSES, PGD
 from attacks.losses import valid_labels
 from attacks.search import Problem
 from engine.verify.bench import Bench, Finding, judge, pooled_accuracy
+from network import Scaled
 from utils.modes import eval_mode
 from utils.seed import make_generator
 
@@ -17,18 +18,6 @@ DIRECTIONS = 8  # random ones, besides the gradient's own sign
 STEPS = (1e-7, 1e-9)  # of the finite difference: between curvature and float64's rounding one fits
 SCALES = (100.0, 1e4)
 MARGINS = (1, 10)  # medians that logits are softened to
-
-
-class Scaled(nn.Module):
-    """A model with its logits times a factor: the same classifier."""
-
-    def __init__(self, model: nn.Module, factor: float):
-        super().__init__()
-        self.model, self.factor = model, factor
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits [B, C, H, W], scaled."""
-        return self.factor * self.model(images)
 
 
 def gradient(bench: Bench) -> Finding:

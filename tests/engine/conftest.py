@@ -1,7 +1,7 @@
 """Whole runs of main() on the synthetic data set, as small as a real network allows."""
 import pytest
 
-from engine.train import Trainer
+from engine.training.trainer import Trainer
 from main import main
 
 SMALL = ["--dataset", "synthetic", "--model", "deeplabv3_mobilenet", "--no-pretrained_backbone", "--crop_size", "65",
