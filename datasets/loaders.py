@@ -1,6 +1,9 @@
 """Batches of a training and a validation set; the same seed gives the same batches."""
+import os
 import signal
+import threading
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from itertools import count
 
 import torch
@@ -41,13 +44,14 @@ class SeededDataset(Dataset):
 
 
 class Loader(DataLoader):
-    """A DataLoader whose workers ignore Ctrl-C, which the main process handles, and whose errors are UserErrors."""
+    """A DataLoader whose workers leave signals to the main process, and whose errors are UserErrors."""
 
     def __init__(self, dataset: Dataset, **settings):
-        super().__init__(dataset, worker_init_fn=ignore_interrupts, **settings)
+        super().__init__(dataset, worker_init_fn=leave_signals_to_parent, **settings)
 
     def __iter__(self) -> Generator:
-        return _translate_worker_errors(super().__iter__())
+        with _blocked_signals():  # also in the workers that start here, until leave_signals_to_parent
+            return _translate_worker_errors(super().__iter__())
 
 
 class TrainingLoader:
@@ -128,9 +132,36 @@ def _translate_worker_errors(batches: Iterator) -> Generator:
         raise UserError(f"{str(error).splitlines()[0]} (out of memory? lower --num_workers)") from None
 
 
-def ignore_interrupts(_):
-    """Ignore Ctrl-C in a worker: the terminal sends it to all processes, but the main process decides when to stop."""
+def leave_signals_to_parent(_):
+    """Ignore signals in a worker: a terminal and a scheduler send them to all processes, but the parent decides.
+
+    A worker ends by a SIGTERM from its parent, or when its parent dies, which torch watches.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        threading.Thread(target=_end_when_told_by, args=(os.getppid(),), daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    elif hasattr(signal, "pthread_sigmask"):  # macOS doesn't tell who sent a signal
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
+
+
+def _end_when_told_by(parent: int):
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)  # as torch's own workers end
+
+
+@contextmanager
+def _blocked_signals():
+    """Block SIGINT and SIGTERM: none is lost, and none ends a worker before it can leave them to its parent."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _make_generator(seed):

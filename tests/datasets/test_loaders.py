@@ -1,4 +1,7 @@
+import multiprocessing
 import random
+import subprocess
+import sys
 from itertools import islice
 
 import numpy as np
@@ -115,6 +118,23 @@ def test_validation_leaves_the_global_generator_alone():
 def test_validations_workers_persist():
     assert loaders((Dice(), Dice()), num_workers=1)[1].persistent_workers
     assert not loaders((Dice(), Dice()))[1].persistent_workers
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody says who sent a signal")
+def test_a_signal_from_others_leaves_a_worker_to_its_parent():
+    """As from a terminal or a cluster, which send theirs to all processes of a job."""
+    before = multiprocessing.active_children()
+    batches = loaders((Dice(), Dice()), batch_size=2, num_workers=2)[0].starting_at(0)
+    workers = [child for child in multiprocessing.active_children() if child not in before]
+    assert len(workers) == 2
+    for signum in ("INT", "TERM"):
+        subprocess.run(["kill", f"-{signum}", *(str(worker.pid) for worker in workers)], check=True)
+        assert len(list(islice(batches, 8))) == 8 and all(worker.is_alive() for worker in workers)
+    for worker in workers:
+        worker.terminate()
+        worker.join()
+        assert worker.exitcode == 0
+    batches.close()
 
 
 def test_images_of_several_sizes_come_one_by_one(voc_sets, log):

@@ -126,7 +126,7 @@ def test_in_a_test_it_ends_what_is_found_being_kept(start, trained, tmp_path, wo
     os.killpg(process.pid, signal.SIGTERM)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 143 and not [line for line in err.splitlines() if line.startswith("error")]
-    assert workers == "2" or "Traceback" not in err  # torch may remark that its own process was killed
+    assert "Traceback" not in err
     assert "| fgsm" in out and "Results written to" in out
 
 
