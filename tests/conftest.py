@@ -102,7 +102,7 @@ def visdom_server(tmp_path_factory, free_port):
     command = [sys.executable, "-c", "from visdom.server.run_server import main; main()", "-port", str(free_port),
                "-env_path", str(tmp_path_factory.mktemp("visdom")), "-bind_local"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not _answers(free_port):
         assert time.monotonic() < deadline and process.poll() is None, "the visdom server didn't start"
         time.sleep(0.1)

@@ -14,7 +14,7 @@ from utils import distributed
 GRACE = 10  # seconds that the other ranks have to end by themselves after one has failed
 
 
-def run(function, *args, n: int = 2, timeout: float = 300) -> list:
+def run(function, *args, n: int = 2, timeout: float = 600) -> list:
     """The results of function(*args) on each of `n` ranks; the function is importable, as those of tests/ranked are.
 
     AssertionError with the tracebacks where a rank raises, or is not done after `timeout` seconds.

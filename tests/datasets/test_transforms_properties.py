@@ -3,14 +3,15 @@ import math
 
 import numpy as np
 import torch
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from datasets.transforms import IGNORE, MEAN_PIXEL, RandomScale, make_train_transform, make_val_transform
 
-settings.register_profile("pairs", deadline=None, derandomize=True, database=None, max_examples=60)
+settings.register_profile("pairs", deadline=None, derandomize=True, database=None, max_examples=60,
+                          suppress_health_check=[HealthCheck.too_slow])
 often = settings(settings.get_profile("pairs"))
 sizes = st.tuples(st.integers(1, 60), st.integers(1, 60))
 crops, seeds = st.integers(2, 70), st.integers(0, 2**32 - 1)

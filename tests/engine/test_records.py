@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -175,15 +174,14 @@ def test_only_one_process_writes(tmp_path, appender, monkeypatch):
         assert len(records) == 3
 
 
-def test_a_lock_that_is_let_go_in_time_is_waited_for(tmp_path, appender):
+def test_a_lock_that_is_let_go_in_time_is_waited_for(tmp_path, appender, monkeypatch):
+    monkeypatch.setattr(appending, "LOCK_WAIT", 600.0)  # a busy machine may take some for its end
     process = appender(tmp_path / "shared", 1)
     process.stdout.readline()
-    started = time.monotonic()
     process.stdin.write("\n")  # the process ends now, as the workers of a killed one soon do
     process.stdin.flush()
     with Records(tmp_path / "shared", HEADER, label="pgd") as records:
         assert len(records) == 1
-    assert time.monotonic() - started < files.LOCK_WAIT
 
 
 def test_a_closed_file_is_free_though_a_forked_worker_holds_it_open(tmp_path, monkeypatch):

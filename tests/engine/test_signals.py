@@ -58,7 +58,7 @@ def test_the_first_ends_the_run_after_its_iteration_and_the_printed_command_goes
     process = start(*small, "--output_dir", str(tmp_path), *ENDLESS, "--num_workers", "2")
     until(process, "Itrs 2/")
     (os.killpg if group else os.kill)(process.pid, signum)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == code and "Traceback" not in err
     assert f"{signal.Signals(signum).name}: the run stops when its iteration is whole" in err
     state = latest(tmp_path / "exp")
@@ -66,7 +66,7 @@ def test_the_first_ends_the_run_after_its_iteration_and_the_printed_command_goes
     assert f" {state['cur_itrs']}/100000; to go on: python main.py " in stopped and state["cur_itrs"] >= 2
     command = shlex.split(stopped.split("; to go on: python main.py ")[1])
     process = start(*command, "--total_itrs", str(state["cur_itrs"] + 1))
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert latest(tmp_path / "exp")["cur_itrs"] == state["cur_itrs"] + 1
 
@@ -78,7 +78,7 @@ def test_a_reader_that_the_same_ctrl_c_has_ended_costs_nothing(start, tmp_path, 
     process.stdout.close()
     process.stderr.close()
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 130
+    assert process.wait(timeout=600) == 130
     log = (tmp_path / "exp" / "log.txt").read_text()
     assert f"Stopped after iteration {latest(tmp_path / 'exp')['cur_itrs']}/100000; to go on: " in log
 
@@ -88,7 +88,7 @@ def test_one_training_at_a_time_in_a_folder(start, tmp_path, small):
     first = start(*small, "--output_dir", str(tmp_path), *ENDLESS, "--save_interval", "1", "--num_workers", "2")
     until(first, "Itrs 2/")
     before = (tmp_path / "exp" / "log.txt").read_text()
-    out, err = start("--continue_training", "--output_dir", str(tmp_path)).communicate(timeout=60)
+    out, err = start("--continue_training", "--output_dir", str(tmp_path)).communicate(timeout=600)
     assert f"error: {tmp_path / 'exp'} is being trained in by another process" in err
     assert (tmp_path / "exp" / "log.txt").read_text().startswith(before)
     first.send_signal(signal.SIGKILL)
@@ -99,19 +99,21 @@ def test_one_training_at_a_time_in_a_folder(start, tmp_path, small):
 
 
 def test_the_second_ends_at_once(start, tmp_path, small):
-    """In an iteration of minutes: nothing is written, what was there stays."""
+    """In an iteration of minutes, whose end it doesn't wait for: nothing is written, what was there stays."""
     process = start(*small, "--output_dir", str(tmp_path), *ENDLESS, "--save_interval", "1", "--crop_size", "769",
                     "--batch_size", "16")
     until(process, "[!] Retrain")
+    while not list(tmp_path.rglob("latest_*.pth")):  # the last that it writes before
+        assert process.poll() is None
+        time.sleep(0.1)
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
     while "SIGTERM: the run stops when its iteration is whole" not in process.stderr.readline():
         assert process.poll() is None
-    time.sleep(0.5)
-    began = time.monotonic()
+    time.sleep(0.5)  # or it would be taken for an echo of the first
     process.send_signal(signal.SIGTERM)
-    process.wait(timeout=30)
-    assert process.returncode == 143 and time.monotonic() - began < 3
+    out, _ = process.communicate(timeout=600)
+    assert process.returncode == 143 and "Stopped after iteration" not in out
     assert latest(tmp_path / "exp")["cur_itrs"] == 0
 
 
@@ -120,11 +122,11 @@ def test_in_a_test_it_ends_what_is_found_being_kept(start, trained, tmp_path, wo
     best, = (trained / "exp").glob("best_*.pth")
     process = start("--test_only", "--ckpt", str(best), "--output_dir", str(tmp_path), "--attack", "fgsm", "pgd",
                     "--eps", "2/255", "--steps", "100000", "--num_workers", workers)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.rglob("pgd_*.jsonl")) and time.monotonic() < deadline:
+    while not list(tmp_path.rglob("pgd_*.jsonl")):
+        assert process.poll() is None
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 143 and not [line for line in err.splitlines() if line.startswith("error")]
     assert "Traceback" not in err
     assert "| fgsm" in out and "Results written to" in out
@@ -136,17 +138,17 @@ def test_several_processes_stop_together_and_go_on_to_the_same_bits(start, tmp_p
              "--print_interval", "4", "--optimizer", "SAM", "--no-sync_bn", "--adv", "--train_step", "1",
              "--lr", "0.1"]
     whole = start(*flags, "--exp_name", "whole", launcher=TORCHRUN)
-    assert whole.wait(timeout=200) == 0
+    assert whole.wait(timeout=600) == 0
     cut = start(*flags, "--exp_name", "cut", "--save_interval", "1", launcher=TORCHRUN)
     until(cut, "Model saved as")
     cut.send_signal(signal.SIGTERM)  # to torchrun, which passes it on to both
-    out, err = cut.communicate(timeout=100)
+    out, err = cut.communicate(timeout=600)
     assert "Stopped after iteration" in out and cut.returncode != 0
     assert "to go on: torchrun --nproc_per_node=2 main.py --continue_training" in out
     assert 1 <= latest(tmp_path / "cut")["cur_itrs"] < 12
     go_on = start("--continue_training", "--output_dir", str(tmp_path), "--exp_name", "cut", "--num_workers", "0",
                   launcher=TORCHRUN)
-    assert go_on.wait(timeout=200) == 0
+    assert go_on.wait(timeout=600) == 0
     one, other = (latest(tmp_path / name) for name in ("whole", "cut"))
     assert one["cur_itrs"] == other["cur_itrs"] == 12 and one["best_score"] == other["best_score"]
     for key, value in one["model_state"].items():

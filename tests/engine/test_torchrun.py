@@ -77,7 +77,7 @@ def test_an_error_on_one_rank_ends_both_and_keeps_what_was_before(tmp_path):
 
 def torchrun(root, *flags):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main.py", *flags]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300,
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 

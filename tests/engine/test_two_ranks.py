@@ -43,7 +43,7 @@ def runs() -> list[dict]:
 @pytest.fixture(scope="module")
 def two_ranks():
     """What each rank found for each of runs(), in the order of runs()."""
-    return list(zip(*ranks.run(train_all, runs(), timeout=300), strict=True))
+    return list(zip(*ranks.run(train_all, runs(), timeout=600), strict=True))
 
 
 def found_for(two_ranks, settings: dict):
@@ -105,7 +105,7 @@ def torchrun(root, *argv, processes=2):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if processes == 2 else []
     return subprocess.run([sys.executable, *launcher, str(root / "main.py"), *argv], cwd=root, env=environment,
-                          capture_output=True, text=True, timeout=300)
+                          capture_output=True, text=True, timeout=600)
 
 
 def test_torchrun_trains_attacks_and_writes_once(tmp_path, root, small):
@@ -138,7 +138,7 @@ def test_ctrl_c_stops_all_processes_together_and_saves(tmp_path, root, small):
         if "Itrs 2/" in line:
             process.send_signal(signal.SIGINT)  # to torchrun, which passes it on
             break
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert "Stopped after iteration" in out and "gloo" not in err
     latest = torch.load(next((tmp_path / "exp").glob("latest_*.pth")), weights_only=True)
     assert latest["cur_itrs"] >= 2

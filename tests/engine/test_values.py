@@ -3,7 +3,7 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.options.types import (
@@ -19,7 +19,8 @@ from engine.options.types import (
 )
 from engine.records.naming import radius
 
-settings.register_profile("exact", deadline=None, derandomize=True, database=None, max_examples=200)
+settings.register_profile("exact", deadline=None, derandomize=True, database=None, max_examples=200,
+                          suppress_health_check=[HealthCheck.too_slow])
 often = settings(settings.get_profile("exact"))
 naturals = st.integers(1, 10**6)
 TYPES = [number(float), number(float, above=0), number(int, low=1, high=9), share_of_eps, plain_text, run_name, gpu_ids,

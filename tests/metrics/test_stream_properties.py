@@ -5,13 +5,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, recall_score
 
 from metrics import StreamSegMetrics
 
-settings.register_profile("scores", deadline=None, derandomize=True, database=None, max_examples=60)
+settings.register_profile("scores", deadline=None, derandomize=True, database=None, max_examples=60,
+                          suppress_health_check=[HealthCheck.too_slow])
 often = settings(settings.get_profile("scores"))
 SCORES = ("Overall Acc", "Mean Acc", "FreqW Acc", "Mean IoU")
 

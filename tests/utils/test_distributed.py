@@ -75,6 +75,6 @@ def test_the_harness_shows_who_failed_and_waits_for_nobody(monkeypatch):
 def test_under_torchrun(tmp_path, root):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m",
                "tests.ranked.collectives", str(tmp_path)]
-    subprocess.run(command, cwd=root, check=True, timeout=120)
+    subprocess.run(command, cwd=root, check=True, timeout=600)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         "0": "[{'rank': 0}, {'rank': 1}]", "1": "None"}

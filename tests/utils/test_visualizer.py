@@ -20,7 +20,7 @@ from utils.visualizer import NullVisualizer, Visualizer
 def test_the_page_opens(visdom_server):
     """visdom's page needs a tornado below 6.6; its data interface alone doesn't show that."""
     port, _ = visdom_server
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=600) as answer:
         assert answer.status == 200 and b"visdom" in answer.read().lower()
 
 
