@@ -1,4 +1,9 @@
-"""A data set without files: five kinds of shapes on a textured background, drawn from (seed, split, index)."""
+"""A data set without files: dotted shapes of five kinds on grey ground, drawn from (seed, split, index).
+
+Two cues tell the class. Each shape is filled with its class's colour, so faintly that a few grey levels change it into
+another one, and has bold dots of the same colour. A network that is trained as usual uses the fill, which it learns
+first; a network that is trained against attacks uses the dots.
+"""
 import numpy as np
 import torch
 from torchvision import tv_tensors
@@ -6,49 +11,51 @@ from torchvision import tv_tensors
 from .base import SegmentationDataset, make_palette
 from .transforms import IGNORE
 
-SIZE = 96
+SIZE = 64
+FILL, DOTS = 0.08, 0.4  # contrasts of a surface's two cues, as shares of its typical colour's distance from grey
+SPACING = 6.0  # pixels between dots
 LENGTHS = {"train": 256, "val": 32}
 
 
 def disc(u, v):
-    """Return the signed distance from the unit disc."""
+    """Unit disc."""
     return np.hypot(u, v) - 1
 
 
 def square(u, v):
-    """Return the signed distance from a square of half side 0.85."""
+    """Square of half side 0.85."""
     return np.maximum(np.abs(u), np.abs(v)) - 0.85
 
 
 def triangle(u, v):
-    """Return the signed distance from an equilateral triangle with its corners at radius 1.2."""
+    """Equilateral triangle with its corners at radius 1.2."""
     return np.maximum(v, 0.866 * np.abs(u) - 0.5 * v) - 0.6
 
 
 def ring(u, v):
-    """Return the signed distance from a ring between the radii 0.5 and 1."""
+    """Ring between the radii 0.5 and 1."""
     return np.abs(np.hypot(u, v) - 0.75) - 0.25
 
 
 def cross(u, v):
-    """Return the signed distance from a cross of two bars 2.1 long and 0.7 wide."""
+    """Cross of two bars 2.1 long and 0.7 wide."""
     a, b = np.abs(u), np.abs(v)
     return np.maximum(np.maximum(a, b) - 1.05, np.minimum(a, b) - 0.35)
 
 
-# Label -> function of coordinates u, v [H, W] that gives the signed distance [H, W] in radii, negative inside
+# Label -> signed distance from the outline in units of the radius (negative inside), for coordinates [H, W]
 SHAPES = {1: disc, 2: square, 3: triangle, 4: ring, 5: cross}
 
 
 class Synthetic(SegmentationDataset):
-    """Overlapping shapes, some faint, some outlined with 255; colour only hints at the class. 6 classes, 96x96.
+    """Shapes that overlap, faintly filled and boldly dotted, some outlined with 255; 6 classes, 64x64.
 
     Image i depends only on (seed, split, i), not on the order of access, the process or global generators.
     """
 
     class_names = ["background", *(shape.__name__ for shape in SHAPES.values())]
     num_classes = len(class_names)
-    palette = make_palette([(0, 0, 0), (214, 69, 65), (65, 131, 215), (245, 171, 53), (38, 166, 91), (155, 89, 182)],
+    palette = make_palette([(0, 0, 0), (230, 50, 50), (40, 90, 240), (245, 210, 50), (30, 200, 70), (215, 50, 215)],
                            void=(224, 224, 192))
     native_same_size = True
 
@@ -66,7 +73,7 @@ class Synthetic(SegmentationDataset):
         return f"{self.split}_{range(len(self))[i]:04d}"
 
     def read_pair(self, i: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        """Return pair i, drawn now: image uint8 [3, 96, 96], label uint8 [96, 96]."""
+        """Return pair i, drawn now: image uint8 [3, 64, 64], label uint8 [64, 64]."""
         i = range(len(self))[i]  # IndexError past the end ends a `for` over the data set
         rng = np.random.default_rng([self.seed, list(LENGTHS).index(self.split), i])
         image, label = draw(rng, self.palette / 255)
@@ -74,27 +81,27 @@ class Synthetic(SegmentationDataset):
 
 
 def draw(rng: np.random.Generator, colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image uint8 [3, H, W] of two to four overlapping shapes, and its label uint8 [H, W].
+    """Return an image uint8 [3, H, W] of two to four overlapping shapes on grey, and its label uint8 [H, W].
 
-    `colours` [>= 6, 3] in [0, 1] are the typical colours of the classes.
+    `colours` [>= 6, 3] in [0, 1] are the typical colours of the classes; the first one is not used.
     """
-    image = make_texture(rng, rng.uniform(0.35, 0.65, 3))  # [3, H, W]
+    ground = rng.uniform(0.47, 0.53) + rng.uniform(-0.01, 0.01, 3)
+    image = np.broadcast_to(ground[:, None, None], (3, SIZE, SIZE)).copy()
     label = np.zeros((SIZE, SIZE), dtype=np.uint8)
     for _ in range(rng.integers(2, 5)):
         paint_shape(rng, image, label, colours)
-    image += rng.normal(0, rng.uniform(0.02, 0.06), image.shape)
+    image += rng.normal(0, 0.004, image.shape)
     return (image.clip(0, 1) * 255).round().astype(np.uint8), label
 
 
 def paint_shape(rng: np.random.Generator, image: np.ndarray, label: np.ndarray, colours: np.ndarray):
     """Paint one shape of a random class into image [3, H, W] and label [H, W], in place."""
     kind = int(rng.integers(1, len(SHAPES) + 1))
-    radius = rng.uniform(14, 26)
+    radius = rng.uniform(9, 17)
     distance = SHAPES[kind](*make_local_grid(rng, radius)) * radius  # [H, W], in pixels
 
-    colour = colours[kind] + rng.uniform(0, 0.5) * (rng.uniform(0, 1, 3) - colours[kind])
-    opacity = rng.uniform(0.5, 1) * (0.5 - distance).clip(0, 1)  # antialiased outline
-    image += opacity * (make_texture(rng, colour) - image)
+    opacity = (0.5 - distance).clip(0, 1)  # antialiased outline
+    image += opacity * (make_surface(rng, colours[kind]) - image)
 
     label[distance < 0] = kind
     if rng.random() < 0.4:
@@ -110,11 +117,9 @@ def make_local_grid(rng: np.random.Generator, radius: float) -> tuple[np.ndarray
     return dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
 
 
-def make_texture(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
-    """Return an image [3, H, W] of one colour [3] plus three coloured gratings."""
-    waves = rng.uniform(-0.5, 0.5, (2, 3, 1))                                   # radians per pixel, in y and x
-    steps = np.arange(SIZE)
-    rows, columns = np.exp(1j * waves * steps)                                  # 2 x [3, SIZE]
-    gratings = (rows[:, :, None] * columns[:, None, :]).real                    # cos(wy y + wx x): [3, H, W]
-    mix = rng.normal(0, 0.03, (3, 3))                                           # the colour of each grating
-    return colour[:, None, None] + np.tensordot(mix, gratings, axes=1)
+def make_surface(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
+    """Return a plane [3, H, W] near grey, with a faint cast and bold dots of one colour [3]."""
+    u, v = make_local_grid(rng, SPACING / (2 * np.pi))
+    dots = (1 + np.cos(u)) * (1 + np.cos(v)) - 1  # 3 in the middle of a dot, -1 between dots, 0 on average
+    strength = FILL + DOTS / 2 * dots  # [H, W]
+    return 0.5 + (colour - 0.5)[:, None, None] * strength + rng.uniform(-0.01, 0.01, (3, 1, 1))

@@ -175,7 +175,7 @@ def test_only_one_process_writes(tmp_path, appender, monkeypatch):
 
 
 def test_a_lock_that_is_let_go_in_time_is_waited_for(tmp_path, appender, monkeypatch):
-    monkeypatch.setattr(appending, "LOCK_WAIT", 600.0)  # a busy machine may take some for its end
+    monkeypatch.setattr(files, "LOCK_WAIT", 600.0)  # a busy machine may take some for its end
     process = appender(tmp_path / "shared", 1)
     process.stdout.readline()
     process.stdin.write("\n")  # the process ends now, as the workers of a killed one soon do

@@ -93,7 +93,7 @@ def test_a_record_says_what_attacked_what_and_what_it_took(run, tmp_path):
     assert list(lines) == ["val_0000", "val_0015", "val_0031"]
     for line in lines.values():
         assert (line["forwards"], line["backwards"]) == (3, 3) and 3.9 / 255 < line["radius"] <= 4 / 255
-        assert sum(line["pixels"]) <= 96 * 96 and line["loss"] > 0
+        assert sum(line["pixels"]) <= 64 * 64 and line["loss"] > 0
 
 
 @pytest.mark.parametrize("flags", [[], ["--warm_start"]])
@@ -244,7 +244,7 @@ def test_the_loader_gives_every_image_its_own_index(run):
 def test_attacks_that_cannot_be_are_one_line(flags, parts, small, refused, tmp_path, monkeypatch):
     """And nothing has started."""
     monkeypatch.chdir(tmp_path)
-    Image.fromarray(np.full((96, 96), 200, np.uint8)).save("mask.png")
+    Image.fromarray(np.full((64, 64), 200, np.uint8)).save("mask.png")
     line = refused([*small, "--total_itrs", "2", *flags])
     assert all(part in line for part in parts), line
     assert [path.name for path in tmp_path.iterdir()] == ["mask.png"]
@@ -296,7 +296,7 @@ def test_a_target_is_a_class_or_a_map(run, tmp_path, refused):
     reached = sum(line["at_target"] for line in lines.values())
     pixels, right = (sum(np.array(line[key]) for line in lines.values()) for key in ("pixels", "intersection"))
     assert row["Target share"] == reached / pixels.sum() and right[2] <= reached <= pixels.sum()
-    Image.fromarray(np.full((96, 96), 2, np.uint8)).save(tmp_path / "map.png")
+    Image.fromarray(np.full((64, 64), 2, np.uint8)).save(tmp_path / "map.png")
     run("a", *flags, "--target_class", str(tmp_path / "map.png"))
     path, = (tmp_path / "a" / "records").glob("pgd-to-map-*.jsonl")
     assert read(path)[1] == lines  # a map of 2 everywhere is class 2
@@ -304,4 +304,4 @@ def test_a_target_is_a_class_or_a_map(run, tmp_path, refused):
     best = str(run.ckpt)
     line = refused(["--test_only", "--ckpt", best, "--output_dir", str(tmp_path), *flags, "--target_class",
                     str(tmp_path / "small.png")])
-    assert "small.png" in line and "5x5" in line and "96x96" in line  # not a traceback
+    assert "small.png" in line and "5x5" in line and "64x64" in line  # not a traceback

@@ -60,7 +60,7 @@ def test_the_first_ends_the_run_after_its_iteration_and_the_printed_command_goes
     (os.killpg if group else os.kill)(process.pid, signum)
     out, err = process.communicate(timeout=600)
     assert process.returncode == code and "Traceback" not in err
-    assert f"{signal.Signals(signum).name}: the run stops when its iteration is whole" in err
+    assert f"{signal.Signals(signum).name}: stopping after this iteration" in err
     state = latest(tmp_path / "exp")
     stopped, = (line for line in out.splitlines() if line.startswith("Stopped after iteration "))
     assert f" {state['cur_itrs']}/100000; to go on: python main.py " in stopped and state["cur_itrs"] >= 2
@@ -108,7 +108,7 @@ def test_the_second_ends_at_once(start, tmp_path, small):
         time.sleep(0.1)
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
-    while "SIGTERM: the run stops when its iteration is whole" not in process.stderr.readline():
+    while "SIGTERM: stopping after this iteration" not in process.stderr.readline():
         assert process.poll() is None
     time.sleep(0.5)  # or it would be taken for an echo of the first
     process.send_signal(signal.SIGTERM)
