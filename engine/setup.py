@@ -14,11 +14,11 @@ from engine.run.resume import Loaded, finish_options, load_checkpoint, skipped_b
 from network import build_model, load_weights, set_bn_momentum
 from utils import distributed
 from utils.checkpoint import model_state
+from utils.dashboards import NullVisualizer, Visualizer
 from utils.device import choose_device
 from utils.errors import UserError
 from utils.logging import logger
 from utils.seed import seed_everything
-from utils.visualizer import NullVisualizer, Visualizer
 
 
 @dataclass(frozen=True)

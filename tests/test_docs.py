@@ -1,5 +1,4 @@
 """README.md and docs/: pages, links and anchors are there; commands are run, or parsed where they take long."""
-import argparse
 import re
 import subprocess
 from functools import cache
@@ -9,15 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from datasets import synthetic
-from engine.options import complete, parse_options
 from engine.verify import CHECKS
 from main import main
 from predict import predict
-from utils.distributed import TORCHRUN
+from tests.calls import options_of
+from utils.launch import TORCHRUN
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("training", "sharpness", "adversarial", "resume", "data", "evaluation", "attacks", "records", "verify", "gpus",
@@ -148,17 +146,6 @@ def paths_of_tree(block: str):
         yield "".join(parents)
 
 
-def parse(argv: list[str], entry: str):
-    """The options that `entry` makes of argv, with all that it refuses before it looks at the disk."""
-    if entry == "predict.py":
-        own = argparse.ArgumentParser()
-        own.add_argument("--input", required=True)
-        own.add_argument("--save_val_results_to")
-        argv = ["--test_only", *own.parse_known_args(argv)[1]]
-    opts = parse_options(argv)
-    return opts if opts.report else complete(opts)
-
-
 @pytest.mark.parametrize("command", [command for command in COMMANDS if not command.run], ids=str)
 def test_commands_that_are_not_run_are_right(command, monkeypatch):
     program, *words = command.words
@@ -170,7 +157,7 @@ def test_commands_that_are_not_run_are_right(command, monkeypatch):
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert set(words) <= set(targets)
     elif words[0] in ("main.py", "predict.py"):
-        parse(words[1:], words[0])
+        options_of(*words[1:], entry=words[0])  # with all that is refused before a look at the disk
     elif words[0] == "demo.py":
         assert len(words) == 1  # tests/test_demo.py runs it
     elif words[0] == "-m" and program == "python":
@@ -238,11 +225,3 @@ def without_figures(line: str) -> str:
 
 def kind_of(command: Command) -> str:
     return "attack" if "--test_only" in command.words else "report" if "--report" in command.words else "train"
-
-
-def test_the_python_page_runs_as_it_is(workplace, capsys):
-    (code,) = [block for language, block in FENCE.findall((ROOT / "docs" / "python.md").read_text())
-               if language == "python"]
-    exec(compile(code, "docs/python.md", "exec"), {"__name__": "page"})
-    assert "pgd" in capsys.readouterr().out
-    assert torch.is_grad_enabled()

@@ -21,12 +21,12 @@ from engine.records.results import table, write_results
 from engine.records.rows import rows_of, without
 from engine.records.store import Records
 from network import precise
+from utils.dashboards import NullVisualizer
 from utils.device import device_of
 from utils.distributed import broadcast_object, fail_together, is_main
 from utils.logging import logger
 from utils.snapshots import hash_weights
 from utils.strict_json import canonical
-from utils.visualizer import NullVisualizer
 
 CLEAN = {"attack": "none", "norm": None, "eps": 0.0, "steps": 0}
 

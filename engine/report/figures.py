@@ -4,6 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from utils.optional import import_optional
 from utils.text import escape_unprintable
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # Okabe and Ito's, for all eyes
@@ -82,15 +83,12 @@ def _draw_curve(axis, points, *, style: int):
 
 def _figure(width: float, height: float):
     """An empty figure, inches."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
+    return import_optional("matplotlib.figure", command="make setup").Figure(figsize=(width, height), layout="constrained")
 
 
 def _save(figure, path: Path):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure).print_png(path)
+    agg = import_optional("matplotlib.backends.backend_agg", command="make setup")
+    agg.FigureCanvasAgg(figure).print_png(path)
 
 
 def _read(path: Path):

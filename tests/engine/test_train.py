@@ -15,9 +15,9 @@ from engine.training.trainer import Trainer
 from network import NormalizedModel
 from optim import build_loss, build_optimizer, build_scheduler
 from utils import checkpoint
+from utils.dashboards import NullVisualizer
 from utils.errors import UserError
 from utils.logging import start_log, stop_log
-from utils.visualizer import NullVisualizer
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 

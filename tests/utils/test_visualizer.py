@@ -10,11 +10,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 
-from utils import visualizer
+from utils.dashboards import NullVisualizer, Visualizer
+from utils.dashboards import visdom as visualizer
 from utils.errors import UserError
 from utils.logging import start_log, stop_log
 from utils.text import escape_unprintable
-from utils.visualizer import NullVisualizer, Visualizer
 
 
 def test_the_page_opens(visdom_server):
