@@ -83,7 +83,8 @@ def _draw_curve(axis, points, *, style: int):
 
 def _figure(width: float, height: float):
     """An empty figure, inches."""
-    return import_optional("matplotlib.figure", command="make setup").Figure(figsize=(width, height), layout="constrained")
+    figure = import_optional("matplotlib.figure", command="make setup")
+    return figure.Figure(figsize=(width, height), layout="constrained")
 
 
 def _save(figure, path: Path):
