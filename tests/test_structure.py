@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-FIVE = {"network", "datasets", "optim", "attacks", "metrics"}
+FIVE = ("network", "datasets", "optim", "attacks", "metrics")
 TOP = {
     "main": {"engine"}, "predict": {"engine", *FIVE, "utils"}, "demo": {"main", "engine"},
     "docs": {"engine"}, "benchmarks": {"engine", "main", *FIVE, "utils"}, "engine": {*FIVE, "utils"},
