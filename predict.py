@@ -44,8 +44,6 @@ def predict(argv=None) -> list[Path]:
 
 def find_images(source: Path) -> list[tuple[Path, Path]]:
     """Return (image, its path relative to `source`) for a file or for all images below a folder."""
-    if not source.exists():
-        raise UserError(f"--input {source}: no such file or folder")
     if source.is_file():
         return [(source, Path(source.name))]
     folders = [source, *sorted(path for path in source.rglob("*") if path.is_dir())] if source.is_dir() else []

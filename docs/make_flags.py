@@ -12,7 +12,8 @@ HEAD = """# Flags
 
 Made from the table `FLAGS` in [engine/options](../engine/options/flags.py) by `make docs`.
 
-Each flag has an effect in the modes that its line names; other modes refuse it. A flag given twice has its last value.
+Each flag has an effect in the modes that its line names; other modes refuse it. Options of training have one in a test
+too: they say in results.json how the network was trained. A flag given twice has its last value.
 A switch `--x` has an opposite `--no-x`. Numbers are written 0.01, 1e-4, 30e3 or 4/255. What a line doesn't say is
 restored from the checkpoint when a run is tested or continued, unless it is given."""
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from datasets import DATASETS
+from datasets import describe
 from engine.setup import build_network
 from predict import predict
 from tests.calls import options_of
@@ -38,7 +38,7 @@ def test_a_folder_becomes_label_maps_and_overlays_of_the_same_sizes(tmp_path, we
         tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
         expected = model(tensor).argmax(1)[0].numpy()
         assert (np.array(shown) == expected).mean() > 0.999  # channels_last may turn a tie
-        assert (np.array(shown.convert("RGB")) == DATASETS["synthetic"].decode_target(np.array(shown))).all()
+        assert (np.array(shown.convert("RGB")) == describe("synthetic").decode_target(np.array(shown))).all()
 
 
 def test_an_image_is_segmented_as_one_sees_it(tmp_path, weights):

@@ -575,6 +575,10 @@ FORBIDDEN = {
 }
 
 
+# Where a name is right all the same: demo.py starts main.py, import_optional() imports names written in our source.
+ALLOWED = {"demo.py": {"subprocess.Popen"}, "utils/optional.py": {"importlib.import_module"}}
+
+
 def dangers(source: str) -> list[str]:
     """What in a piece of source may run a stranger's text, unpack or unpickle it; (line) name."""
     found = []
@@ -594,7 +598,9 @@ def dangers(source: str) -> list[str]:
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_is_unpickled_unpacked_or_given_to_a_shell(path):
-    assert dangers(path.read_text(encoding="utf-8")) == []
+    allowed = ALLOWED.get(str(path.relative_to(ROOT)), set())
+    found = dangers(path.read_text(encoding="utf-8"))
+    assert [danger for danger in found if danger.split()[1] not in allowed] == []
 
 
 @pytest.mark.parametrize("line", [

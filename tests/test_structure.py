@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FIVE = ("network", "datasets", "optim", "attacks", "metrics")
 TOP = {
-    "main": {"engine"}, "predict": {"engine", *FIVE, "utils"}, "demo": {"main", "engine"},
+    "main": {"engine"}, "predict": {"engine", *FIVE, "utils"}, "demo": {"main", "engine", "utils"},
     "docs": {"engine"}, "benchmarks": {"engine", "main", *FIVE, "utils"}, "engine": {*FIVE, "utils"},
     **{package: {"utils"} for package in FIVE}, "utils": set(),
 }

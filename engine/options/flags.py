@@ -35,15 +35,11 @@ DATA = (
          needs=(dataset_with("download"),)),
     data("num_classes", number(int, low=1), None, "compared with the data set's own number", modes=WITH_NETWORK,
          scope="call"),
-    data("crop_size", number(int, low=65, high=16384), 513, "side of training crops, pixels",
-         needs=(given(lambda options: options.mode == TRAIN or options.crop_val,
-                      "images are scored at native size: add --crop_val, or leave it out"),)),
+    data("crop_size", number(int, low=65, high=16384), 513, "side of training crops, pixels"),
     data("crop_val", bool, False, "validate on images resized and centre-cropped to crop_size, as VainF's published "
          "figures were; without it at native size"),
-    data("batch_size", number(int, low=1), 16, "training images per iteration, over all GPUs, processes and parts",
-         modes=(TRAIN,)),
-    data("val_batch_size", number(int, low=1), 4, "validation images per batch; 1 where their sizes differ",
-         modes=SCORING),
+    data("batch_size", number(int, low=1), 16, "training images per iteration, over all GPUs, processes and parts"),
+    data("val_batch_size", number(int, low=1), 4, "validation images per batch; 1 where their sizes differ"),
     data("num_workers", number(int, low=0, high=256), 2, "processes that load images", scope="call"),
     data("random_seed", number(int, low=0, high=2**32 - 1), 1, "seed of weights and data"),
     data("check_data", bool, False, "before anything else read every image and mask, not only the first ones: list all "
@@ -118,11 +114,11 @@ run = partial(Flag, group="run", scope="call")
 RUN = (
     run("output_dir", plain_text, "checkpoints", "folder of all runs", modes=(*WITH_NETWORK, REPORT)),
     run("exp_name", run_name, "exp", "name of this run, its folder in output_dir", modes=WITH_NETWORK),
-    run("overwrite", bool, False, "delete the run of that name and start again", scope="once"),
+    run("overwrite", bool, False, "delete the run of that name and start again", scope="once", modes=(TRAIN,)),
     run("continue_training", bool, False, "continue the run of that name, or in a new folder the training state in "
-        "--ckpt; options are the run's own unless given"),
+        "--ckpt; options are the run's own unless given", modes=(TRAIN,)),
     run("options", plain_text, None, "run again what an opts.txt describes, under another --exp_name; other flags that "
-        "are given win", scope="once", metavar="FILE"),
+        "are given win", scope="once", metavar="FILE", modes=(TRAIN,)),
     run("gpu_id", gpu_ids, None, "GPUs, such as 0 or 0,1,2,3 for DataParallel (default: 0, or those of "
         "CUDA_VISIBLE_DEVICES; torchrun gives each process its own)", modes=WITH_NETWORK),
 )

@@ -30,6 +30,8 @@ def read_call(argv=None, entry: str = "main.py") -> Call:
     call = parse(argv, entry)
     if call.given.get("options"):
         rules.refuse_useless(call)
+        if call.given.get("continue_training"):
+            raise UserError("--options starts a run again, --continue_training continues one: give one of them")
         call = Call(call.entry, call.mode, {**_from_file(call), **call.given})
     rules.check_call(call, _view(_completed(_draft(call))))
     return call

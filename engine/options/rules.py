@@ -1,5 +1,6 @@
 """What flags mean together: flags that a mode has no use for, flags without an effect, contradictions."""
 import math
+from pathlib import Path
 
 from engine.options.declare import PREDICT, REPORT, SAM_FAMILY, TEST, TRAIN, VERIFY, attacks_of
 from engine.options.flags import FLAGS
@@ -26,8 +27,10 @@ def check_call(call, options):
             raise UserError(f"--{name}: {remedy}")
     if options.continue_training and options.overwrite:
         raise UserError("--continue_training keeps the run that --overwrite would delete: give one of them")
-    if call.mode == PREDICT and options.input is None:
+    if call.mode == PREDICT and not options.input:
         raise UserError("--input: name an image, or a folder of images")
+    if call.mode == PREDICT and not Path(options.input).exists():
+        raise UserError(f"--input {options.input}: no such file or folder")
     for flag, size in (("eps", max(options.eps)), ("alpha", step_size(options.alpha, max(options.eps)))):
         if options.attack_norm == "linf" and size > 1:
             raise UserError(f"--{flag} {size:g}: for linf at most 1, pixels are in [0, 1]; "

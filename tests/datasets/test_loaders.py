@@ -124,7 +124,7 @@ def test_validations_workers_persist():
 def test_a_signal_from_others_leaves_a_worker_to_its_parent():
     """As from a terminal or a cluster, which send theirs to all processes of a job."""
     before = multiprocessing.active_children()
-    batches = loaders((Dice(), Dice()), batch_size=2, num_workers=2)[0].starting_at(0)
+    batches = loaders((Dice(), Dice()), batch_size=2, num_workers=2)[0].iterate_from(0)
     workers = [child for child in multiprocessing.active_children() if child not in before]
     assert len(workers) == 2
     for signum in ("INT", "TERM"):

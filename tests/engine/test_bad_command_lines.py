@@ -42,7 +42,6 @@ BAD = {
     "a crop smaller than the network takes": ("--crop_size 64", "--crop_size: 64 is out of bounds: 65 to 16384"),
     "epochs": ("--epochs 10", "--epochs 10 (here it is --total_itrs, which counts iterations)"),
     "dashes": ("--batch-size 4", "--batch-size 4 (did you mean --batch_size?)"),
-    "a test that trains": ("--test_only --lr 0.1", "--test_only trains nothing: leave out --lr"),
     "a training that predicts": ("--input photos", "--input is for predict.py: leave it out of a training"),
     "the same in a test": ("--test_only --crop_val --crop_size 64", "--crop_size: 64 is out of bounds: 65 to 16384"),
     "eps in grey levels": ("--attack pgd --eps 8", "--eps 8: for linf at most 1, pixels are in [0, 1]; write 8/255"),

@@ -507,7 +507,7 @@ def test_an_error_leaves_no_half_of_a_report(run, tmp_path, monkeypatch, error):
 
 def test_a_folder_that_cannot_be_written_is_an_error(run, tmp_path):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(UserError, match="can't be written to"):
+    with pytest.raises(UserError, match="can't be written"):
         write_report([run], tmp_path / "out")
 
 

@@ -68,7 +68,7 @@ def test_the_printed_command_goes_on_with_a_fine_tuned_run(tmp_path, train, caps
     assert stop.value.code == 130
     monkeypatch.undo()
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Stopped after iteration 1/3")]
-    command = line.split("; to go on: python main.py ")[1].split()
+    command = line.split("; to continue: python main.py ")[1].split()
     main([*command, "--num_workers", "0", "--print_interval", "1"])
     out = capsys.readouterr().out
     assert "Itrs 2/3" in out and "Using SAM optimizer" in out
@@ -85,7 +85,7 @@ def test_a_run_is_never_continued_from_another_ones_state_into_its_folder(tmp_pa
 
 
 @pytest.mark.parametrize(("flags", "part"), [
-    (["--optimizer", "adam"], "--optimizer adam can't go on with the state of sgd"),
+    (["--optimizer", "adam"], "--optimizer adam can't continue the state of sgd"),
     (["--output_stride", "8"], "--output_stride 8"),
     (["--model", "deeplabv3plus_mobilenet"], "only best_deeplabv3_mobilenet_synthetic_os16.pth, latest_deeplabv3_"),
 ])

@@ -43,7 +43,7 @@ def test_test_only_attacks_what_was_trained_without_repeating_its_flags(trained,
     clean, pgd_0, pgd_8, fgsm_0, fgsm_8 = results[:5]
     scores = ("Overall Acc", "Mean Acc", "FreqW Acc", "Mean IoU", "Class IoU")
     assert [clean[s] for s in scores] == [pgd_0[s] for s in scores] == [fgsm_0[s] for s in scores]  # eps 0 is clean
-    assert pgd_8["Overall Acc"] != clean["Overall Acc"] != fgsm_8["Overall Acc"]  # hardly trained: either way
+    assert clean["loss"] < fgsm_8["loss"] and clean["loss"] < pgd_8["loss"]
     assert list(clean["Class IoU"]) == ["background", "disc", "square", "triangle", "ring", "cross"]
 
     out = capsys.readouterr().out
@@ -99,7 +99,7 @@ def test_overwrite_starts_again(tmp_path, train):
     (["--dataset", "camvid", "--data_root", "nowhere"], ["nowhere", "--data_root"]),
     (["--dataset", "voc", "--data_root", "nowhere"], ["nowhere", "--data_root", "--download"]),
     (["--enable_vis", "--vis_port", "9"], ["port 9", "visdom.server"]),
-    (["--eps", "8"], ["--eps 8", "8/255"]),
+    (["--attack", "pgd", "--eps", "8"], ["--eps 8", "8/255"]),
 ])
 def test_a_run_that_cannot_be_is_one_line(tmp_path, monkeypatch, argv, parts, small, refused):
     monkeypatch.chdir(tmp_path)
@@ -196,4 +196,4 @@ def test_voc_end_to_end_at_native_size(tmp_path, voc_root):
              "--no-pretrained_backbone", "--crop_size", "97", "--batch_size", "2", "--num_workers", "0"]
     results = main([*flags, "--total_itrs", "1", "--output_dir", str(tmp_path), "--attack", "fgsm", "--eps", "2/255"])
     assert [row["attack"] for row in results["results"]] == ["none", "fgsm"]
-    assert results["options"]["num_classes"] == 21 and "aeroplane" in results["results"][0]["Class IoU"]
+    assert results["options"]["num_classes"] is None and "aeroplane" in results["results"][0]["Class IoU"]

@@ -94,10 +94,9 @@ def test_of_several_processes_one_says_what_is_wrong(monkeypatch, capsys):
     (["--test_only", "--continue_training"], "--test_only trains nothing: leave out --continue_training"),
     (["--test_only", "--overwrite"], "--test_only trains nothing"),
     (["--verify", "--overwrite"], "--verify trains nothing"),
-    (["--test_only", "--lr", "1", "--batch_size", "4"], "--test_only trains nothing: leave out --batch_size, --lr"),
+    (["--test_only", "--options", "x", "--input", "y"], "--test_only trains nothing: leave out --input, --options"),
     (["--report", "x", "--lr", "1"], "--report only reads records: leave out --lr"),
     (["--vis_port", "28333"], "--vis_port: for the dashboard: add --enable_vis"),
-    (["--test_only", "--crop_size", "65"], "--crop_size: images are scored at native size: add --crop_val"),
     (["--attack_seed", "3", "--input", "x"], "--input is for predict.py: leave it out of a training"),
     (["--overwrite", "--continue_training"], "--continue_training keeps the run that --overwrite would delete"),
     (["--val_images", "3"], "--val_images is for --test_only or --verify"),
@@ -128,8 +127,8 @@ def test_defaults_that_hang_on_other_flags():
 @pytest.mark.parametrize("argv", [
     "--model deeplabv3plus_mobilenet --enable_vis --vis_port 28333 --gpu_id 0 --year 2012_aug --crop_val --lr 0.01 "
     "--crop_size 513 --batch_size 16 --output_stride 16",
-    "--model deeplabv3plus_mobilenet --enable_vis --vis_port 28333 --gpu_id 0 --year 2012_aug --crop_val "
-    "--crop_size 513 --output_stride 16 --ckpt best.pth --test_only --save_val_results",
+    "--model deeplabv3plus_mobilenet --enable_vis --vis_port 28333 --gpu_id 0 --year 2012_aug --crop_val --lr 0.01 "
+    "--crop_size 513 --batch_size 16 --output_stride 16 --ckpt best.pth --test_only --save_val_results",
     "--model deeplabv3plus_mobilenet --enable_vis --vis_port 28333 --gpu_id 0,1 --year 2012_aug --crop_val --lr 0.01 "
     "--crop_size 513 --batch_size 16 --output_stride 16 --ckpt latest.pth --continue_training",
 ])
@@ -137,9 +136,12 @@ def test_what_vainfs_readme_types_is_accepted(argv):
     assert options_of(*argv.split()).vis_port == 28333
 
 
-def test_a_test_refuses_the_training_flags_of_vainfs_test_command():
-    with pytest.raises(UserError, match="--test_only trains nothing: leave out --batch_size, --lr$"):
-        options_of(*["--ckpt", "best.pth", "--test_only", "--lr", "0.01", "--batch_size", "16", "--save_val_results"])
+def test_in_a_test_options_of_training_say_how_the_network_was_trained():
+    options = options_of(*["--test_only", "--optimizer", "SAM", "--rho", "0.1", "--lr", "0.3"], saved={"lr": 0.1, "batch_size": 8})
+    assert {name: options.to_dict()[name] for name in ("optimizer", "rho", "lr", "batch_size")} == {
+        "optimizer": "SAM", "rho": 0.1, "lr": 0.3, "batch_size": 8}
+    with pytest.raises(UserError, match="--rho: for --optimizer SAM"):
+        options_of("--test_only", "--rho", "0.1")
 
 
 def test_given_is_what_argv_sets_even_to_the_default():
@@ -178,7 +180,7 @@ def test_flags_of_other_code_bases_name_ours(typed, ours, capsys):
     (predict, "--crop_val", "--crop_val"), (predict, "--verify", "--verify"),
     (predict, "--total_itrs 5", "--total_itrs"),
     (predict, "--test_only", "--test_only"), (main, "--report x --lr 1", "--lr"), (main, "--input x", "--input"),
-    (main, "--test_only --total_itrs 5", "--total_itrs"), (main, "--verify --batch_size 2", "--batch_size")])
+    (main, "--test_only --continue_training", "--continue_training"), (main, "--verify --steps 2", "--steps")])
 def test_every_entry_refuses_by_name_what_its_mode_has_no_use_for(call, argv, flag, refused):
     line = refused([*argv.split(), *(["--input", "x"] if call is predict else [])], call=call)
     assert flag in line and "x" not in line.split()

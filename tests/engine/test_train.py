@@ -44,7 +44,7 @@ class InOrder:
     def __len__(self):
         return len(self.batches)
 
-    def starting_at(self, itr):
+    def iterate_from(self, itr):
         return (self.batches[k % len(self)] for k in count(itr))
 
 
@@ -159,7 +159,7 @@ def test_sam_on_top_of_an_sgd_checkpoint_counts_the_iterations_that_sgd_made(tmp
     sam = trainer_of(tmp_path, data, "SAM", rho=0.1, start_step=4)
     sam.restore(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
     perturbed = []
-    sam.update.criterion = lambda logits, _: perturbed.append(sam.optimizer.perturbed) or logits.std()
+    sam.training_step.criterion = lambda logits, _: perturbed.append(sam.optimizer.perturbed) or logits.std()
     sam.train(5, print_interval=10, val_interval=10)
     assert perturbed == [False, False, True]  # iteration 3 is plain, 4 is SAM's
 
@@ -179,7 +179,7 @@ class Poisoned(InOrder):
         super().__init__(data)
         self.itrs = itrs
 
-    def starting_at(self, itr):
+    def iterate_from(self, itr):
         for k, (images, labels) in zip(count(itr), super().iterate_from(itr), strict=False):
             yield (images * float("nan") if k in self.itrs else images), labels
 
@@ -201,7 +201,7 @@ def test_an_iteration_that_is_not_finite_is_skipped_counted_and_leaves_no_trace(
             plain.step(images, labels)
     for key, value in plain.model.state_dict().items():  # BatchNorm's statistics among them
         assert torch.equal(trainer.model.state_dict()[key], value), key
-    assert trainer.cur_itrs == 6 and (trainer.skipped, trainer.skipped_in_a_row) == (3, 0)
+    assert trainer.cur_itrs == 6 and (trainer.skips.count, trainer.skips.in_a_row) == (3, 0)
     out = capsys.readouterr().out
     assert "Iteration 5 is skipped: the loss or its gradient is not finite (2 in a row, 3 in all)" in out
     assert "Itrs 4/6, no finite loss" in out
@@ -214,9 +214,9 @@ def test_sams_count_is_the_iteration_also_where_an_attack_ended_it_before_it_beg
     trainer = trainer_of(tmp_path, data, "SAM", start_step=2)
     batches = trainer.loader.iterate_from(0)
     trainer.step(*next(batches))
-    trainer.update.attack = attack
+    trainer.training_step.attack = attack
     assert trainer.step(*next(batches)) == {}
-    trainer.update.attack = None
+    trainer.training_step.attack = None
     assert "Sharpness" in trainer.step(*next(batches))  # the third, which is SAM's
 
 
@@ -226,14 +226,14 @@ def test_the_count_of_skipped_iterations_goes_on(tmp_path, data):
     trainer.train(3, print_interval=10, val_interval=10)
     resumed = trainer_of(tmp_path, data)
     resumed.restore(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
-    assert resumed.skipped == 1
+    assert resumed.skips.count == 1
 
 
 def test_a_gradient_alone_that_is_not_finite_is_skipped_too(tmp_path, data):
     trainer = trainer_of(tmp_path, data)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
-    trainer.update.criterion = lambda logits, labels: (logits - logits.detach()).abs().sqrt().sum()  # 0, slope infinite
-    assert trainer.step(*next(trainer.loader.iterate_from(0))) == {} and trainer.skipped == 1
+    trainer.training_step.criterion = lambda logits, labels: (logits - logits.detach()).abs().sqrt().sum()  # 0, slope infinite
+    assert trainer.step(*next(trainer.loader.iterate_from(0))) == {} and trainer.skips.count == 1
     for key, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[key]), key
 
@@ -246,7 +246,7 @@ def test_ten_in_a_row_end_the_run_and_keep_the_last_good_checkpoint(tmp_path, da
     trainer.loader = Poisoned(data, {*range(3, 12), *range(13, 23), 30})
     with pytest.raises(FloatingPointError, match="10 iterations in a row, up to 23, .* choose a lower --lr"):
         trainer.train(40, print_interval=50, val_interval=50)
-    assert trainer.skipped == 19 and (tmp_path / "latest.pth").read_bytes() == before
+    assert trainer.skips.count == 19 and (tmp_path / "latest.pth").read_bytes() == before
 
 
 def test_a_line_has_the_means_since_the_line_before(tmp_path, data, capsys):
@@ -289,7 +289,7 @@ def test_ctrl_c_inside_a_step_waits_for_its_end_then_saves(tmp_path, data):
             os.kill(os.getpid(), signal.SIGINT)
         return build_loss("cross_entropy")(logits, labels)
 
-    trainer.update.criterion = criterion
+    trainer.training_step.criterion = criterion
     with pytest.raises(Stopped):
         trainer.train(6, print_interval=10, val_interval=10)
     saved = checkpoint.load(tmp_path / "latest.pth")
