@@ -152,6 +152,7 @@ def test_argparse_is_known_in_one_file():
 def test_the_keys_of_a_checkpoint_stand_in_one_list():
     from engine.run.checkpoints import KEYS
 
+    assert all(kind in (int, float, str, list, dict) for kind, _ in KEYS.values())
     own = {"cur_itrs", "best_score", "optimizer_state", "scheduler_state", "measured", "ranks", "train_images"}
     assert own <= KEYS.keys() and len(KEYS) == 21
     for path in ENGINE:

@@ -31,8 +31,8 @@ class Flag:
     """One flag. kind: bool for a switch (--x, --no-x), else text -> value. many: takes several values.
 
     modes: the modes in which it has an effect. Options of training have one in a test too: they say in results.json how
-    the network was trained, and VainF's test command gives some. needs: what else it takes to have one, the first unmet one is reported.
-    fixed: a continued run can't change it.
+    the network was trained, and VainF's test command gives some. needs: what else it takes to have one; the first unmet
+    one is reported. fixed: a continued run can't change it.
     """
 
     name: str

@@ -26,10 +26,10 @@ KEYS = {
 
 
 def stamp(state: dict) -> dict:
-    """Return a training state with what says how to read it; KeyError where KEYS and state differ."""
+    """Return a training state with what says how to read it; KeyError for a key that is not in KEYS."""
     state = {**state, "format": checkpoint.FORMAT, "version": VERSION, "torch": str(torch.__version__)}
-    if state.keys() != KEYS.keys():
-        raise KeyError(f"a checkpoint's keys: {sorted(state.keys() ^ KEYS.keys())}")
+    if unlisted := state.keys() - KEYS.keys():
+        raise KeyError(f"not in KEYS: {sorted(unlisted)}")
     return state
 
 

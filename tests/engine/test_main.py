@@ -9,6 +9,7 @@ from PIL import Image
 from datasets import build_datasets
 from engine.evaluation.evaluate import evaluate
 from engine.options.parser import build_parser
+from engine.run.checkpoints import KEYS
 from main import main
 from metrics import StreamSegMetrics
 from network import NormalizedModel, modeling
@@ -21,6 +22,8 @@ def test_a_run_folder_holds_what_it_should(trained, small, train, refused):
     log = (trained / "exp" / "log.txt").read_text().splitlines()
     assert log[0].startswith("Device: ") and log[1] == "Dataset: synthetic, Train set: 256, Val set: 32"
     assert "validation..." in log and any(line.startswith("Mean IoU: 0.") for line in log)
+    saved = torch.load(trained / "exp" / f"latest_{stem}", weights_only=True)
+    assert saved.keys() == KEYS.keys() and all(isinstance(saved[key], kind) for key, (kind, _) in KEYS.items())
     opts = (trained / "exp" / "opts.txt").read_text().splitlines()
     assert opts[0].startswith("------------ Options") and "crop_size: 65" in opts and opts[1:-1] == sorted(opts[1:-1])
 

@@ -137,7 +137,8 @@ def test_what_vainfs_readme_types_is_accepted(argv):
 
 
 def test_in_a_test_options_of_training_say_how_the_network_was_trained():
-    options = options_of(*["--test_only", "--optimizer", "SAM", "--rho", "0.1", "--lr", "0.3"], saved={"lr": 0.1, "batch_size": 8})
+    saved = {"lr": 0.1, "batch_size": 8}
+    options = options_of("--test_only", "--optimizer", "SAM", "--rho", "0.1", "--lr", "0.3", saved=saved)
     assert {name: options.to_dict()[name] for name in ("optimizer", "rho", "lr", "batch_size")} == {
         "optimizer": "SAM", "rho": 0.1, "lr": 0.3, "batch_size": 8}
     with pytest.raises(UserError, match="--rho: for --optimizer SAM"):

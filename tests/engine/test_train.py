@@ -232,7 +232,8 @@ def test_the_count_of_skipped_iterations_goes_on(tmp_path, data):
 def test_a_gradient_alone_that_is_not_finite_is_skipped_too(tmp_path, data):
     trainer = trainer_of(tmp_path, data)
     before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
-    trainer.training_step.criterion = lambda logits, labels: (logits - logits.detach()).abs().sqrt().sum()  # 0, slope infinite
+    # its value is 0, its slope infinite
+    trainer.training_step.criterion = lambda logits, labels: (logits - logits.detach()).abs().sqrt().sum()
     assert trainer.step(*next(trainer.loader.iterate_from(0))) == {} and trainer.skips.count == 1
     for key, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[key]), key
