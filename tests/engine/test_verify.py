@@ -35,20 +35,23 @@ def blobs(number, height, width):
 
 @pytest.fixture(scope="session")
 def smooth():
-    """A small network without kinks, trained for half a second; tests may not change it."""
+    """A small network without kinks, trained for half a second; tests may not change it.
+
+    In float64: in float32 every CPU, rounding as it does, would train another one.
+    """
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 12, 5, padding=2), nn.BatchNorm2d(12), nn.SiLU(),
                             nn.Conv2d(12, 12, 5, padding=2), nn.BatchNorm2d(12), nn.SiLU(), nn.Conv2d(12, 4, 1))
-    model = Before(lambda images: (images - 0.5) / 0.1, network)
+    model = Before(lambda images: (images - 0.5) / 0.1, network).double()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     images, labels = map(torch.stack, zip(*(blobs(number, 32, 32) for number in range(100, 164)), strict=True))
     for itr in range(80):
         batch = slice(8 * (itr % 8), 8 * (itr % 8) + 8)
         optimizer.zero_grad(set_to_none=True)
-        nn.functional.cross_entropy(model(images[batch]), labels[batch], ignore_index=255).backward()
+        nn.functional.cross_entropy(model(images[batch].double()), labels[batch], ignore_index=255).backward()
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return model.eval()
+    return model.float().eval()
 
 
 @pytest.fixture(scope="session")
