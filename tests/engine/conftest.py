@@ -1,5 +1,6 @@
 """Whole runs of main() on the synthetic data set, as small as a real network allows."""
 import pytest
+import torch
 
 from engine.training.trainer import Trainer
 from main import main
@@ -45,9 +46,11 @@ def scores():
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, train):
-    """A folder that holds a finished run called exp; tests may test it, not train it."""
-    folder = tmp_path_factory.mktemp("runs")
+    """A folder that holds a finished run called exp, of one thread; tests may test it, not train it."""
+    folder, threads = tmp_path_factory.mktemp("runs"), torch.get_num_threads()
+    torch.set_num_threads(1)  # else whichever test is the first to ask for it says how many: others find other bits
     train(folder, itrs=4)
+    torch.set_num_threads(threads)
     return folder
 
 

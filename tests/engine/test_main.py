@@ -28,7 +28,7 @@ def test_a_run_folder_holds_what_it_should(trained, small, train, refused):
     assert opts[0].startswith("------------ Options") and "crop_size: 65" in opts and opts[1:-1] == sorted(opts[1:-1])
 
 
-def test_results_json_is_what_main_returns_and_reports_the_best(trained):
+def test_results_json_is_what_main_returns_and_reports_the_best(trained, one_thread):
     results = main(["--test_only", "--output_dir", str(trained), "--num_workers", "0", "--attack", "none"])
     loaded = json.loads((trained / "exp" / "results.json").read_text())
     assert loaded["options"]["crop_size"] == 65 and len(loaded["results"]) == 1 == len(results["results"])
