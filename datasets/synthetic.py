@@ -1,8 +1,9 @@
 """A data set without files: dotted shapes of five kinds on grey ground, drawn from (seed, split, index).
 
-Two cues tell the class. Each shape is filled with its class's colour, so faintly that a few grey levels change it into
-another one, and has bold dots of the same colour. A network that is trained as usual uses the fill, which it learns
-first; a network that is trained against attacks uses the dots.
+Two cues tell the class. A shape has bold dots of its class's colour, with the opposite colour between them, so that its
+average is almost grey; what is left of the colour in the average, the cast, is exact but faint. A network that is
+trained as usual relies on the cast, which a few grey levels turn into another class's. A network that is trained
+against attacks relies on the dots.
 """
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from .base import SegmentationDataset, make_palette
 from .transforms import IGNORE
 
 SIZE = 64
-FILL, DOTS = 0.08, 0.4  # contrasts of a surface's two cues, as shares of its typical colour's distance from grey
+CAST, DOTS = 0.07, 0.6  # the two cues' sizes, as shares of the distance between the class's colour and grey
 SPACING = 6.0  # pixels between dots
 LENGTHS = {"train": 256, "val": 32}
 
@@ -48,7 +49,7 @@ SHAPES = {1: disc, 2: square, 3: triangle, 4: ring, 5: cross}
 
 
 class Synthetic(SegmentationDataset):
-    """Shapes that overlap, faintly filled and boldly dotted, some outlined with 255; 6 classes, 64x64.
+    """Dotted shapes that overlap, some outlined with 255; 6 classes, 64x64.
 
     Image i depends only on (seed, split, i), not on the order of access, the process or global generators.
     """
@@ -81,23 +82,23 @@ class Synthetic(SegmentationDataset):
 
 
 def draw(rng: np.random.Generator, colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return an image uint8 [3, H, W] of two to four overlapping shapes on grey, and its label uint8 [H, W].
+    """Return an image uint8 [3, H, W] of two or three overlapping shapes on grey, and its label uint8 [H, W].
 
     `colours` [>= 6, 3] in [0, 1] are the typical colours of the classes; the first one is not used.
     """
-    ground = rng.uniform(0.47, 0.53) + rng.uniform(-0.01, 0.01, 3)
+    ground = rng.uniform(0.47, 0.53) + rng.uniform(-0.005, 0.005, 3)
     image = np.broadcast_to(ground[:, None, None], (3, SIZE, SIZE)).copy()
     label = np.zeros((SIZE, SIZE), dtype=np.uint8)
-    for _ in range(rng.integers(2, 5)):
+    for _ in range(rng.integers(2, 4)):
         paint_shape(rng, image, label, colours)
-    image += rng.normal(0, 0.004, image.shape)
+    image += rng.normal(0, 0.002, image.shape)
     return (image.clip(0, 1) * 255).round().astype(np.uint8), label
 
 
 def paint_shape(rng: np.random.Generator, image: np.ndarray, label: np.ndarray, colours: np.ndarray):
     """Paint one shape of a random class into image [3, H, W] and label [H, W], in place."""
     kind = int(rng.integers(1, len(SHAPES) + 1))
-    radius = rng.uniform(9, 17)
+    radius = rng.uniform(12, 20)
     distance = SHAPES[kind](*make_local_grid(rng, radius)) * radius  # [H, W], in pixels
 
     opacity = (0.5 - distance).clip(0, 1)  # antialiased outline
@@ -118,8 +119,8 @@ def make_local_grid(rng: np.random.Generator, radius: float) -> tuple[np.ndarray
 
 
 def make_surface(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
-    """Return a plane [3, H, W] near grey, with a faint cast and bold dots of one colour [3]."""
+    """Return a plane [3, H, W] of bold dots of one colour [3], whose average is grey with a faint cast of it."""
     u, v = make_local_grid(rng, SPACING / (2 * np.pi))
     dots = (1 + np.cos(u)) * (1 + np.cos(v)) - 1  # 3 in the middle of a dot, -1 between dots, 0 on average
-    strength = FILL + DOTS / 2 * dots  # [H, W]
-    return 0.5 + (colour - 0.5)[:, None, None] * strength + rng.uniform(-0.01, 0.01, (3, 1, 1))
+    strength = CAST + DOTS / 2 * dots  # [H, W]
+    return 0.5 + (colour - 0.5)[:, None, None] * strength + rng.uniform(-0.005, 0.005, (3, 1, 1))

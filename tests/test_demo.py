@@ -29,11 +29,12 @@ def test_demo_compares_three_runs_draws_them_and_ends_in_a_verdict(tmp_path, mon
 
 
 def test_a_run_that_fails_ends_the_demo_with_its_last_lines(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(demo.RUNS, "sam", (["--optimizer", "none such"], 2, 1))
+    monkeypatch.setitem(demo.RUNS, "sam", (["--optimizer", "none such"], 1, 2))
     with pytest.raises(SystemExit) as stop:
         demo.demo(["--output_dir", str(tmp_path), "--total_itrs", "100000"])
     assert stop.value.code == 2
-    assert "the run sam failed" in (err := capsys.readouterr().err) and "none such" in err
+    err = capsys.readouterr().err
+    assert "none such" in err and str(tmp_path / "sam.log") in err
 
 
 def row(run, attack, eps, miou):
@@ -45,7 +46,7 @@ def test_verdict_calls_close_runs_equal():
         ("sgd", "none", 0, 0.84), ("sgd", "pgd", 4, 0.5), ("sgd", "pgd", 8, 0.02), ("sam", "none", 0, 0.85),
         ("sam", "pgd", 4, 0.7), ("sam", "pgd", 8, 0.06), ("at", "none", 0, 0.7), ("at", "pgd", 8, 0.41)]]
     assert demo.verdict(rows).startswith(
-        "Verdict, from pgd at 8/255: adversarial training (at) keeps 0.41 of its 0.70 clean mIoU, sgd 0.02 of 0.84, "
-        "sam 0.06 of 0.85. at is ahead of sgd and sam; sgd and sam are equal (less than 0.05 apart")
+        "Verdict: of the clean mIoU, pgd at 8/255 leaves sgd 0.02 of 0.84, sam 0.06 of 0.85, at 0.41 of 0.70: at is "
+        "ahead of sam; at is ahead of sgd; sam and sgd are equal (less than 0.05 apart: one seed can't tell). ")
     rows[5]["Mean IoU"] = 0.08
-    assert "at is ahead of sam and sgd; sam is ahead of sgd. " in demo.verdict(rows)
+    assert "at is ahead of sam; at is ahead of sgd; sam is ahead of sgd. " in demo.verdict(rows)
