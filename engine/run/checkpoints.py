@@ -49,7 +49,7 @@ def find(folder: Path, kind: str, named: dict) -> Path:
     """Return the only `kind` checkpoint of the folder that --model and --dataset, where given in `named`, allow."""
     found = _matching(folder, kind, named)
     if not found:
-        others = ", ".join(path.name for pattern in CHECKPOINTS for path in sorted(folder.glob(pattern)))
+        others = ", ".join(sorted(path.name for pattern in CHECKPOINTS for path in folder.glob(pattern)))
         raise UserError(f"no {_pattern(kind, named)} in {folder}{f' (only {others})' if others else ''}: train first, "
                         "or name weights with --ckpt or another run with --exp_name")
     if len(found) > 1:

@@ -165,15 +165,14 @@ def test_an_interrupted_evaluation_reports_what_is_whole(run, tmp_path, monkeypa
 def test_radii_that_are_warm_started_never_give_a_pixel_back(run, tmp_path):
     flags = ["--attack", "pgd", "--eps", "8/255", "1/255", "4/255", "2/255", "--steps", "2", "--num_workers", "0"]
     run("a", *flags, "--warm_start", "--val_images", "8")
-    right, losses = [], []
+    right = []
     for level in (1, 2, 4, 8):
         header, lines = lines_of(tmp_path / "a", f"pgd_linf_{level}-255_2steps")
         smaller = [lower / 255 for lower in (1, 2, 4) if lower < level]
         assert header["attack"]["warm_start"] == [{"eps": eps, "step_size": eps / 4} for eps in smaller]
         right.append([sum(line["intersection"]) for line in lines.values()])
-        losses.append(sum(line["loss"] for line in lines.values()))
-        assert all(line["radius"] <= level / 255 for line in lines.values())
-    assert (np.diff(right, axis=0) <= 0).all() and (np.diff(losses) > 0).all()
+        assert all(level / 2 / 255 < line["radius"] <= level / 255 for line in lines.values())  # it moved on
+    assert (np.diff(right, axis=0) <= 0).all()
 
 
 def test_chains_are_members_once_each_or_growing_radii():

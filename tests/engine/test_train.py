@@ -121,7 +121,7 @@ def test_three_and_three_resumed_are_six(tmp_path, data, optimizer):
     state = checkpoint.load(tmp_path / "latest.pth")
     resumed = trainer_of(tmp_path, data, optimizer)
     resumed.model.model.load_state_dict(state["model_state"])
-    resumed.restore(state, source="latest.pth")
+    resumed.load_state_dict(state, source="latest.pth")
     assert resumed.cur_itrs == 3
     resumed.train(6, print_interval=10, val_interval=10)
     for key, value in whole.model.state_dict().items():
@@ -131,7 +131,7 @@ def test_three_and_three_resumed_are_six(tmp_path, data, optimizer):
 def test_a_resumed_run_follows_the_options_of_now(tmp_path, data):
     trainer_of(tmp_path, data, "SAM", rho=0.02).train(3, print_interval=10, val_interval=10)
     resumed = trainer_of(tmp_path, data, "SAM", lr=0.4, rho=0.07, total=12)
-    resumed.restore(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
+    resumed.load_state_dict(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
     (group,) = resumed.optimizer.param_groups
     assert group["rho"] == 0.07 and group["sam_step"] == 3
     assert group["lr"] == pytest.approx(0.4 * (1 - 3 / 12) ** 0.9, rel=1e-12)
@@ -140,7 +140,7 @@ def test_a_resumed_run_follows_the_options_of_now(tmp_path, data):
 def test_resuming_a_finished_run_trains_no_more(tmp_path, data):
     trainer_of(tmp_path, data).train(6, print_interval=10, val_interval=10)
     resumed = trainer_of(tmp_path, data)
-    resumed.restore(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
+    resumed.load_state_dict(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
     before = {key: value.clone() for key, value in resumed.model.state_dict().items()}
     resumed.train(6, print_interval=10, val_interval=10)
     assert all(torch.equal(value, before[key]) for key, value in resumed.model.state_dict().items())
@@ -151,13 +151,13 @@ def test_the_state_of_another_number_of_groups_is_refused(tmp_path, data):
     state = checkpoint.load(tmp_path / "latest.pth")
     state["optimizer_state"]["param_groups"] = []
     with pytest.raises(UserError, match="latest.pth doesn't fit this --optimizer"):
-        trainer_of(tmp_path, data, "sgd").restore(state, source="latest.pth")
+        trainer_of(tmp_path, data, "sgd").load_state_dict(state, source="latest.pth")
 
 
 def test_sam_on_top_of_an_sgd_checkpoint_counts_the_iterations_that_sgd_made(tmp_path, data):
     trainer_of(tmp_path, data, "sgd").train(3, print_interval=10, val_interval=10)
     sam = trainer_of(tmp_path, data, "SAM", rho=0.1, start_step=4)
-    sam.restore(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
+    sam.load_state_dict(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
     perturbed = []
     sam.training_step.criterion = lambda logits, _: perturbed.append(sam.optimizer.perturbed) or logits.std()
     sam.train(5, print_interval=10, val_interval=10)
@@ -225,7 +225,7 @@ def test_the_count_of_skipped_iterations_goes_on(tmp_path, data):
     trainer.loader = Poisoned(data, {1})
     trainer.train(3, print_interval=10, val_interval=10)
     resumed = trainer_of(tmp_path, data)
-    resumed.restore(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
+    resumed.load_state_dict(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
     assert resumed.skips.count == 1
 
 
@@ -243,7 +243,7 @@ def test_ten_in_a_row_end_the_run_and_keep_the_last_good_checkpoint(tmp_path, da
     trainer_of(tmp_path, data).train(2, print_interval=10, val_interval=10)
     before = (tmp_path / "latest.pth").read_bytes()
     trainer = trainer_of(tmp_path, data, total=40)
-    trainer.restore(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
+    trainer.load_state_dict(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
     trainer.loader = Poisoned(data, {*range(3, 12), *range(13, 23), 30})
     with pytest.raises(FloatingPointError, match="10 iterations in a row, up to 23, .* choose a lower --lr"):
         trainer.train(40, print_interval=50, val_interval=50)

@@ -30,8 +30,8 @@ here.unlink()"""
 
 
 def test_a_failure_ends_the_others_and_shows_its_last_lines(tmp_path, capfd):
-    commands = {"long": python("import time; time.sleep(600)"), "bad": python("print('the reason'); raise SystemExit(7)"),
-                "never": python("raise SystemExit(9)")}
+    commands = {"long": python("import time; time.sleep(600)"),
+                "bad": python("print('the reason'); raise SystemExit(7)"), "never": python("raise SystemExit(9)")}
     with pytest.raises(SystemExit) as stop:
         run_side_by_side(commands, tmp_path, total=1, count_done=lambda name: 0, title="failing")
     err = capfd.readouterr().err
