@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from engine.records.naming import radius
+from engine.records.naming import format_radius
 from engine.run.exits import reported_errors
 from main import main
 from utils.logging import logger
@@ -110,7 +110,7 @@ def verdict(rows: list[dict]) -> str:
     found += [f"{one} and {other} are equal (less than {CLOSE} apart: one seed can't tell)"
               for one, other in combinations(best_first, 2) if other not in beaten[one]]
     kept = ", ".join(f"{run} {left[run]:.2f} of {clean[run]:.2f}" for run in best_first)
-    return (f"Verdict: pgd at {radius(strongest)} leaves of the clean mIoU: {kept} (at: adversarial training). "
+    return (f"Verdict: pgd at {format_radius(strongest)} leaves of the clean mIoU: {kept} (at: adversarial training). "
             f"{'; '.join(found)}. {LIMITS}")
 
 

@@ -1,6 +1,6 @@
-"""argv, and what a checkpoint adds -> one finished, frozen Options. FLAGS says everything about each flag.
+"""From argv and a checkpoint's options to one complete, frozen Options. FLAGS describes every flag.
 
-    flags.py, training_flags.py   FLAGS, one row a flag       declare.py   what a row says       types.py   values
+    flags.py, training_flags.py   FLAGS, one row a flag       declare.py   the type of a row     types.py   values
     parser.py   argv -> Call      resolve.py   Call -> Options      rules.py   contradictions
 """
 from engine.options.declare import PREDICT, REPORT, TEST, TRAIN, VERIFY

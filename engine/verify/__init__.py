@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from datasets import list_batches
-from engine.records.naming import radius
+from engine.records.naming import format_radius
 from engine.records.results import write_results
 from engine.verify import contract, gradient, strength
 from engine.verify.bench import FEW, Bench, Finding
@@ -49,7 +49,7 @@ def verify(model: nn.Module, loader, dataset, *, folder: Path, eps: float = EPS,
         indices = [indices[place] for place in choose_evenly(len(indices), IMAGES)]
     names = [dataset.name(index) for index in indices]
     logger.info("Verifying at eps %s on %s (slow checks: on the first %d labelled ones)",
-                radius({"eps": eps, "norm": "linf"}), ", ".join(names), FEW)
+                format_radius({"eps": eps, "norm": "linf"}), ", ".join(names), FEW)
     images, labels = zip(*(dataset[index] for index in indices), strict=True)
     checks = run_checks(model, images, labels, eps=eps, seed=seed)
     results = {"options": described or {}, "images": names, "eps": eps, "checks": checks}

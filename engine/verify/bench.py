@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from attacks import Attack, Outcome
 from attacks import class_weights as class_weights_of
-from engine.records.naming import title_of
+from engine.records.naming import make_title
 from metrics import counts_per_image, scores
 from utils.modes import eval_mode
 from utils.snapshots import take_snapshot
@@ -105,7 +105,7 @@ class Bench:
     def run(self, attack: Attack, k: int, *, model=None, labels=None, start=None) -> Outcome:
         """Run `attack` on image k, even if it ran before; model and labels are the bench's unless given."""
         if self.on_attack is not None:
-            self.on_attack(title_of(attack.settings()))
+            self.on_attack(make_title(attack.settings()))
         model = self.model if model is None else model
         labels = self.labels[k] if labels is None else labels
         return attack.run(model, self.images[k], labels, image_ids=[k], start=start)
