@@ -29,10 +29,7 @@ def plan_attacks(options, *, num_classes: int) -> tuple[Attack, ...]:
 
 
 def weigh_classes(setup):
-    """Set the class weights of attacks with a balanced loss, from the labels of the training set.
-
-    Reads labels only if an attack has such a loss. A test builds the training set here, without the skipped images.
-    """
+    """Set the class weights of attacks with a balanced loss, if any, from the labels of the training set."""
     balanced = [member for attack in setup.attacks for member in attack.members or [attack]
                 if LOSSES[member.attack_loss].balanced]
     if not balanced:

@@ -57,10 +57,7 @@ def evaluate(model, loader, metrics, attack=None, *, on_batch=None, title: str |
 
 
 def score_batches(model, loader, attacks: list) -> Iterator[Scored]:
-    """Yield every batch of `loader`, scored under each of `attacks` in turn; None stands for clean images.
-
-    Each attack starts from the result of the one before it: several are one attack of growing radius (--warm_start).
-    """
+    """Yield every batch of `loader`, scored under each of `attacks` (None: clean), each from the previous result."""
     device = device_of(model)
     seen = 0
     with eval_mode(model):

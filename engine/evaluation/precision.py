@@ -9,10 +9,7 @@ from utils.modes import eval_mode, frozen_parameters
 
 
 def measure_sign_differences(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the share of nonzero entries of the loss's image gradient whose sign bfloat16 changes.
-
-    model: float32, [0, 1] images [B, 3, H, W] -> logits; labels [B, H, W].
-    """
+    """Return the share of nonzero entries of the loss's image gradient whose sign bfloat16 changes; model: float32."""
     with eval_mode(model), frozen_parameters(model):
         rows = torch.arange(len(images), device=images.device)
         signs = [Problem(one, images, labels).differentiate(images, rows, 1, 1)[1].sign()

@@ -89,10 +89,7 @@ def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_name
 
 
 def plan_chains(attacks, *, warm_start: bool, amp: bool = False, attack_amp: bool = False) -> list[list[Link]]:
-    """Return chains of links: clean, then each attack or ensemble member once, in a chain of its own.
-
-    With warm_start a chain holds the radii of one attack in growing order.
-    """
+    """Return chains: clean, then each attack or member once; with warm_start an attack's growing radii in one chain."""
     single = {canonical(member.settings()): member for attack in attacks for member in attack.members or [attack]}
     clean = [Link(None, {**CLEAN, "amp": True} if amp else CLEAN)]
     found = [[attack] for attack in single.values()]

@@ -1,20 +1,8 @@
 """FLAGS: every flag of every entry, declared once. docs/flags.md is made from it."""
 from functools import partial
 
-from engine.options.declare import (
-    PREDICT,
-    REPORT,
-    TEST,
-    TRAIN,
-    VERIFY,
-    Flag,
-    Need,
-    attack_with,
-    dataset_with,
-    given,
-    list_attacks,
-    list_registered,
-)
+from engine.options.declare import PREDICT, REPORT, TEST, TRAIN, VERIFY, Flag, Need, list_attacks, list_registered
+from engine.options.needs import attack_with, dataset_with, given
 from engine.options.training_flags import ADVERSARIAL, NORMS, SCALE, SCHEDULE, SHARPNESS
 from engine.options.types import gpu_ids, number, plain_text, run_name, share_of_eps, target
 

@@ -60,10 +60,7 @@ def build_trainer(setup) -> Trainer:
 
 
 def count_replicas(options) -> int:
-    """Return how many GPUs share each part of the batch (DataParallel), 1 under torchrun.
-
-    Raises UserError if one of them would get a single image.
-    """
+    """Return how many GPUs share each part of the batch (1 under torchrun); UserError if one gets a single image."""
     count = 1 if launch.launched() else torch.cuda.device_count() or 1
     refuse_small_shares(options, count)
     return count

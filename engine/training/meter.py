@@ -12,10 +12,7 @@ MAX_SKIPPED = 10  # iterations in a row; then the run ends
 
 
 class Meter:
-    """Collects what steps measure, and the time they take, until the next log line.
-
-    images: per step, of all processes together.
-    """
+    """Collects measurements and times of steps until the next log line. images: per step, over all processes."""
 
     def __init__(self, *, images: int, device: torch.device):
         self.images, self.device = images, device

@@ -31,10 +31,7 @@ def compare_data(described: dict, state: dict, *, source: str) -> bool:
 
 
 def read_best_score(path: Path) -> float | None:
-    """Return the score in best_*, None without one; its iteration may be later than that of the continued state.
-
-    A damaged file is renamed, and the next validation writes a new one.
-    """
+    """Return the score in best_*, even of a later iteration than the continued state; None if missing or damaged."""
     score = None
     if distributed.is_main() and path.exists():
         try:

@@ -95,10 +95,7 @@ def _direction(model: nn.Module, image: Tensor, labels: Tensor, **settings) -> T
 
 
 def _crop(bench: Bench, k: int) -> tuple[Tensor, Tensor]:
-    """Return the centre of image k in float64 and its labels, or predictions where no pixel is labelled.
-
-    Noise keeps values away from kinks, such as ReLU's at 0, where finite differences are wrong.
-    """
+    """Return the centre of image k in float64, off kinks by noise, and its labels (predictions if none is valid)."""
     top, left = (max(side - CROP, 0) // 2 for side in bench.images[k].shape[2:])
     image, labels = (values[k][..., top:top + CROP, left:left + CROP] for values in (bench.images, bench.labels))
     shift = torch.rand(image.shape, generator=make_generator(bench.seed, "kinks", k), dtype=torch.float64)

@@ -235,7 +235,7 @@ def test_the_loader_gives_every_image_its_own_index(run):
     (["--attack", "square", "--attack_norm", "l2"], ["square", "l2"]),
     (["--attack", "psd"], ["psd", "segpgd"]),
     (["--attack", "pgd", "--restarts", "0"], ["--restarts", "1 or more"]),
-    (["--attack", "pgd", "--target_class", "mask.png"], ["mask.png", "255 for pixels without"]),
+    (["--attack", "pgd", "--target_class", "mask.png"], ["mask.png", "255 means no target"]),
     (["--attack", "fgsm", "--steps", "7"], ["--steps", "pgd"]),
     (["--attack", "apgd", "--alpha", "1/255"], ["--alpha", "pgd"]),
     (["--attack", "pgd", "--eps", "1/255", "--warm_start"], ["--warm_start", "--eps"]),
