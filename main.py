@@ -1,9 +1,9 @@
 """Train a segmentation network with SGD, Adam or SAM, or measure how robust a trained one is; see --help.
 
     python main.py --optimizer SAM --rho 0.02            train
-    python main.py --test_only --attack pgd              mIoU, clean and attacked, of what was trained
-    python main.py --verify                              can these numbers be trusted?
-    python main.py --report exp                          tables and curves from what was recorded
+    python main.py --test_only --attack pgd              mIoU of the trained network, clean and attacked
+    python main.py --verify                              check whether these scores can be trusted
+    python main.py --report exp                          tables and curves of recorded results
 """
 from engine.evaluation.build import sweep_planned, weigh_classes
 from engine.options import REPORT, TRAIN, VERIFY
@@ -15,13 +15,13 @@ from engine.verify import verify
 
 
 def main(argv=None) -> dict:
-    """Do what argv says; returns the results dict that results.json holds. Bad input: one line, exit code 2."""
+    """Train, evaluate, verify or report as argv says; return what results.json holds. Bad input exits with code 2."""
     with reported_errors():
-        return carry_out(argv)
+        return run(argv)
 
 
-def carry_out(argv) -> dict:
-    """Train, evaluate, verify or report, as main's argv says; returns the results."""
+def run(argv) -> dict:
+    """Do what main() says, without catching errors."""
     setup = prepare(argv)
     options = setup.options
     if options.mode == REPORT:

@@ -22,11 +22,11 @@ from utils.modes import eval_mode
 
 
 def predict(argv=None) -> list[Path]:
-    """Segment the images that argv names; returns the label maps' paths."""
+    """Segment the images that argv names; return the label maps' paths."""
     with reported_errors():
         setup = prepare(argv, entry="predict.py")
         options = setup.options
-        images = with_targets(find_images(Path(options.input)), Path(options.save_val_results_to))
+        images = pair_with_targets(find_images(Path(options.input)), Path(options.save_val_results_to))
         model = precise(setup.model, amp=options.amp)
         logger.info("Model restored from %s", setup.checkpoint.path)
         written, problems = [], []
@@ -35,7 +35,7 @@ def predict(argv=None) -> list[Path]:
                 written.append(segment(model, path, target, setup.classes))
             except UserError as problem:  # the other images can still be segmented
                 problems.append(problem)
-                logger.warning("Left out: %s", problem)
+                logger.warning("Skipped: %s", problem)
         logger.info("%d label maps and overlays written to %s", len(written), options.save_val_results_to)
         if problems:
             raise UserError(f"{len(problems)} of {len(images)} images can't be read: {problems[0]}")
@@ -49,25 +49,25 @@ def find_images(source: Path) -> list[tuple[Path, Path]]:
     folders = [source, *sorted(path for path in source.rglob("*") if path.is_dir())] if source.is_dir() else []
     images = [(path, path.relative_to(source)) for folder in folders for path in list_images(folder)]
     if not images:
-        raise UserError(f"--input {source}: no PNG or JPEG there")
+        raise UserError(f"--input {source}: contains no PNG or JPEG")
     return images
 
 
-def with_targets(images: list[tuple[Path, Path]], folder: Path) -> list[tuple[Path, Path]]:
-    """Return (image, the label map it becomes); UserError where one would be written over an image or another map."""
+def pair_with_targets(images: list[tuple[Path, Path]], folder: Path) -> list[tuple[Path, Path]]:
+    """Return (image, path of its label map); raise UserError if a map would overwrite an image or another map."""
     targets = {}
     for path, name in images:
         target = folder / name.with_suffix(".png")
         if target in targets.values() or target.resolve() in {path.resolve() for path, _ in images}:
-            raise UserError(f"{path} would be written to {target}, which is another image's: rename one, or choose "
-                            "another --save_val_results_to")
+            raise UserError(f"the label map of {path} would overwrite {target}: rename one, or choose another "
+                            "--save_val_results_to")
         targets[path] = target
     return list(targets.items())
 
 
 @torch.no_grad()
 def segment(model, path: Path, target: Path, classes) -> Path:
-    """Write the label map `target` and the overlay of one image, upright and at its own size; returns `target`."""
+    """Write the label map `target` and the overlay of one image, upright and at its own size; return `target`."""
     image = read_image(path, upright=True).as_subclass(torch.Tensor).float().div(255)  # [3, H, W]
     with eval_mode(model):
         pred = model(image[None].to(next(model.parameters()).device)).argmax(1)[0].byte().cpu().numpy()  # [H, W]

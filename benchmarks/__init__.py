@@ -1,1 +1,1 @@
-"""Speed, as ratios to a baseline in the same run; imported by nothing."""
+"""Benchmarks of speed: times as ratios to a baseline in the same run."""

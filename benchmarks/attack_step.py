@@ -1,10 +1,10 @@
-"""How much faster is our PGD-10 than the loop that is usually written? One 375x500 image, deeplabv3_mobilenet.
+"""Compare the speed of our PGD-10 with a plain loop: one 375x500 image, deeplabv3_mobilenet.
 
     python -m benchmarks.attack_step [--rounds 9]
 
-The plain loop: NCHW, loss.backward() through all parameters, normalisation outside the model. Both take the same steps
-from the same image; the script says how many pixel values agree after the first one (later ones drift apart, because
-rounding turns the sign of gradients near zero).
+The plain loop uses NCHW, loss.backward() through all parameters and normalisation outside the model. Both start from
+the same image. The script prints how many pixel values agree after one step; after more they differ, because rounding
+changes the sign of gradients near zero.
 """
 import argparse
 
@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 
 from attacks import PGD
-from benchmarks.timing import report, rounds
+from benchmarks.timing import report, time_in_turn
 from network import build_model
 
 EPS, STEPS = 4 / 255, 10
 
 
 def plain_pgd(network, images, labels, *, mean, std, steps=STEPS):
-    """PGD as in most repositories, without random start; `network` takes normalised images."""
+    """Attack with PGD as in most repositories, without random start; `network` takes normalised images."""
     delta = torch.zeros_like(images, requires_grad=True)
     for _ in range(steps):
         loss = F.cross_entropy(network((images + delta - mean) / std), labels, ignore_index=255)
@@ -31,7 +31,7 @@ def plain_pgd(network, images, labels, *, mean, std, steps=STEPS):
 
 
 def main():
-    """Time and report."""
+    """Time both loops and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     count = parser.parse_args().rounds
@@ -55,7 +55,7 @@ def main():
     one_step = PGD(eps=EPS, steps=1, random_start=False)
     same = (run_plain(steps=1) - run_ours(one_step)).abs().lt(1e-6).float().mean().item()
     print(f"after one step {same:.2%} of the pixel values agree")
-    report(rounds({"ours": run_ours, "plain loop": run_plain}, count=count), baseline="ours")
+    report(time_in_turn({"ours": run_ours, "plain loop": run_plain}, count=count), baseline="ours")
 
 
 if __name__ == "__main__":

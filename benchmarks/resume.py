@@ -1,8 +1,8 @@
-"""What does going on with a run cost, from the command to the first new iteration, against starting one?
+"""Time from the command to the first iteration, of a continued and of a new run.
 
     python -m benchmarks.resume [--rounds 9] [--camvid FOLDER] [--num_workers 2]
 
-The resumed runs stand at the first, the middle and the last batch of their epoch; all start their workers.
+The continued runs were stopped at the first, the middle and the last batch of an epoch; all start loader workers.
 """
 import argparse
 import contextlib
@@ -13,7 +13,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from benchmarks.timing import report, rounds
+from benchmarks.timing import report, time_in_turn
 from engine.training.trainer import Trainer
 from main import main as run
 from utils import checkpoint
@@ -22,21 +22,21 @@ FLAGS = ["--model", "deeplabv3_mobilenet", "--no-pretrained_backbone", "--val_in
 PLACES = {"at its first batch": 0, "in its middle": 0.5, "at its last batch": 1}
 
 
-class Begun(Exception):
-    """The first batch is there."""
+class FirstBatchLoaded(Exception):
+    """The first batch is loaded."""
 
 
-def first_step(*flags) -> Trainer:
-    """From argv to the first batch in the trainer's hands."""
+def run_to_first_batch(*flags) -> Trainer:
+    """Run main with these flags until the first batch is loaded; return the trainer."""
     found, step = [], Trainer.step
 
     def begin(trainer, *_):
         found.append(trainer)
-        raise Begun
+        raise FirstBatchLoaded
 
     Trainer.step = begin
     try:
-        with contextlib.suppress(Begun):
+        with contextlib.suppress(FirstBatchLoaded):
             run([*FLAGS, *flags])
     finally:
         Trainer.step = step
@@ -44,8 +44,8 @@ def first_step(*flags) -> Trainer:
 
 
 def prepare(folder: Path, train: list[str]) -> dict[str, Path]:
-    """Runs that were stopped in their second epoch, at each of PLACES."""
-    trainer = first_step(*train, "--output_dir", str(folder), "--exp_name", "none")
+    """Write runs that were stopped in their second epoch, at each of PLACES; return their folders."""
+    trainer = run_to_first_batch(*train, "--output_dir", str(folder), "--exp_name", "none")
     trainer.step(*next(trainer.loader.iterate_from(0)))  # so that the optimizer has its momenta
     runs = {}
     for name, part in PLACES.items():
@@ -58,10 +58,10 @@ def prepare(folder: Path, train: list[str]) -> dict[str, Path]:
 
 
 def main():
-    """Time and report."""
+    """Time the runs and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--camvid", metavar="FOLDER", help="with CamVid (default: the synthetic images)")
+    parser.add_argument("--camvid", metavar="FOLDER", help="use CamVid (default: synthetic images)")
     parser.add_argument("--num_workers", default="2")
     opts = parser.parse_args()
     train = ["--dataset", "camvid", "--data_root", opts.camvid] if opts.camvid else ["--dataset", "synthetic"]
@@ -69,16 +69,16 @@ def main():
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         runs, numbers = prepare(Path(folder), train), count()
         file, = runs["in its middle"].glob("latest_*")
-        go_on = ["--continue_training", "--num_workers", opts.num_workers, "--output_dir", folder, "--exp_name"]
-        times = rounds({
-            "new": lambda: first_step(*train, "--output_dir", folder, "--exp_name", f"new{next(numbers)}"),
-            **{name: partial(first_step, *go_on, path.name) for name, path in runs.items()},
+        flags = ["--continue_training", "--num_workers", opts.num_workers, "--output_dir", folder, "--exp_name"]
+        times = time_in_turn({
+            "new": lambda: run_to_first_batch(*train, "--output_dir", folder, "--exp_name", f"new{next(numbers)}"),
+            **{name: partial(run_to_first_batch, *flags, path.name) for name, path in runs.items()},
             "load the file": partial(checkpoint.load, file)}, count=opts.rounds)
     report(times, baseline="new")
     for name in PLACES:
         cost = [one - new - load for one, new, load in zip(
             times[name], times["new"], times["load the file"], strict=True)]
-        print(f"resumed {name}: {statistics.median(cost):+.3f} s against a new run, beyond loading the file "
+        print(f"continued {name}: {statistics.median(cost):+.3f} s against a new run, beyond loading the file "
               f"({min(cost):+.3f} to {max(cost):+.3f})")
 
 

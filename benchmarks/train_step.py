@@ -1,8 +1,8 @@
-"""What do sharpness and adversarial training cost in SGD steps? deeplabv3_mobilenet, 8 crops of 240x240.
+"""Time SAM and adversarial training as multiples of SGD: deeplabv3_mobilenet, 8 crops of 240x240.
 
     python -m benchmarks.train_step [--rounds 9] [--amp]
 
-Five iterations of each in turn, so that the interval comes to its one SAM step; each has a model of its own.
+Times five iterations of each in turn, so that "interval 5" includes one SAM step; each has its own model.
 """
 import argparse
 from functools import partial
@@ -10,7 +10,7 @@ from functools import partial
 import torch
 
 from attacks import PGD
-from benchmarks.timing import report, rounds
+from benchmarks.timing import report, time_in_turn
 from engine.training.step import TrainingStep
 from network import build_model, precise
 from optim import build_loss, build_optimizer
@@ -24,8 +24,8 @@ KINDS = {
 }
 
 
-def stepper(device: str, *, sam: dict | None = None, attack=None, amp: bool = False, size=(8, 240)):
-    """A function that takes ITRS iterations of a model of its own."""
+def make_stepper(device: str, *, sam: dict | None = None, attack=None, amp: bool = False, size=(8, 240)):
+    """Return a function that runs ITRS iterations of a new model."""
     torch.manual_seed(0)
     model = build_model("deeplabv3_mobilenet", num_classes=21, output_stride=16).train()
     model.to(device, memory_format=torch.channels_last)
@@ -33,24 +33,25 @@ def stepper(device: str, *, sam: dict | None = None, attack=None, amp: bool = Fa
     labels = torch.randint(0, 21, (size[0], size[1], size[1]), device=device)
     name, settings = ("sgd", {}) if sam is None else ("SAM", {"model": model, "rho": 0.02, **sam})
     optimizer = build_optimizer(name, [{"params": model.parameters()}], lr=1e-3, weight_decay=1e-4, **settings)
-    update = TrainingStep(model, precise(model, amp=amp), optimizer=optimizer, criterion=build_loss("cross_entropy"),
-                    attack=attack)
+    step = TrainingStep(model, precise(model, amp=amp), optimizer=optimizer, criterion=build_loss("cross_entropy"),
+                        attack=attack)
 
     def run():
         for _ in range(ITRS):
-            update(images, labels)
+            step(images, labels)
 
     return run
 
 
 def main():
-    """Time and report."""
+    """Time the steps and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--amp", action="store_true", help="bfloat16 forward passes")
     opts = parser.parse_args()
-    make = partial(stepper, "cuda" if torch.cuda.is_available() else "cpu", amp=opts.amp)
-    report(rounds({name: make(**kind) for name, kind in KINDS.items()}, count=opts.rounds), baseline="sgd", per=ITRS)
+    make = partial(make_stepper, "cuda" if torch.cuda.is_available() else "cpu", amp=opts.amp)
+    times = time_in_turn({name: make(**kind) for name, kind in KINDS.items()}, count=opts.rounds)
+    report(times, baseline="sgd", per=ITRS)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from .names import to_one_line
 from .survey import log_survey, survey
 
 CHECKED_IMAGES = 8  # of each split, unless all are read
-HINT = "(--check_data lists all bad images, --skip_bad_images continues without them)"
+HINT = "(--check_data lists all bad images, --skip_bad_images continues without them: docs/data.md#check-the-data)"
 SPLITS = {"train": "training", "val": "validation"}  # the words for log lines and errors
 
 

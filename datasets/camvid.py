@@ -32,7 +32,7 @@ class CamVid(PairedFiles):
         for needed in (folder, masks):
             if not needed.is_dir():
                 raise UserError(f"CamVid not found: the folder {needed} does not exist. Set --data_root to the folder "
-                                "that holds train, trainannot, val and valannot.")
+                                "that holds train, trainannot, val and valannot (docs/data.md#camvid).")
         pairs = [(image, masks / f"{image.stem}.png") for image in list_images(folder)]
         super().__init__(pairs, split, origin=folder, crop_size=crop_size)
 

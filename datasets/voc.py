@@ -63,7 +63,8 @@ def find_folder(root: Path, year: str, *, download: bool) -> Path:
     folder = root / entry["base_dir"]
     if not folder.is_dir():
         raise UserError(f"VOC {year} not found: the folder {folder} does not exist. Set --data_root to the folder that "
-                        f"holds {Path(entry['base_dir']).parts[0]}, or download VOC with --download.")
+                        f"holds {Path(entry['base_dir']).parts[0]}, or download VOC with --download "
+                        "(docs/data.md#voc).")
     return folder
 
 

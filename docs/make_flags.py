@@ -3,7 +3,7 @@ import sys
 
 from engine.options.declare import PREDICT, REPORT, TEST, TRAIN, VERIFY, Flag
 from engine.options.flags import FLAGS
-from engine.options.parser import help_of
+from engine.options.parser import format_help
 
 MODES = {TRAIN: "training", TEST: "`--test_only`", VERIFY: "`--verify`", REPORT: "`--report`", PREDICT: "`predict.py`"}
 SCOPES = {"run": "restored from the checkpoint", "test": "restored when a run continues, not in a test",
@@ -31,7 +31,7 @@ def flags_as_markdown() -> str:
 
 def _entry(flag: Flag) -> str:
     value = "" if flag.kind is bool else f" {flag.metavar or flag.name.upper()}" + (" ..." if flag.many else "")
-    lines = [f"### `--{flag.name}{value}`", f"{_sentence(help_of(flag))}"]
+    lines = [f"### `--{flag.name}{value}`", f"{_sentence(format_help(flag))}"]
     if flag.choices and flag.metavar is None:
         lines.append(f"One of {', '.join(f'`{choice}`' for choice in flag.choices)}.")
     notes = [f"Modes: {', '.join(MODES[mode] for mode in flag.modes)}."]

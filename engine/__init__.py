@@ -1,10 +1,10 @@
-"""How a run goes, room by room; setup.py comes first, and is the only way in from a command line.
+"""The parts of a run. Every command line starts in setup.py.
 
-    options      argv, and what a checkpoint adds -> one frozen Options
-    run          a run's folder: its files, its checkpoints, how it stops, continues and ends
-    training     one step, the loop around it, what a checkpoint keeps of it
+    options      argv and a checkpoint's options -> one frozen Options
+    run          a run's folder and checkpoints; how it stops, continues and ends
+    training     one step, the loop around it, what a checkpoint keeps
     evaluation   clean and attacked scores of any model
-    records      results image by image, rows of scores made from them
-    report       recorded runs side by side
+    records      results of each image, rows of scores made from them
+    report       tables, curves and pictures that compare recorded runs
     verify       can attacks on this checkpoint be trusted?
 """

@@ -1,4 +1,4 @@
-"""prepare(argv): options, run folder, checkpoint, device, data and network of every entry, in the order they depend."""
+"""prepare(argv): options, run folder, checkpoint, device, data and network for every entry."""
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from datasets import build_datasets, build_loaders, check_and_filter, describe
 from engine.evaluation.build import plan_attacks
 from engine.options import PREDICT, REPORT, TEST, TRAIN, Options, as_text, read_call
 from engine.run.folder import Run
-from engine.run.resume import Loaded, finish_options, load_checkpoint, skipped_before
+from engine.run.resume import Loaded, finish_options, load_checkpoint, read_skipped_images
 from network import build_model, load_weights, set_bn_momentum
 from utils import distributed
 from utils.checkpoint import model_state
@@ -23,10 +23,10 @@ from utils.seed import seed_everything
 
 @dataclass(frozen=True)
 class Setup:
-    """What an entry works with; None where its mode has no use for it.
+    """Everything that an entry works with; None where its mode doesn't need it.
 
-    classes: names, palette and decode_target of the data set. attacks: those to evaluate under. train_loader: None
-    unless this is a training. skipped: by split, the names of bad images that the checkpoint's run left out.
+    classes: names, palette and decode_target of the data set. attacks: those of the evaluation. train_loader: only for
+    training. skipped: {split: names} of the bad images that the checkpoint's run left out.
     """
 
     options: Options
@@ -43,7 +43,7 @@ class Setup:
     dashboard: object = None
 
     def open_run(self):
-        """Log from which weights the run starts, and open its folder."""
+        """Log the weights that the run starts from, and open its folder."""
         if self.checkpoint is None:
             logger.info("[!] Retrain")
         else:
@@ -54,9 +54,9 @@ class Setup:
 
 
 def prepare(argv=None, *, entry: str = "main.py") -> Setup:
-    """Return what `argv` of an entry asks for. Whatever is wrong with it ends here, before anything expensive.
+    """Return what an entry needs for `argv`, after finding all errors before expensive work starts.
 
-    A wrong flag ends with its line and exit code 2; wrong combinations, files and data raise UserError.
+    An invalid flag ends with one line and exit code 2; invalid combinations, files and data raise UserError.
     """
     call = read_call(argv, entry)
     if call.mode == REPORT:
@@ -74,20 +74,20 @@ def prepare(argv=None, *, entry: str = "main.py") -> Setup:
                            continue_training=options.continue_training)
     seed_everything(options.random_seed)
     device = choose_device(options.gpu_id)
-    skipped = skipped_before(options, checkpoint)
+    skipped = read_skipped_images(options, checkpoint)
     data = (None, None, None) if call.mode == PREDICT else build_data(options, device, skipped=skipped)
     model = build_network(options, device, num_classes=classes.num_classes, checkpoint=checkpoint)
     return Setup(options, run, checkpoint, classes, attacks, device, model, *data, skipped, build_dashboard(options))
 
 
 def build_data(options: Options, device: torch.device, *, skipped: dict | None = None):
-    """Return (train_loader or None, val_loader, val_set) of splits that exist and whose first images can be read.
+    """Return (train_loader or None, val_loader, val_set), whose first images have been checked.
 
-    --check_data reads all images, --skip_bad_images leaves bad ones out; a data set's `skipped` names those. The
-    argument, {"train": names, "val": names}, is what an earlier call found.
+    --check_data reads all images, --skip_bad_images leaves bad ones out. skipped: {"train": names, "val": names} that
+    an earlier call left out.
     """
     training = options.mode == TRAIN
-    with distributed.main_first():  # one process downloads
+    with distributed.main_first():  # so that only one process downloads
         train_set, val_set = build_datasets(
             options.dataset, data_root=options.data_root, year=options.year, download=options.download,
             crop_size=options.crop_size, crop_val=options.crop_val, seed=options.random_seed, train=training)
@@ -106,7 +106,7 @@ def build_data(options: Options, device: torch.device, *, skipped: dict | None =
 
 def build_network(options: Options, device: torch.device, *, num_classes: int,
                   checkpoint: Loaded | None = None) -> nn.Module:
-    """Return the normalised model with its starting weights: the checkpoint's, else the backbone's published ones."""
+    """Return the normalised model with initial weights: the checkpoint's, else the backbone's published ones."""
     with distributed.main_first():
         model = build_model(
             options.model, num_classes=num_classes, output_stride=options.output_stride,
@@ -124,7 +124,7 @@ def build_network(options: Options, device: torch.device, *, num_classes: int,
 
 
 def build_dashboard(options: Options):
-    """Return a connected visdom dashboard that shows the options, or one that shows nothing."""
+    """Return a visdom dashboard that shows the options, or one that shows nothing."""
     if not (options.enable_vis and options.mode in (TRAIN, TEST) and distributed.is_main()):
         return NullVisualizer()
     dashboard = Visualizer(port=options.vis_port, env=options.vis_env, continue_curves=options.continue_training)

@@ -461,8 +461,8 @@ def test_text_that_needs_no_change_has_none():
 @pytest.mark.filterwarnings("error")
 def test_figures_take_any_name(tmp_path, name):
     Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
-    figures.robustness_curves(tmp_path / "a.png", [figures.Panel(name, "linf", {name: [(0.0, 50.0, 50.0)]})])
-    figures.picture_sheet(tmp_path / "b.png", name, {name: {name: tmp_path / "picture.png"}})
+    figures.draw_curves(tmp_path / "a.png", [figures.Panel(name, "linf", {name: [(0.0, 50.0, 50.0)]})])
+    figures.draw_sheet(tmp_path / "b.png", name, {name: {name: tmp_path / "picture.png"}})
     assert (tmp_path / "a.png").exists() and (tmp_path / "b.png").exists()
 
 

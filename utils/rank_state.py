@@ -32,7 +32,7 @@ class RankState:
             self.load_state_dict(ranks[distributed.rank()])
             return
         saver = f"{len(ranks)} processes" if ranks else "a program that doesn't save it"
-        logger.info("Random state not restored: saved by %s", saver)
+        logger.info("Random state not restored: saved by %s (docs/resume.md#the-same-bits)", saver)
 
     def _devices(self) -> list[torch.device]:
         """Return the GPUs whose random numbers this process draws: its own, or all that DataParallel uses."""

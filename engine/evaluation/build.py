@@ -1,39 +1,35 @@
-"""From options to the attacks that a call evaluates under, and to its sweep."""
+"""From options to the attacks of an evaluation, and to its sweep."""
 import torch
 
 from attacks import LOSSES, Attack, build_attack, class_weights, takes
 from datasets import build_datasets, count_pixels
 from datasets.files import read_mask
 from engine.evaluation.sweep import sweep
-from engine.options.declare import attacks_of
-from engine.options.types import step_size
+from engine.options.declare import list_attacks
+from engine.options.types import compute_step_size
 from utils.errors import UserError
 from utils.snapshots import hash_weights
 
 
 def plan_attacks(options, *, num_classes: int) -> tuple[Attack, ...]:
-    """Return every --attack with every --attack_loss it takes at every --eps; clean images are not among them.
+    """Return an attack for each --attack, each --attack_loss that it takes and each --eps.
 
-    Losses balanced by class get their weights from weigh_classes(), when the data has been read. Raises UserError for
-    settings that an attack can't have.
+    weigh_classes() gives balanced losses their weights once the data is read. Raises UserError for invalid settings.
     """
     settings = {"norm": options.attack_norm, "steps": options.steps, "restarts": options.restarts,
                 "seed": options.attack_seed, "best_iterate": options.best_iterate, "red_eps": options.red_eps,
-                "target": _target(options, num_classes), "class_weights": [1.0]}
+                "target": _read_target(options, num_classes), "class_weights": [1.0]}
     try:
         return tuple(
-            build_attack(name, eps=eps, step_size=step_size(options.alpha, eps), attack_loss=loss, **settings)
-            for name in attacks_of(options) for loss in _losses(options, name) for eps in dict.fromkeys(options.eps))
+            build_attack(name, eps=eps, step_size=compute_step_size(options.alpha, eps), attack_loss=loss, **settings)
+            for name in list_attacks(options) for loss in _choose_losses(options, name)
+            for eps in dict.fromkeys(options.eps))
     except ValueError as error:
         raise UserError(f"--attack: {error}") from None
 
 
 def weigh_classes(setup):
-    """Give the attacks with a balanced loss their class weights, from the labels of the training set.
-
-    Reads nothing where no attack has such a loss. A test builds the training set here, without the images that the
-    run skipped.
-    """
+    """Set the class weights of attacks with a balanced loss, if any, from the labels of the training set."""
     balanced = [member for attack in setup.attacks for member in attack.members or [attack]
                 if LOSSES[member.attack_loss].balanced]
     if not balanced:
@@ -51,7 +47,7 @@ def weigh_classes(setup):
 
 
 def sweep_planned(setup) -> dict:
-    """Evaluate clean and under the planned attacks as the options say; returns what results.json holds."""
+    """Evaluate clean images and the planned attacks as the options say; return what results.json holds."""
     options, model, dataset = setup.options, setup.model, setup.val_set
     subject = {
         "model": options.model, "output_stride": options.output_stride, "separable_conv": options.separable_conv,
@@ -69,13 +65,13 @@ def sweep_planned(setup) -> dict:
         raise UserError(f"--target_class {options.target_class}: {error}") from None  # a map of another size
 
 
-def _losses(options, name: str) -> list[str | None]:
-    """Return the losses to run the attack with; None is its own."""
+def _choose_losses(options, name: str) -> list[str | None]:
+    """Return the losses to run the attack with; None means the attack's own."""
     given = options.attack_loss if takes(name, "attack_loss") else None
     return list(dict.fromkeys(given)) if given else [None]
 
 
-def _target(options, num_classes: int) -> int | torch.Tensor | None:
+def _read_target(options, num_classes: int) -> int | torch.Tensor | None:
     target, has = options.target_class, f"{options.dataset} has the classes 0 to {num_classes - 1}"
     if isinstance(target, str):
         try:
@@ -83,8 +79,8 @@ def _target(options, num_classes: int) -> int | torch.Tensor | None:
         except UserError as error:
             raise UserError(f"--target_class: {error}") from None
         if len(outside := target[(target >= num_classes) & (target != 255)]):
-            raise UserError(f"--target_class {options.target_class}: holds {outside.max()}; {has}, and 255 is for "
-                            "pixels without a target")
+            raise UserError(f"--target_class {options.target_class} holds {outside.max()}; {has}, and 255 means no "
+                            "target (docs/attacks.md#options)")
     elif target is not None and target >= num_classes:
-        raise UserError(f"--target_class {target}: {has}")
+        raise UserError(f"--target_class {target}: {has} (docs/attacks.md#options)")
     return target

@@ -1,12 +1,12 @@
-"""What a validation and a sweep show on a dashboard."""
+"""Show a validation and a sweep on a dashboard."""
 import numpy as np
 
-from engine.records.naming import attack_name
+from engine.records.naming import name_attack
 from utils.images import choose_evenly, to_uint8
 
 
 class Samples:
-    """on_batch callback: shows `count` images, evenly spaced over the data set, as image | target | prediction."""
+    """An on_batch callback that shows `count` images, evenly spaced, as image | target | prediction."""
 
     def __init__(self, dashboard, dataset, count: int):
         chosen = choose_evenly(len(dataset), count) if dashboard.enabled else []
@@ -14,7 +14,7 @@ class Samples:
         self.dashboard, self.dataset = dashboard, dataset
 
     def __call__(self, scored):
-        """Show those of a batch (evaluate.Scored) that were chosen."""
+        """Show the chosen images of a batch (evaluate.Scored)."""
         for index, image, target, pred in zip(scored.indices, scored.images, scored.labels, scored.preds, strict=True):
             if index in self.windows:
                 masks = [self.dataset.decode_target(mask.cpu().numpy()) for mask in (target, pred)]
@@ -23,7 +23,7 @@ class Samples:
 
 
 def show_validation(dashboard, results: dict, *, itr: int, class_names: list[str]):
-    """A validation's scores in the windows [Val] Overall Acc, [Val] Mean IoU and [Val] Class IoU."""
+    """Show a validation's scores in the windows [Val] Overall Acc, [Val] Mean IoU and [Val] Class IoU."""
     dashboard.vis_scalar("[Val] Overall Acc", itr, results["Overall Acc"])
     dashboard.vis_scalar("[Val] Mean IoU", itr, results["Mean IoU"])
     class_iou = zip(class_names, results["Class IoU"].values(), strict=True)
@@ -31,9 +31,9 @@ def show_validation(dashboard, results: dict, *, itr: int, class_names: list[str
 
 
 def show_robustness(dashboard, rows: list[dict]):
-    """The window Robust Mean IoU: a line per attack and norm over eps (linf in grey levels), starting at clean."""
+    """Show the window Robust Mean IoU: a line per attack and norm over eps (linf in grey levels) from clean on."""
     clean = next(result["Mean IoU"] for result in rows if result["attack"] == "none")
-    attacked = [(f"{attack_name(result['settings'] or result)} {result['norm']}", result) for result in rows
+    attacked = [(f"{name_attack(result['settings'] or result)} {result['norm']}", result) for result in rows
                 if result["attack"] != "none"]
     for line in dict.fromkeys(title for title, _ in attacked):
         points = [(result["eps"] * (255 if result["norm"] == "linf" else 1), result["Mean IoU"])

@@ -1,4 +1,4 @@
-"""Batches scored clean and attacked, and the one function that evaluates under a single attack."""
+"""Score batches clean and attacked; evaluate under a single attack."""
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from tqdm import tqdm
 from attacks import Attack, Outcome
 from attacks.losses import Pixels
 from datasets import ImageSet
-from engine.evaluation.shards import share_of
-from engine.records.naming import title_of
+from engine.evaluation.shards import take_share
+from engine.records.naming import make_title
 from metrics import counts_per_image
 from utils.device import device_of
 from utils.distributed import fail_together, is_main, world_size
@@ -21,9 +21,9 @@ from utils.modes import eval_mode
 
 @dataclass
 class Scored:
-    """A batch as it was scored: clean images as loaded, images as attacked, both [B, 3, H, W] in [0, 1].
+    """A scored batch: `clean` images as loaded, `images` as attacked, both [B, 3, H, W] in [0, 1].
 
-    indices: the images' places in the data set; labels, preds: int64 [B, H, W]; logits [B, C, H, W]; outcome: what the
+    indices: the images' indices in the data set; labels, preds: int64 [B, H, W]; logits [B, C, H, W]; outcome: what the
     attack returned, None for clean images.
     """
 
@@ -37,17 +37,17 @@ class Scored:
 
 
 def evaluate(model, loader, metrics, attack=None, *, on_batch=None, title: str | None = None) -> dict:
-    """Score `model` on all of `loader`, on adversarial images if there is an attack; returns metrics.get_results().
+    """Score `model` on all of `loader`, on adversarial images if `attack` is given; return metrics.get_results().
 
-    model: [0, 1] images -> logits [B, C, H, W], not a parallel wrapper; it gets its train/eval flags back. loader:
-    batches (images [B, 3, H, W] in [0, 1], labels [B, H, W], and the images' indices [B], else they are counted).
-    An image's random numbers depend only on the attack's seed and its index. on_batch(scored) sees every batch. Under
-    torchrun each rank scores, and its on_batch sees, every world_size-th batch; the results are of all batches.
+    model: [0, 1] images -> logits [B, C, H, W], not a parallel wrapper; its train/eval flags are restored. loader:
+    batches (images [B, 3, H, W] in [0, 1], labels [B, H, W], indices [B]; without indices images are counted). An
+    image's random numbers depend only on the attack's seed and its index. on_batch(scored) is called for every batch,
+    under torchrun on each rank for every world_size-th; the results are of all batches.
     """
     metrics.reset()
-    title = title or title_of(None if attack is None else attack.settings())
-    with fail_together(), progress(share_of(loader), title) as bar:
-        for scored in scored_batches(model, bar, [attack]):
+    title = title or make_title(None if attack is None else attack.settings())
+    with fail_together(), show_progress(take_share(loader), title) as bar:
+        for scored in score_batches(model, bar, [attack]):
             metrics.update(scored.labels, scored.preds)
             bar.set_postfix_str(f"mIoU {metrics.get_results()['Mean IoU']:.4f}", refresh=False)
             if on_batch is not None:
@@ -56,17 +56,14 @@ def evaluate(model, loader, metrics, attack=None, *, on_batch=None, title: str |
     return metrics.get_results()
 
 
-def scored_batches(model, loader, attacks: list) -> Iterator[Scored]:
-    """Yield every batch of `loader`, scored under each of `attacks` in turn; None among them is clean.
-
-    Each attack begins where the one before it ended: several are one attack whose radius grows (--warm_start).
-    """
+def score_batches(model, loader, attacks: list) -> Iterator[Scored]:
+    """Yield every batch of `loader`, scored under each of `attacks` (None: clean), each from the previous result."""
     device = device_of(model)
     seen = 0
     with eval_mode(model):
         for images, labels, *indices in loader:
             if not indices and world_size() > 1:
-                raise ValueError("a loader for several ranks gives the images' indices: no rank sees all of them")
+                raise ValueError("under torchrun a loader must give the images' indices, as each rank sees only some")
             indices = indices[0].tolist() if indices else list(range(seen, seen + len(images)))
             seen += len(images)
             images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
@@ -82,14 +79,14 @@ def scored_batches(model, loader, attacks: list) -> Iterator[Scored]:
                 yield Scored(indices, images, points, labels, logits, logits.argmax(dim=1), outcome)
 
 
-def progress(loader, title: str) -> tqdm:
-    """Return a bar on rank 0's stderr; where that is a file, it writes a line every half minute."""
+def show_progress(loader, title: str) -> tqdm:
+    """Return a progress bar on rank 0's stderr; to a file it writes a line every half minute."""
     return tqdm(loader, desc=title, unit="batch", file=PipeSafeStream(sys.stderr), disable=not is_main(),
                 mininterval=0.2 if sys.stderr.isatty() else 30)
 
 
-def lines_of(scored: Scored, images: ImageSet, attack: Attack | None) -> list[dict]:
-    """Return a record line for each image of a batch; with a target also "at_target", the labelled pixels there."""
+def make_lines(scored: Scored, images: ImageSet, attack: Attack | None) -> list[dict]:
+    """Return a record line for each image of a batch; of a targeted attack with "at_target", its hits."""
     intersection, union, pixels = (counts.tolist() for counts in
                                      counts_per_image(scored.labels, scored.preds, images.num_classes))
     delta = (scored.images.double() - scored.clean.double()).flatten(1)
@@ -99,7 +96,7 @@ def lines_of(scored: Scored, images: ImageSet, attack: Attack | None) -> list[di
         [scored.outcome.forwards, scored.outcome.backwards])
     if not losses.isfinite().all():
         raise FloatingPointError("the model's logits are not finite")
-    hits = [{}] * len(scored.indices)
+    hits = [{}] * len(scored.indices)  # labelled pixels predicted as the target
     if attack is not None and attack.target is not None:
         labelled = (scored.labels >= 0) & (scored.labels < images.num_classes)
         there = labelled & (scored.preds == torch.as_tensor(attack.target).to(scored.preds))

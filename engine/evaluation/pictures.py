@@ -12,9 +12,8 @@ from utils.text import is_file_name
 class Pictures:
     """Pictures of results: <folder>/<result>/<name>_{image,target,pred,overlay,perturbation}.png.
 
-    Of `count` images, evenly spaced over `names`; where they are `needed`, also of what is recorded already. image is
-    what was scored; perturbation shows its difference to the clean image, scaled so that the largest one is black or
-    white.
+    Drawn for `count` of `names`, evenly spaced; if `needed`, recorded images without pictures are attacked again. image
+    is what was scored; perturbation is its difference from the clean image, scaled to the full range of grey.
     """
 
     def __init__(self, folder: Path, dataset, names: list[str], *, count: int, needed: bool = True):
@@ -22,15 +21,14 @@ class Pictures:
         self.names = {names[k] for k in choose_evenly(len(names), count)}
         for name in self.names:
             if not is_file_name(name):
-                raise UserError(f"no picture can be called after the image {name!r}: rename it, to fewer letters "
-                                "and no slash")
+                raise UserError(f"image name {name!r} can't be a picture's file name: shorten it and remove slashes")
 
     def lacks(self, result: str, name: str) -> bool:
-        """Whether this image has to be attacked for its pictures."""
+        """Return whether this image must be attacked for its pictures."""
         return self.needed and name in self.names and not (self.folder / result / f"{name}_image.png").is_file()
 
     def draw(self, scored) -> dict[str, dict[str, np.ndarray]]:
-        """Those pictures of a batch (evaluate.Scored) that are wanted: {image name: {kind: uint8 [H, W, 3]}}."""
+        """Return the chosen pictures of a batch (evaluate.Scored): {image name: {kind: uint8 [H, W, 3]}}."""
         drawn = {}
         for k, index in enumerate(scored.indices):
             name = self.dataset.name(index)
@@ -40,11 +38,11 @@ class Pictures:
             delta = scored.images[k] - scored.clean[k]
             drawn[name] = {"target": self.dataset.decode_target(scored.labels[k].cpu().numpy()), "pred": pred,
                            "overlay": overlay(image, pred), "perturbation": to_uint8(scale_perturbation(delta)),
-                           "image": image}  # the last: where it is, all are
+                           "image": image}  # written last: if it exists, all do
         return drawn
 
     def write(self, result: str, drawn: dict[str, dict[str, np.ndarray]]):
-        """Write what draw() gave."""
+        """Write what draw() returned."""
         for name, pictures in drawn.items():
             (self.folder / result).mkdir(parents=True, exist_ok=True)
             for kind, picture in pictures.items():

@@ -1,4 +1,4 @@
-"""How far the gradients of a bfloat16 network are from float32's."""
+"""Compare the gradients of a bfloat16 network with float32's."""
 import torch
 from torch import Tensor, nn
 
@@ -8,11 +8,8 @@ from utils.logging import logger
 from utils.modes import eval_mode, frozen_parameters
 
 
-def sign_differences(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """The share of entries of the loss's gradient at the images whose sign bfloat16 changes, of those that have one.
-
-    model: float32, [0, 1] images [B, 3, H, W] -> logits; labels [B, H, W].
-    """
+def measure_sign_differences(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Return the share of nonzero entries of the loss's image gradient whose sign bfloat16 changes; model: float32."""
     with eval_mode(model), frozen_parameters(model):
         rows = torch.arange(len(images), device=images.device)
         signs = [Problem(one, images, labels).differentiate(images, rows, 1, 1)[1].sign()
@@ -21,8 +18,8 @@ def sign_differences(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def log_sign_differences(model: nn.Module, images: Tensor, labels: Tensor):
-    """Log it for a batch, wherever it is."""
+    """Log the share for a batch, which may be on another device."""
     device = next(model.parameters()).device
     images, labels = images.to(device), labels.to(device)
-    logger.info("--attack_amp: bfloat16 changes %.1f %% of the signs of the first batch's image gradient",
-                100 * sign_differences(model, images, labels))
+    logger.info("--attack_amp: bfloat16 changes %.1f %% of the signs of the first batch's image gradient "
+                "(docs/training.md#memory-and-bfloat16)", 100 * measure_sign_differences(model, images, labels))

@@ -1,4 +1,4 @@
-"""How several processes share an evaluation: whole batches in turn, and rank 0 takes what they find."""
+"""Share an evaluation among processes: each scores every n-th batch, and rank 0 receives the results."""
 from collections.abc import Callable, Iterator
 
 from torch.utils.data import DataLoader
@@ -7,20 +7,20 @@ from datasets import list_batches, select_batches
 from utils.distributed import fail_together, gather_to_main, in_group, rank, world_size
 
 
-def share_of(loader: DataLoader, batches: list[list[int]] | None = None) -> DataLoader:
-    """Return a loader of this process's share of `batches` (default: all the loader has): every n-th of n processes."""
-    this, processes = _place()
+def take_share(loader: DataLoader, batches: list[list[int]] | None = None) -> DataLoader:
+    """Return a loader of this process's share of `batches` (default: all of the loader's): every n-th of them."""
+    this, processes = _find_place()
     batches = list_batches(loader) if batches is None else batches
     return select_batches(loader, batches[this::processes])
 
 
 def hand_over(found: Iterator, total: int, take: Callable):
-    """Call take(item) on rank 0 for `total` items that n processes find in turn, in the order of a single process.
+    """Call take(item) on rank 0 for `total` items that n processes find, in the order of a single process.
 
-    found: this process's items, every n-th. No process begins its next item before all have handed over this one, so
-    what was taken has no gaps. An error in finding or taking an item ends all processes. Both use no collectives.
+    found: this process's items, every n-th. Each process waits until all have handed over an item before it begins the
+    next, so rank 0 takes them without gaps. An error in found or take, which use no collectives, ends all processes.
     """
-    this, processes = _place()
+    this, processes = _find_place()
     for taken in range(0, total, processes):
         item = None
         with fail_together():
@@ -30,9 +30,9 @@ def hand_over(found: Iterator, total: int, take: Callable):
         with fail_together():
             for item in (items or [])[:total - taken]:
                 take(item)
-    next(found, None)  # empty: a progress bar behind it reaches its end
+    next(found, None)  # it is exhausted: this lets its progress bar finish
 
 
-def _place() -> tuple[int, int]:
-    """Return (rank, number of processes); a process that has not joined the others is alone."""
+def _find_place() -> tuple[int, int]:
+    """Return (rank, number of processes): (0, 1) before this process has joined the others."""
     return (rank(), world_size()) if in_group() else (0, 1)

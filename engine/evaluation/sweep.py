@@ -1,4 +1,4 @@
-"""Scores of a model clean and under every attack, recorded image by image; no options: a notebook can call it."""
+"""Score a model clean and under every attack, recording each image; takes no options, so a notebook can call it."""
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from torch import nn
 from attacks import Attack
 from datasets import ImageSet, list_batches, with_indices
 from engine.evaluation.dashboard import show_robustness
-from engine.evaluation.evaluate import Scored, lines_of, progress, scored_batches
+from engine.evaluation.evaluate import Scored, make_lines, score_batches, show_progress
 from engine.evaluation.pictures import Pictures
 from engine.evaluation.precision import log_sign_differences
-from engine.evaluation.shards import hand_over, share_of
-from engine.records.naming import label, radius, title_of
-from engine.records.results import table, write_results
-from engine.records.rows import rows_of, without
+from engine.evaluation.shards import hand_over, take_share
+from engine.records.naming import format_radius, make_label, make_title
+from engine.records.results import format_table, write_results
+from engine.records.rows import drop_keys, make_rows
 from engine.records.store import Records
 from network import precise
 from utils.dashboards import NullVisualizer
@@ -33,7 +33,7 @@ CLEAN = {"attack": "none", "norm": None, "eps": 0.0, "steps": 0}
 
 @dataclass(frozen=True)
 class Link:
-    """An attack, None for clean images, with its settings as the records have them."""
+    """An attack, None for clean images, and its settings as recorded."""
 
     attack: Attack | None
     settings: dict
@@ -43,19 +43,18 @@ def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_name
           subject: dict | None = None, warm_start: bool = False, amp: bool = False, attack_amp: bool = False,
           pictures: int | None = 0, described: dict | None = None, dashboard=None,
           repeat: str = "the same call") -> dict:
-    """Score `model` clean, then under each of `attacks` or its members; returns what results.json holds.
+    """Score `model` clean, then under each of `attacks` or its members; return what results.json holds.
 
-    model: images [B, 3, H, W] in [0, 1] -> logits [B, C, H, W]. loader: a DataLoader of `dataset` in order, of which
-    image i is dataset[i] = (image float [3, H, W] in [0, 1], label int64 [H, W], 255 = ignore). class_names or
-    num_classes: the classes, where the data set has no class_names; without name(i) an image is called by its index.
-    folder: gets results.json, records/ and, for `pictures` images (None: all), val_results/; what its records already
-    hold is not attacked again, so a call that was stopped continues when it is repeated. Without a folder nothing is
-    kept. subject: plain values that tell this model from others, instead of a hash of its weights. warm_start: each
-    radius begins at the result for the smaller one. amp, attack_amp: clean and attacked scores in bfloat16. described:
-    the "options" of results.json. repeat: how a user continues a sweep, for the log.
+    model: images [B, 3, H, W] in [0, 1] -> logits [B, C, H, W]. loader: a DataLoader of `dataset`, in order;
+    dataset[i] = (image float [3, H, W] in [0, 1], label int64 [H, W], 255 = ignore). class_names or num_classes: needed
+    if the data set has no class_names; without name(i) an image's name is its index. folder: for results.json, records/
+    and, of `pictures` images (None: all), val_results/; recorded images are not attacked again, so repeating a call
+    that was stopped continues it. Without a folder nothing is kept. subject: plain values that identify this model
+    (default: a hash of its weights). warm_start: each radius starts from the smaller one's result. amp, attack_amp:
+    clean and attacked scores in bfloat16. described: "options" of results.json. repeat: how to continue, for the log.
 
-    What was found is written also where an error or a Ctrl-C ends the sweep. Under torchrun the ranks share the batches
-    and rank 0 writes. Raises ValueError for a loader that isn't in order, and for classes that are not given.
+    Results so far are written even if an error or Ctrl-C ends the sweep. Under torchrun the ranks share the batches and
+    rank 0 writes. Raises ValueError if the loader is not in order or the classes are unknown.
     """
     if folder is None:
         with TemporaryDirectory() as temporary:
@@ -70,50 +69,47 @@ def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_name
     records = []
     try:
         with fail_together():
-            header = _header(model, images, loader, subject) if is_main() else {}
+            header = _make_header(model, images, loader, subject) if is_main() else {}
             if attack_amp and attacks and is_main():
                 log_sign_differences(model, *next(iter(loader))[:2])
-        for chain in chains(attacks, warm_start=warm_start, amp=amp, attack_amp=attack_amp):
+        for chain in plan_chains(attacks, warm_start=warm_start, amp=amp, attack_amp=attack_amp):
             with ExitStack() as stack:
                 with fail_together():
                     files = _open_records(stack, chain, header, run.folder)
-                    missing = run.missing(files, chain, drawn)
+                    missing = run.find_missing(files, chain, drawn)
                 records += files
                 form = precise(model, amp=amp if chain[0].attack is None else attack_amp)
                 run.record(chain, files, broadcast_object(missing), form, drawn)
     except BaseException:
-        run.show(records, complete=False)  # no collective: a Ctrl-C may have come to one rank
+        run.show(records, complete=False)  # no collective: maybe only one rank got the Ctrl-C
         raise
     with fail_together():
         results = run.show(records, complete=True)
     return broadcast_object(results)
 
 
-def chains(attacks, *, warm_start: bool, amp: bool = False, attack_amp: bool = False) -> list[list[Link]]:
-    """Return clean, then all attacks, ensembles as their members, each once: each alone, or the radii of one together.
-
-    Together, which is for warm_start, radii grow.
-    """
+def plan_chains(attacks, *, warm_start: bool, amp: bool = False, attack_amp: bool = False) -> list[list[Link]]:
+    """Return chains: clean, then each attack or member once; with warm_start an attack's growing radii in one chain."""
     single = {canonical(member.settings()): member for attack in attacks for member in attack.members or [attack]}
     clean = [Link(None, {**CLEAN, "amp": True} if amp else CLEAN)]
     found = [[attack] for attack in single.values()]
     if warm_start:
         by_kind = {}
         for attack in single.values():
-            by_kind.setdefault(canonical(without(attack.settings(), "eps", "step_size")), []).append(attack)
+            by_kind.setdefault(canonical(drop_keys(attack.settings(), "eps", "step_size")), []).append(attack)
         found = [sorted(chain, key=lambda attack: attack.eps) for chain in by_kind.values()]
-    return [clean, *([_link(attack, chain[:place], attack_amp) for place, attack in enumerate(chain)]
+    return [clean, *([_make_link(attack, chain[:place], attack_amp) for place, attack in enumerate(chain)]
                      for chain in found)]
 
 
-def _link(attack: Attack, smaller: list[Attack], attack_amp: bool) -> Link:
+def _make_link(attack: Attack, smaller: list[Attack], attack_amp: bool) -> Link:
     before = [{key: value for key, value in other.settings().items() if key in ("eps", "step_size")}
               for other in smaller]
     return Link(attack, {**attack.settings(), **({"attack_amp": True} if attack_amp else {}), "warm_start": before})
 
 
-def _header(model, images: ImageSet, loader, subject: dict | None) -> dict:
-    """Return what is attacked: records of another network or of other images never mix with it."""
+def _make_header(model, images: ImageSet, loader, subject: dict | None) -> dict:
+    """Return what identifies network and images, so that their records never mix with others."""
     device = device_of(model)
     return {"class_names": images.class_names, "subject": {
         **(subject or {"weights": hash_weights(model)}), "data": images.digest(loader), "torch": torch.__version__,
@@ -122,14 +118,14 @@ def _header(model, images: ImageSet, loader, subject: dict | None) -> dict:
 
 
 def _open_records(stack: ExitStack, chain: list[Link], header: dict, folder: Path) -> list[Records]:
-    """Return the record file of each link, to be closed with `stack`; on rank 0 only."""
+    """Open the record file of each link, to be closed with `stack`; on rank 0 only."""
     return [stack.enter_context(Records(folder / "records", {"attack": link.settings, **header},
-                                        label=label(link.settings))) for link in (chain if is_main() else [])]
+                                        label=make_label(link.settings))) for link in (chain if is_main() else [])]
 
 
 @dataclass
 class _Sweep:
-    """What the steps of a sweep share."""
+    """The data that the steps of a sweep share."""
 
     images: ImageSet
     loader: object
@@ -139,62 +135,63 @@ class _Sweep:
     dashboard: object
     repeat: str
 
-    def missing(self, files: list[Records], chain: list[Link], pictures: Pictures) -> list[list[int]]:
-        """Return the batches, each to be attacked as a whole, with an image that `files` or their pictures lack."""
+    def find_missing(self, files: list[Records], chain: list[Link], pictures: Pictures) -> list[list[int]]:
+        """Return the batches with an image that `files` or their pictures lack; they are attacked as a whole."""
         def lacks(index: int) -> bool:
             name = self.images.name(index)
             return any(name not in file or pictures.lacks(file.stem, name) for file in files)
 
         missing = [batch for batch in list_batches(self.loader) if any(map(lacks, batch))]
         if files and not missing:
-            logger.info("%s: in %s", ", ".join(title_of(link.settings) for link in chain), files[0].path.parent)
+            titles = ", ".join(make_title(link.settings) for link in chain)
+            logger.info("%s: already in %s", titles, files[0].path.parent)
         return missing
 
     def record(self, chain: list[Link], files: list[Records], missing: list[list[int]], model, pictures: Pictures):
-        """Attack the batches `missing`, and append what was found to `files`, one for each link of the chain."""
+        """Attack the batches `missing` and append the results to `files`, one for each link of the chain."""
         if not missing:
             return
         first, last = chain[0].settings, chain[-1].settings
-        title = title_of(last) + (f" from {radius(first)}" if len(chain) > 1 else "")
+        title = make_title(last) + (f" from {format_radius(first)}" if len(chain) > 1 else "")
         counts = {"intersection": 0, "pixels": 0}  # under the last link, of the images scored now
-        with progress(share_of(self.loader, missing), title) as bar:
+        with show_progress(take_share(self.loader, missing), title) as bar:
             def take(batch: list[tuple]):
                 for file, (lines, drawn) in zip(files, batch, strict=True):
-                    pictures.write(file.stem, drawn)  # first: an image is done when its line is written
+                    pictures.write(file.stem, drawn)  # first: an image counts as done once its line is written
                     file.append(lines)
                 for key in counts:
                     counts[key] += sum(sum(line[key]) for line in batch[-1][0])
                 bar.set_postfix_str(f"aAcc {counts['intersection'] / max(counts['pixels'], 1):.4f}", refresh=False)
 
             attacks = [link.attack for link in chain]
-            hand_over(self._found(scored_batches(model, bar, attacks), attacks, pictures), len(missing), take)
+            hand_over(self._find(score_batches(model, bar, attacks), attacks, pictures), len(missing), take)
 
     def show(self, records: list[Records], *, complete: bool) -> dict | None:
-        """Log, write and draw the results on rank 0; returns them there."""
+        """Log, write and plot the results on rank 0; return them there."""
         if not is_main():
             return None
         results = {"options": self.described, "images": self.names, "skipped_images": self.images.skipped,
-                   "results": self._rows(records), "complete": complete}
+                   "results": self._make_rows(records), "complete": complete}
         if results["results"]:
-            logger.info("\n%s\n", table(results["results"]))
+            logger.info("\n%s\n", format_table(results["results"]))
             write_results(self.folder / "results.json", results)
             show_robustness(self.dashboard, results["results"])
         return results
 
-    def _found(self, scored: Iterable[Scored], attacks: list, pictures: Pictures) -> Iterator[list[tuple]]:
+    def _find(self, scored: Iterable[Scored], attacks: list, pictures: Pictures) -> Iterator[list[tuple]]:
         """Yield for every batch a list along the chain of (record lines, pictures)."""
-        found = ((lines_of(each, self.images, attack), pictures.draw(each))
+        found = ((make_lines(each, self.images, attack), pictures.draw(each))
                  for attack, each in zip(cycle(attacks), scored, strict=False))
         while batch := list(islice(found, len(attacks))):
             yield batch
 
-    def _rows(self, records: list[Records]) -> list[dict]:
-        """Return the rows of everything that is recorded for all images; logs incomplete records."""
+    def _make_rows(self, records: list[Records]) -> list[dict]:
+        """Return the rows of the records that have all images; log incomplete ones."""
         whole = [record for record in records if all(name in record for name in self.names)]
         for record in records:
             if record not in whole:
-                logger.warning("%s: %d of %d images; %s continues it", record.path,
+                logger.warning("%s has %d of %d images: %s continues it", record.path,
                                sum(name in record for name in self.names), len(self.names), self.repeat)
-        rows = rows_of(whole, self.names, class_names=self.images.class_names) if whole else []
+        rows = make_rows(whole, self.names, class_names=self.images.class_names) if whole else []
         place = {record.stem: number for number, record in enumerate(whole)}
         return sorted(rows, key=lambda row: len(place) if row["members"] else place[row["records"][0]])  # unions last

@@ -1,7 +1,7 @@
-"""argv, and what a checkpoint adds -> one finished, frozen Options. FLAGS says everything about each flag.
+"""From argv and a checkpoint's options to one complete, frozen Options. FLAGS describes every flag.
 
-    flags.py, training_flags.py   FLAGS, one row a flag       declare.py   what a row says       types.py   values
-    parser.py   argv -> Call      resolve.py   Call -> Options      rules.py   contradictions
+    flags.py, training_flags.py   FLAGS, one row a flag      declare.py   the type of a row    types.py   values
+    needs.py   conditions for an effect    parser.py   argv -> Call    resolve.py   Call -> Options    rules.py   errors
 """
 from engine.options.declare import PREDICT, REPORT, TEST, TRAIN, VERIFY
 from engine.options.flags import FLAGS

@@ -1,26 +1,14 @@
-"""FLAGS: every flag of every entry, once. docs/flags.md is made from it."""
+"""FLAGS: every flag of every entry, declared once. docs/flags.md is made from it."""
 from functools import partial
 
-from engine.options.declare import (
-    PREDICT,
-    REPORT,
-    TEST,
-    TRAIN,
-    VERIFY,
-    Flag,
-    Need,
-    attack_with,
-    attacks_of,
-    dataset_with,
-    given,
-    names_in,
-)
+from engine.options.declare import PREDICT, REPORT, TEST, TRAIN, VERIFY, Flag, Need, list_attacks, list_registered
+from engine.options.needs import attack_with, dataset_with, given
 from engine.options.training_flags import ADVERSARIAL, NORMS, SCALE, SCHEDULE, SHARPNESS
 from engine.options.types import gpu_ids, number, plain_text, run_name, share_of_eps, target
 
-ATTACKS = names_in("attacks/__init__.py", "ATTACKS")
-LOSSES = names_in("attacks/losses.py", "LOSSES")
-MODELS = names_in("network/modeling.py", "MODELS")
+ATTACKS = list_registered("attacks/__init__.py", "ATTACKS")
+LOSSES = list_registered("attacks/losses.py", "LOSSES")
+MODELS = list_registered("network/modeling.py", "MODELS")
 WITH_DATA, WITH_NETWORK = (TRAIN, TEST, VERIFY), (TRAIN, TEST, VERIFY, PREDICT)
 SCORING = (TRAIN, TEST)
 
@@ -28,9 +16,9 @@ data = partial(Flag, group="data", modes=WITH_DATA)
 DATA = (
     data("data_root", plain_text, "./datasets/data", "folder that holds the data set"),
     data("dataset", plain_text, "voc", "data set; synthetic needs no files", modes=WITH_NETWORK,
-         choices=names_in("datasets/__init__.py", "DATASETS"), fixed=True),
+         choices=list_registered("datasets/__init__.py", "DATASETS"), fixed=True),
     data("year", plain_text, "2012", "of VOC; 2012_aug trains on SegmentationClassAug",
-         choices=names_in("datasets/voc.py", "YEARS"), needs=(dataset_with("year"),)),
+         choices=list_registered("datasets/voc.py", "YEARS"), needs=(dataset_with("year"),)),
     data("download", bool, False, "download VOC into data_root first, if it is not there", scope="once",
          needs=(dataset_with("download"),)),
     data("num_classes", number(int, low=1), None, "compared with the data set's own number", modes=WITH_NETWORK,
@@ -60,7 +48,7 @@ MODEL = (
           "deeplabv3_resnet", scope="call", metavar="FILE"),
 )
 
-ATTACKED = Need(lambda options: options.mode not in SCORING or attacks_of(options),
+ATTACKED = Need(lambda options: options.mode not in SCORING or list_attacks(options),
                 lambda _: "for --attack, which is not given; the radius in training is --train_eps and --norm")
 attack = partial(Flag, group="attacked evaluation", modes=SCORING, scope="call")
 ATTACK = (

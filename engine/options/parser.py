@@ -1,4 +1,4 @@
-"""argparse, which nothing else imports: a command line -> a Call, or one line and exit code 2."""
+"""Parse a command line to a Call, or end with one line and exit code 2. Only this file imports argparse."""
 import argparse
 import difflib
 import time
@@ -19,7 +19,7 @@ DESCRIPTIONS = {
   python predict.py --input photos --exp_name sam                     with the run's best checkpoint
   python predict.py --input a.jpg --ckpt best.pth --model deeplabv3plus_resnet101 --dataset voc""",
 }
-# Flags of other code bases, without dashes and underscores -> ours.
+# Flags of other programs, without dashes and underscores -> ours.
 FOREIGN = {
     **dict.fromkeys(("epochs", "epoch", "numepochs", "maxepochs", "iters", "maxiter", "maxiters", "numsteps"),
                     "--total_itrs, which counts iterations"),
@@ -38,7 +38,7 @@ FOREIGN = {
 
 @dataclass(frozen=True)
 class Call:
-    """What a command line asks for: the entry's mode, and the flags it gives by name."""
+    """A parsed command line: the entry, its mode, and {name: value} of the flags given."""
 
     entry: str
     mode: str
@@ -46,10 +46,7 @@ class Call:
 
 
 def parse(argv=None, entry: str = "main.py") -> Call:
-    """Return the Call; what is wrong with one flag ends with its line and exit code 2.
-
-    A flag given twice has its last value.
-    """
+    """Return the Call; an invalid flag ends with one line and exit code 2. Of a repeated flag the last value counts."""
     parser = build_parser(entry, every_flag=True)
     given = {name: tuple(value) if isinstance(value, list) else value
              for name, value in vars(parser.parse_args(argv)).items()}
@@ -60,7 +57,7 @@ def parse(argv=None, entry: str = "main.py") -> Call:
 
 
 def build_parser(entry: str = "main.py", *, every_flag: bool = False) -> argparse.ArgumentParser:
-    """Return an entry's parser; with every_flag it knows those of other entries too, to refuse them by name."""
+    """Return an entry's parser; with every_flag it also knows other entries' flags, to refuse them by name."""
     parser = _Parser(entry, description=DESCRIPTIONS[entry], formatter_class=argparse.RawDescriptionHelpFormatter,
                      allow_abbrev=False, argument_default=argparse.SUPPRESS)
     groups = {}
@@ -73,41 +70,42 @@ def build_parser(entry: str = "main.py", *, every_flag: bool = False) -> argpars
 
 
 def _add(group, flag: Flag, *, shown: bool):
-    text = help_of(flag).replace("%", "%%") if shown else argparse.SUPPRESS
+    text = format_help(flag).replace("%", "%%") if shown else argparse.SUPPRESS
     if flag.kind is bool:
         group.add_argument(f"--{flag.name}", action=argparse.BooleanOptionalAction, help=text)
         return
-    group.add_argument(f"--{flag.name}", type=_typed(flag), nargs="+" if flag.many else None, help=text,
+    group.add_argument(f"--{flag.name}", type=_make_type(flag), nargs="+" if flag.many else None, help=text,
                        metavar=flag.metavar or (f"{{{','.join(map(str, flag.choices))}}}" if flag.choices else None))
 
 
-def help_of(flag: Flag) -> str:
-    """Return the help with default and bounds, without defaults that say nothing (None and False)."""
-    notes = [] if flag.default is None or flag.default is False else [f"default: {shown(flag.default)}"]
+def format_help(flag: Flag) -> str:
+    """Return the help with bounds and default, except defaults None and False."""
+    notes = [] if flag.default is None or flag.default is False else [f"default: {format_value(flag.default)}"]
     notes += [flag.bounds] if flag.bounds else []
     if not notes:
         return flag.help
     return f"{flag.help} ({'; '.join(notes)})" if flag.default is not None else f"{flag.help}; {flag.bounds}"
 
 
-def shown(value) -> str:
-    """Return a value as it is typed."""
-    return " ".join(map(shown, value)) if isinstance(value, tuple | list) else str(value)
+def format_value(value) -> str:
+    """Return a value as typed on a command line."""
+    return " ".join(map(format_value, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def as_flags(values: dict) -> list[str]:
-    """Return options as they are typed, word by word, without those that are None."""
+    """Return options as the words of a command line, without those that are None."""
     words = []
     for name, value in values.items():
         if isinstance(value, bool):
             words.append(("--" if value else "--no-") + name)
         elif value is not None:
-            words += [f"--{name}", *(map(shown, value) if isinstance(value, tuple | list) else [shown(value)])]
+            values = value if isinstance(value, tuple | list) else [value]
+            words += [f"--{name}", *map(format_value, values)]
     return words
 
 
-def _typed(flag: Flag):
-    """Return the flag's type as argparse wants it: its own message reaches the user."""
+def _make_type(flag: Flag):
+    """Return the flag's type for argparse, which shows only the message of an ArgumentTypeError."""
     def read(text: str):
         try:
             return flag.read(text)
@@ -118,10 +116,10 @@ def _typed(flag: Flag):
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, as errors that are found later are."""
+    """A parser whose errors are one line, like errors found later."""
 
     def error(self, message: str):
-        """End with exit code 2; of several processes rank 0 reports the error."""
+        """Exit with code 2; under torchrun only rank 0 reports the error."""
         if launch.rank():
             time.sleep(launch.RANK0_REPORTS_FIRST_SECONDS)
         line = " ".join(message.removeprefix("argument ").split())

@@ -1,4 +1,4 @@
-"""From a Call, and what a checkpoint or an options file holds, to the finished, frozen Options."""
+"""From a Call, a checkpoint's options and an options file to complete, frozen Options."""
 from dataclasses import asdict, field, make_dataclass
 from pathlib import Path
 
@@ -13,51 +13,50 @@ VERIFY_EPS = (4 / 255,)
 TRAIN_EPS = {"linf": 4 / 255, "l2": 0.5}
 HEADER, END = "------------ Options -------------", "-------------- End ----------------"
 
-# One field for each flag; beside them the mode, and the names of the flags that this call gave.
+# A field for each flag, the mode, and the names of the flags that this call gave.
 Options = make_dataclass("Options", [(name, object) for name in FLAGS] + [
     ("mode", str), ("given", frozenset[str], field(default=frozenset()))], frozen=True, namespace={
-    "__doc__": "The options of a call, finished: writing one raises.",
+    "__doc__": "The complete options of a call; they can't be changed.",
     "to_dict": lambda self: {name: list(value) if isinstance(value, tuple) else value for name, value in
                              sorted(asdict(self).items()) if name in FLAGS and FLAGS[name].modes != (PREDICT,)}})
 
 
 def read_call(argv=None, entry: str = "main.py") -> Call:
-    """Return what argv asks for, with what its --options file adds.
+    """Return the Call of argv, with the options of its --options file.
 
-    Whatever is wrong, and no checkpoint could mend, ends here: one flag with its line and exit code 2, several in a
-    UserError.
+    Reports every error that no checkpoint can change: an invalid flag with exit code 2, contradictions as UserError.
     """
     call = parse(argv, entry)
     if call.given.get("options"):
         rules.refuse_useless(call)
         if call.given.get("continue_training"):
-            raise UserError("--options starts a run again, --continue_training continues one: give one of them")
-        call = Call(call.entry, call.mode, {**_from_file(call), **call.given})
-    rules.check_call(call, _view(_completed(_draft(call))))
+            raise UserError("--options starts a run again, --continue_training continues one: give only one of them")
+        call = Call(call.entry, call.mode, {**_read_file(call), **call.given})
+    rules.check_call(call, _make_view(_complete(_draft_values(call))))
     return call
 
 
 def resolve(call: Call, saved: dict | None = None, *, ckpt: str | None = None) -> Options:
-    """Return the finished options: given, else saved ones, else defaults. Raises UserError for contradictions.
+    """Return the complete options: given, else saved, else default values. Raises UserError for contradictions.
 
-    saved: what take_over() keeps of a checkpoint's options; ckpt: where that checkpoint was found.
+    saved: the result of take_over() for a checkpoint's options; ckpt: the path of that checkpoint.
     """
-    values = _draft(call, saved)
+    values = _draft_values(call, saved)
     for name, flag in FLAGS.items() if call.mode == TRAIN else ():
-        if name not in call.given and values[name] != flag.default and flag.unmet(_view(values)):
-            values[name] = flag.default  # adopted, but this call's --optimizer has no use for it
+        if name not in call.given and values[name] != flag.default and flag.unmet(_make_view(values)):
+            values[name] = flag.default  # saved, but without effect here, for example with another --optimizer
     values = {**values, "ckpt": ckpt or values["ckpt"]}
-    options = Options(**_completed(values))
+    options = Options(**_complete(values))
     if call.mode != REPORT:
         rules.check(options)
     return options
 
 
 def take_over(call: Call, saved, *, source: str) -> dict:
-    """Return those of a checkpoint's options that describe its run, checked as if they had been typed.
+    """Return the options in a checkpoint that describe its run, validated as if they had been typed.
 
-    Raises UserError for one that no command line could have set, unless it is given anew: a checkpoint may be a
-    stranger's. Names that are not flags, and flags of one call, are left out.
+    Raises UserError for an invalid one, unless this call gives it: a checkpoint may come from a stranger. Leaves out
+    names that are not flags, and flags of a single call.
     """
     if not isinstance(saved, dict):
         raise UserError(f"{source}: 'options' is not a dict")
@@ -73,29 +72,29 @@ def take_over(call: Call, saved, *, source: str) -> dict:
 
 
 def adopted(call: Call, saved: dict) -> dict:
-    """Return the saved options that this call takes: those it doesn't give."""
+    """Return the saved options that this call uses, as it doesn't give them."""
     left = {name for name, flag in FLAGS.items() if flag.scope == "test"} if call.mode != TRAIN else set()
-    left |= {"data_root"} if call.given.get("download") else set()  # a stranger's file never says where to write
+    left |= {"data_root"} if call.given.get("download") else set()  # a checkpoint must not choose where to write
     return {name: value for name, value in saved.items() if name not in call.given and name not in left}
 
 
 def as_text(options: Options) -> str:
-    """Return the options as opts.txt holds them: `name: value` between two lines, as SAM_AT writes them."""
+    """Return the text of opts.txt, as SAM_AT writes it: lines `name: value` between HEADER and END."""
     lines = [f"{name}: {' '.join(as_flags({name: value})[1:]) if not isinstance(value, bool) else value}"
              for name, value in options.to_dict().items() if value is not None]
     return "\n".join([HEADER, *lines, END]) + "\n"
 
 
-def _draft(call: Call, saved: dict | None = None) -> dict:
-    """Return every option's value, defaults that depend on others still open."""
+def _draft_values(call: Call, saved: dict | None = None) -> dict:
+    """Return every option's value; defaults that depend on other flags are still None."""
     defaults = {name: flag.default for name, flag in FLAGS.items()}
     return {**defaults, **adopted(call, saved or {}), **call.given, "mode": call.mode, "given": frozenset(call.given)}
 
 
-def _completed(values: dict) -> dict:
-    """Return the values with the defaults that depend on other flags."""
-    options = _view(values)
-    adam = rules.base_of(options.optimizer, options.base_optimizer) == "adam"
+def _complete(values: dict) -> dict:
+    """Return the values, completed with defaults that depend on other flags."""
+    options = _make_view(values)
+    adam = rules.find_base_optimizer(options.optimizer, options.base_optimizer) == "adam"
     return {**values,
             "test_only": options.mode != TRAIN and options.mode != REPORT,
             "output_stride": values["output_stride"] or (4 if "hrnet" in options.model else 16),
@@ -104,14 +103,14 @@ def _completed(values: dict) -> dict:
             "train_eps": TRAIN_EPS[options.norm] if values["train_eps"] is None else values["train_eps"]}
 
 
-def _view(values: dict) -> Options:
+def _make_view(values: dict) -> Options:
     return Options(**values)
 
 
-def _from_file(call: Call) -> dict:
+def _read_file(call: Call) -> dict:
     """Return the options in the file of --options that this call doesn't give.
 
-    A continued run has added its own to the file: the first are taken, and a later change is an error unless given.
+    Takes the first block of the file; a continued run adds more, and an option changed there must be given.
     """
     path = Path(call.given["options"])
     try:
@@ -119,22 +118,22 @@ def _from_file(call: Call) -> dict:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--options {path} can't be read ({getattr(error, 'strerror', None) or 'not UTF-8'}): name the "
                         "opts.txt of a run") from None
-    first, *later = [_block(part, path) for part in text.split(HEADER)[1:]] or [None]
+    first, *later = [_parse_block(part, path) for part in text.split(HEADER)[1:]] or [None]
     if first is None:
-        raise UserError(f"--options {path} holds no options: name the opts.txt of a run")
+        raise UserError(f"--options {path} doesn't hold options: name the opts.txt of a run")
     for block in later:
         changed = [name for name, flag in FLAGS.items() if flag.scope in ("run", "test")
                    and block.get(name) != first.get(name) and name not in call.given]
         if changed:
-            raise UserError(f"--options {path}: the run was continued with another --{', --'.join(changed)}: no single "
-                            "command repeats it; give the value you want")
-    view = _view({**_draft(call), **first, **call.given})
+            raise UserError(f"--options {path}: the run was continued with another --{', --'.join(changed)}, so no "
+                            "single command repeats it: give the value you want")
+    view = _make_view({**_draft_values(call), **first, **call.given})
     return {name: value for name, value in first.items() if name not in call.given and value != FLAGS[name].default
             and FLAGS[name].scope != "once" and TRAIN in FLAGS[name].modes and not FLAGS[name].unmet(view)}
 
 
-def _block(text: str, path: Path) -> dict:
-    """Return the options between HEADER and END as if they had been typed."""
+def _parse_block(text: str, path: Path) -> dict:
+    """Return the options between HEADER and END, parsed as if they had been typed."""
     argv, parser = [], build_parser(every_flag=True)
     for line in text.partition(END)[0].strip().splitlines():
         name, separator, value = line.partition(": ")

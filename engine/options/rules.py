@@ -1,15 +1,14 @@
-"""What flags mean together: flags that a mode has no use for, flags without an effect, contradictions."""
+"""Rules for flags together: flags that don't apply to a mode, flags without effect, contradictions."""
 import math
 from pathlib import Path
 
-from engine.options.declare import PREDICT, REPORT, SAM_FAMILY, TEST, TRAIN, VERIFY, attacks_of
+from engine.options.declare import PREDICT, REPORT, SAM_FAMILY, TEST, TRAIN, VERIFY, list_attacks, list_registered
 from engine.options.flags import FLAGS
-from engine.options.training_flags import names_in
-from engine.options.types import step_size
+from engine.options.types import compute_step_size
 from utils import launch
 from utils.errors import UserError
 
-# What each mode does, and how a user asks for it.
+# Mode -> (what it does, how a user asks for it).
 MODES = {TRAIN: ("a training", "training"), TEST: ("--test_only trains nothing", "--test_only"),
          VERIFY: ("--verify trains nothing and runs attacks of its own", "--verify"),
          REPORT: ("--report only reads records", "--report"),
@@ -17,7 +16,7 @@ MODES = {TRAIN: ("a training", "training"), TEST: ("--test_only trains nothing",
 
 
 def check_call(call, options):
-    """Raise UserError for contradictions within one call, which no checkpoint changes."""
+    """Raise UserError for contradictions within a call, whatever its checkpoint holds."""
     refuse_useless(call)
     if call.mode == REPORT:
         _refuse_ranks("--report")
@@ -26,15 +25,15 @@ def check_call(call, options):
         if FLAGS[name].scope in ("call", "once") and (remedy := FLAGS[name].unmet(options)):
             raise UserError(f"--{name}: {remedy}")
     if options.continue_training and options.overwrite:
-        raise UserError("--continue_training keeps the run that --overwrite would delete: give one of them")
+        raise UserError("--continue_training keeps the run that --overwrite would delete: give only one of them")
     if call.mode == PREDICT and not options.input:
         raise UserError("--input: name an image, or a folder of images")
     if call.mode == PREDICT and not Path(options.input).exists():
         raise UserError(f"--input {options.input}: no such file or folder")
-    for flag, size in (("eps", max(options.eps)), ("alpha", step_size(options.alpha, max(options.eps)))):
+    for flag, size in (("eps", max(options.eps)), ("alpha", compute_step_size(options.alpha, max(options.eps)))):
         if options.attack_norm == "linf" and size > 1:
-            raise UserError(f"--{flag} {size:g}: for linf at most 1, pixels are in [0, 1]; "
-                            f"write {size:g}/255 for {size:g} grey levels")
+            raise UserError(f"--{flag} {size:g}: for linf at most 1, as pixels are in [0, 1]; write {size:g}/255 for "
+                            f"{size:g} grey levels (docs/evaluation.md#eps-and-norms)")
     if call.mode == VERIFY:
         _refuse_ranks("--verify")
         if options.eps[0] == 0:
@@ -43,7 +42,7 @@ def check_call(call, options):
 
 
 def refuse_useless(call):
-    """Raise UserError for given flags that the mode has no use for; a switch that is given as off asks for nothing."""
+    """Raise UserError for given flags that don't apply to the mode, except switches that are given as off."""
     useless = [name for name, value in sorted(call.given.items())
                if call.mode not in FLAGS[name].modes and not (value is False and FLAGS[name].default is False)]
     if not useless:
@@ -51,12 +50,13 @@ def refuse_useless(call):
     does, _ = MODES[call.mode]
     if call.mode == TRAIN:
         wanted = " or ".join(MODES[mode][1] for mode in FLAGS[useless[0]].modes)
-        raise UserError(f"--{useless[0]} is for {wanted}: leave it out of {does}")
-    raise UserError(f"{does}: leave out --{', --'.join(useless)}")
+        raise UserError(f"--{useless[0]} is for {wanted}: leave it out of {does} "
+                        "(docs/differences.md#flags-that-are-refused)")
+    raise UserError(f"{does}: leave out --{', --'.join(useless)} (docs/differences.md#flags-that-are-refused)")
 
 
 def check(options):
-    """Raise UserError for finished options that contradict each other, or would be ignored."""
+    """Raise UserError for options that contradict each other or would be ignored."""
     for name in sorted(options.given):
         if remedy := FLAGS[name].unmet(options):
             raise UserError(f"--{name}: {remedy}")
@@ -65,40 +65,42 @@ def check(options):
         raise UserError(f"--output_stride {options.output_stride}: {options.model} takes "
                         f"{4 if stride_4 else '8 or 16'}")
     if options.gpu_id is not None and launch.launched():
-        raise UserError("--gpu_id is for a single process: torchrun gives each process its own GPU, of those in "
+        raise UserError("--gpu_id is for a single process: under torchrun leave it out and name GPUs in "
                         "CUDA_VISIBLE_DEVICES")
     if options.mode == TRAIN:
         _check_training(options)
 
 
-def base_of(optimizer: str, base_optimizer: str) -> str:
-    """Return sgd or adam: what takes the steps, under SAM or alone."""
+def find_base_optimizer(optimizer: str, base_optimizer: str) -> str:
+    """Return sgd or adam, the optimizer that takes the steps, within SAM or alone."""
     return base_optimizer if optimizer in SAM_FAMILY else optimizer
 
 
-def start(given: float, total_itrs: int) -> int:
-    """Return the iteration that a start flag means: below 1 it is a share of total_itrs."""
+def find_start_itr(given: float, total_itrs: int) -> int:
+    """Return the iteration of a start flag, whose values below 1 are a share of total_itrs."""
     return round(given * total_itrs) if 0 < given < 1 else int(given)
 
 
 def refuse_small_shares(options, gpus: int):
-    """Raise UserError where one of `gpus` that share each part of the batch (DataParallel) would get one image."""
+    """Raise UserError if one of `gpus` that share each part of the batch (DataParallel) would get one image."""
     images = options.batch_size // options.accumulate
     share = math.ceil(images / gpus)  # DataParallel cuts 10 images for 4 GPUs into 3, 3, 3, 1
     if gpus > 1 and (images - 1) % share + 1 < 2:
         raise UserError(f"--batch_size {options.batch_size} leaves a GPU with one image, too few for the BatchNorm "
-                        f"after global pooling: give a multiple of {2 * gpus * options.accumulate}")
+                        f"after global pooling: give a multiple of {2 * gpus * options.accumulate} "
+                        "(docs/gpus.md#batch-size-and-batchnorm)")
 
 
 def _check_attacks(options):
     if options.warm_start and len(set(options.eps)) < 2:
-        raise UserError("--warm_start begins at the result for a smaller --eps: give several")
+        raise UserError("--warm_start starts from the result of a smaller --eps: give several --eps")
     if options.target_class is None:
         return
-    from attacks import takes  # here: reading the flags takes no torch
+    from attacks import takes  # here, so that reading the flags doesn't import torch
 
-    if untargeted := [name for name in attacks_of(options) if not takes(name, "target")]:
-        raise UserError(f"--target_class: {', '.join(untargeted)} has no targeted form, leave it out of --attack")
+    if untargeted := [name for name in list_attacks(options) if not takes(name, "target")]:
+        raise UserError(f"--target_class: {', '.join(untargeted)} has no targeted form, leave it out of --attack "
+                        "(docs/attacks.md#options)")
 
 
 def _check_training(options):
@@ -106,24 +108,26 @@ def _check_training(options):
                  what=options.optimizer if options.optimizer in SAM_FAMILY else "")
     _check_start("awp_start_itr", options.awp_start_itr, options.total_itrs, what="AWP" if options.awp_gamma else "")
     if options.norm == "linf":
-        for flag, size, least in (("train_eps", options.train_eps, 1), ("train_alpha", step_size(
+        for flag, size, least in (("train_eps", options.train_eps, 1), ("train_alpha", compute_step_size(
                 options.train_alpha, options.train_eps), math.nextafter(1, 2))):
             if size >= least:
-                raise UserError(f"--{flag} {size:g}: pixels are in [0, 1]; write {size:g}/255 for {size:g} grey levels")
+                raise UserError(f"--{flag} {size:g}: pixels are in [0, 1]; write {size:g}/255 for {size:g} grey levels "
+                                "(docs/adversarial.md#eps-as-a-number-of-grey-levels)")
     if options.awp_gamma and options.optimizer in SAM_FAMILY:
-        raise UserError(f"--awp_gamma perturbs the weights, so does --optimizer {options.optimizer}: choose one")
-    if options.sam_sync == "local" and options.optimizer not in (*names_in("optim/__init__.py", "BASE_OPTIMIZERS"),
-                                                                 "SAM"):
-        raise UserError(f"--sam_sync local: {options.optimizer} keeps or combines the first gradient, which must be "
-                        "that of the whole batch: give --sam_sync global")
+        raise UserError(f"--awp_gamma and --optimizer {options.optimizer} both perturb the weights: choose one "
+                        "(docs/adversarial.md#weight-perturbation)")
+    if options.sam_sync == "local" and options.optimizer not in (
+            *list_registered("optim/__init__.py", "BASE_OPTIMIZERS"), "SAM"):
+        raise UserError(f"--sam_sync local: {options.optimizer} reuses the first gradient, which must be that of the "
+                        "whole batch: give --sam_sync global (docs/gpus.md#sam-under-torchrun)")
     if options.adaptive and options.sam_perturb == "norm":
-        raise UserError("--adaptive scales weights, and --sam_perturb norm perturbs none of those: leave one out")
+        raise UserError("--adaptive has no effect on the weights that --sam_perturb norm perturbs: leave one out")
     _refuse_small_parts(options)
 
 
 def _check_start(flag: str, given: float, total_itrs: int, *, what: str):
-    """Raise UserError for a start between iterations, and where `what`, if anything, would never run."""
-    itr = start(given, total_itrs)
+    """Raise UserError if a start is not a whole iteration, or so late that `what` (if not "") would never run."""
+    itr = find_start_itr(given, total_itrs)
     if itr != given and given > 1:
         raise UserError(f"--{flag} {given:g}: give an iteration, or a share of --total_itrs below 1")
     if what and itr >= total_itrs:
@@ -131,7 +135,7 @@ def _check_start(flag: str, given: float, total_itrs: int, *, what: str):
 
 
 def _refuse_small_parts(options):
-    """BatchNorm after global pooling needs two images in each normalised piece of the batch, an attack one."""
+    """Raise UserError for a batch part with one image, too few for BatchNorm, or a batch without attacked images."""
     if options.adv and options.batch_size * options.adv_ratio + 1e-9 < 1:  # as training.step.is_chosen counts
         raise UserError(f"--adv_ratio {options.adv_ratio:g} of --batch_size {options.batch_size} selects no images: "
                         "raise either")
@@ -143,7 +147,8 @@ def _refuse_small_parts(options):
     together = processes if options.sync_bn else 1
     if options.batch_size // parts * together < 2:
         raise UserError(f"--batch_size {options.batch_size} leaves one image for each part, too few for the BatchNorm "
-                        f"after global pooling: give a multiple of {2 * parts // together}")
+                        f"after global pooling: give a multiple of {2 * parts // together} "
+                        "(docs/gpus.md#batch-size-and-batchnorm)")
     if options.gpu_id is not None and launch.NVIDIA_GPUS.is_dir():  # choose_device() reports GPUs that are missing
         refuse_small_shares(options, len(options.gpu_id.split(",")))
 

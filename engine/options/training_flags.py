@@ -1,24 +1,14 @@
 """The flags of training: the schedule, sharpness, adversarial training, memory and processes."""
 from functools import partial
 
-from engine.options.declare import (
-    PREDICT,
-    SAM_FAMILY,
-    TEST,
-    TRAIN,
-    Flag,
-    Need,
-    attacks_of,
-    given,
-    names_in,
-    optimizer,
-    torchrun,
-)
+from engine.options.declare import PREDICT, SAM_FAMILY, TEST, TRAIN, Flag, Need, list_attacks, list_registered
+from engine.options.needs import given, optimizer, torchrun
 from engine.options.types import number, plain_text, share_of_eps
 
-OPTIMIZERS = tuple(name for name in names_in("optim/__init__.py", "OPTIMIZERS") if name != "AWP")  # see --awp_gamma
+# AWP is chosen by --awp_gamma.
+OPTIMIZERS = tuple(name for name in list_registered("optim/__init__.py", "OPTIMIZERS") if name != "AWP")
 ADVERSARIES = ("fgsm", "pgd", "segpgd")
-NORMS = names_in("attacks/norms.py", "NORMS")
+NORMS = list_registered("attacks/norms.py", "NORMS")
 
 A_SAM = optimizer(*SAM_FAMILY)
 FRIENDLY = (optimizer("FriendlySAM"),)
@@ -38,13 +28,13 @@ SCHEDULE = (
     schedule("backbone_lr_mult", number(float, low=0), 0.1,
              "the backbone's learning rate is this times lr (VainF 0.1, SAM_AT 1)"),
     schedule("lr_policy", plain_text, "poly", "poly: power 0.9 down to 1e-6 at total_itrs; step: x 0.1 every step_size",
-             choices=names_in("optim/__init__.py", "SCHEDULERS")),
+             choices=list_registered("optim/__init__.py", "SCHEDULERS")),
     schedule("step_size", number(int, low=1), 10000, "iterations, for --lr_policy step", needs=(STEP_POLICY,)),
     schedule("weight_decay", number(float, low=0), 1e-4, "on all parameters"),
     schedule("bn_momentum", number(float, above=0, high=1), 0.01,
              "momentum of the backbone's BatchNorm statistics; a short training needs 0.1"),
     schedule("loss_type", plain_text, "cross_entropy", "focal_loss has gamma 2",
-             choices=names_in("optim/__init__.py", "LOSSES")),
+             choices=list_registered("optim/__init__.py", "LOSSES")),
     schedule("print_interval", number(int, low=1), 10, "iterations between loss lines"),
     schedule("val_interval", number(int, low=1), 100, "iterations between validations"),
     schedule("save_interval", number(int, low=1), None,
@@ -57,7 +47,7 @@ sharpness = partial(Flag, group="sharpness-aware training", needs=(A_SAM,))
 SHARPNESS = (
     sharpness("rho", number(float, low=0), 0.02, "radius of the perturbation, L2"),
     sharpness("base_optimizer", plain_text, "sgd", "takes SAM's steps",
-              choices=names_in("optim/__init__.py", "BASE_OPTIMIZERS")),
+              choices=list_registered("optim/__init__.py", "BASE_OPTIMIZERS")),
     sharpness("adaptive", bool, False,
               "ASAM: perturbation relative to each weight's size; wants a rho ten times larger"),
     sharpness("eta", number(float, low=0), 0.01, "ASAM: size is |w| + eta",
@@ -111,7 +101,7 @@ SCALE = (
           "float32", modes=(TRAIN, TEST, PREDICT), scope="test"),
     scale("attack_amp", bool, False, "attacks, and what is scored under them, in bfloat16 too; logs how many signs of "
           "the gradient that changes", modes=(TRAIN, TEST), scope="test",
-          needs=(given(lambda options: options.adv or attacks_of(options),
+          needs=(given(lambda options: options.adv or list_attacks(options),
                        "nothing is attacked, give --attack or --adv"),)),
     scale("accumulate", number(int, low=1), 1, "run each batch in K parts, for less memory; the step is that of the "
           "whole batch", metavar="K"),

@@ -1,4 +1,4 @@
-"""What a flag takes: typed text -> a value, or a ValueError that names the bounds and the remedy."""
+"""The types of flags: text -> value, or a ValueError that names the bounds and the remedy."""
 import math
 import re
 import unicodedata
@@ -11,30 +11,30 @@ NAME_BYTES, PATH_BYTES = 255, 4095  # the limits of a file system
 NOT_TEXT = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, surrogates (bytes that are not UTF-8), line breaks
 
 
-def step_size(alpha: str, eps: float) -> float:
+def compute_step_size(alpha: str, eps: float) -> float:
     """Return --alpha as a number for this eps: `eps/4` is relative, `1/255` and `0.01` are absolute."""
     if alpha.startswith("eps"):
-        return eps / float(fraction(alpha[4:] or "1"))
-    return float(fraction(alpha))
+        return eps / float(parse_fraction(alpha[4:] or "1"))
+    return float(parse_fraction(alpha))
 
 
-def fraction(text: str) -> Fraction:
+def parse_fraction(text: str) -> Fraction:
     """Return 4/255, 0.5/255, 0.01, 1e-4 or 30e3 exactly. Raises ValueError, TypeError or ZeroDivisionError."""
     if any(abs(int(exponent)) > LARGEST_EXPONENT for exponent in re.findall(r"[eE]([+-]?[\d_]+)", text)):
         raise ValueError(f"{text}: exponent too large (limit {LARGEST_EXPONENT})")
     numerator, *denominator = text.split("/")
-    return Fraction(numerator) / Fraction(*denominator or "1")  # of several: a TypeError, as Fraction("1", "2")
+    return Fraction(numerator) / Fraction(*denominator or "1")  # several slashes: TypeError, as Fraction("1", "2")
 
 
 class number:  # noqa: N801, it reads like a type: number(int, low=1)
-    """A number (4/255, 30e3 and 30000 are numbers) within bounds that the error and --help name."""
+    """A number, such as 4/255, 30e3 or 30000, within bounds that errors and --help name."""
 
     def __init__(self, kind, *, low=-math.inf, high=math.inf, above=-math.inf):
         self.kind, self.low, self.high, self.above = kind, low, high, above
 
     @property
     def bounds(self) -> str:
-        """The bounds in words: 1 or more, 0 to 1, above 0."""
+        """Return the bounds in words: 1 or more, 0 to 1, above 0."""
         if self.above > -math.inf:
             return f"above {self.above}" + (f", at most {self.high}" if self.high < math.inf else "")
         if self.low > -math.inf:
@@ -42,9 +42,9 @@ class number:  # noqa: N801, it reads like a type: number(int, low=1)
         return f"at most {self.high}" if self.high < math.inf else ""
 
     def __call__(self, text: str):
-        """Return the number that was typed."""
+        """Return the number that `text` stands for."""
         try:
-            value = fraction(text)
+            value = parse_fraction(text)
         except (ValueError, TypeError, ZeroDivisionError):
             raise ValueError(f"{text!r} is not a number (write 0.01, 1e-4, 30e3 or 4/255)") from None
         if self.kind is int and value.denominator != 1:
@@ -54,7 +54,7 @@ class number:  # noqa: N801, it reads like a type: number(int, low=1)
         if abs(value) > LARGEST:
             raise ValueError(f"{text} is out of bounds: at most {float(LARGEST):g}")
         if not self._holds(self.kind(value)):  # 1e-400 is above 0, but the nearest float is 0
-            raise ValueError(f"{text} is out of bounds: {self.bounds}, and a float")
+            raise ValueError(f"{text} is out of bounds once rounded to a float: {self.bounds}")
         return self.kind(value)
 
     def _holds(self, value) -> bool:
@@ -62,10 +62,10 @@ class number:  # noqa: N801, it reads like a type: number(int, low=1)
 
 
 def share_of_eps(text: str) -> str:
-    """Return --alpha as typed, see step_size()."""
+    """Return --alpha unchanged; see compute_step_size()."""
     if re.fullmatch(r"eps(/[\d.]+)?|[\d./e+-]+", text):
         try:
-            if 0 < step_size(text, 1.0) <= LARGEST:
+            if 0 < compute_step_size(text, 1.0) <= LARGEST:
                 return text
         except (ValueError, TypeError, ZeroDivisionError, OverflowError):
             pass  # reported below
@@ -76,7 +76,7 @@ share_of_eps.bounds = "above 0"
 
 
 def plain_text(text: str) -> str:
-    """Return a path, a name or a choice that a file system, a log and a terminal can take."""
+    """Return a path, name or choice that is safe in a file system, a log and a terminal."""
     if not text:
         raise ValueError("'' is empty: give a value, or leave the flag out")
     if any(unicodedata.category(character) in NOT_TEXT for character in text):

@@ -1,10 +1,10 @@
-"""One attack as people and files call it."""
+"""Names of an attack for people and for files."""
 import math
 from fractions import Fraction
 
 
-def attack_name(settings: dict) -> str:
-    """An attack as people call it: none, pgd, apgd-mce, red-eps apgd as red-apgd-mce, with a target pgd-to-3."""
+def name_attack(settings: dict) -> str:
+    """Return an attack's name for people: none, pgd, apgd-mce, red-apgd-mce (with red-eps), pgd-to-3 (targeted)."""
     name, loss = settings["attack"], settings.get("attack_loss")
     name = f"red-{name}" if settings.get("red_eps") else name
     parts = [loss] if loss not in (None, name, "ce", "margin") else []
@@ -13,8 +13,8 @@ def attack_name(settings: dict) -> str:
     return "-".join([name, *parts, *([] if target is None else ["to", str(target).replace(" ", "-")])])
 
 
-def radius(settings: dict) -> str:
-    """A row's eps as people write it: for linf 4/255 where it is a number of grey levels (below 8, of quarters)."""
+def format_radius(settings: dict) -> str:
+    """Return eps as text: for linf 4/255 if it is a multiple of a grey level (of a quarter below 8), else a decimal."""
     eps = settings["eps"]
     levels = Fraction(eps * 255).limit_denominator(4 if eps * 255 < 8 else 1)
     if settings["norm"] == "linf" and eps and math.isclose(levels, eps * 255, rel_tol=1e-9):
@@ -22,18 +22,18 @@ def radius(settings: dict) -> str:
     return f"{eps:g}"
 
 
-def label(settings: dict) -> str:
-    """A result's name in file names: clean, or pgd_linf_4-255_10steps."""
+def make_label(settings: dict) -> str:
+    """Return a result's name for file names: clean, or pgd_linf_4-255_10steps."""
     if settings["attack"] == "none":
         return "clean-bf16" if settings.get("amp") else "clean"
-    parts = [attack_name(settings), settings["norm"], radius(settings).replace("/", "-")]
+    parts = [name_attack(settings), settings["norm"], format_radius(settings).replace("/", "-")]
     parts += [f"{settings['steps']}steps"] if settings.get("steps") else []
     parts += [f"{settings['restarts']}restarts"] if settings.get("restarts", 1) > 1 else []
     return "_".join(parts)
 
 
-def title_of(settings: dict | None) -> str:
-    """Return an attack and its radius, for a progress bar; None is clean."""
+def make_title(settings: dict | None) -> str:
+    """Return a progress bar's title: the attack and its radius, or clean for None."""
     if settings is None or settings["attack"] == "none":
         return "clean"
-    return f"{attack_name(settings)} {settings['norm']} {radius(settings)}"
+    return f"{name_attack(settings)} {settings['norm']} {format_radius(settings)}"

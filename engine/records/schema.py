@@ -1,40 +1,40 @@
-"""What a line of a record file is. Files may be a stranger's: whatever else it holds is a ValueError, or no JSON."""
+"""Checks of a record file's lines, which may come from a stranger: anything invalid is a ValueError."""
 import re
 
 from utils.strict_json import canonical, is_shallow
 from utils.text import escape_unprintable
 
-FORMAT = 1  # to be raised when an attack or a count changes, so that old lines are not taken for new ones
+FORMAT = 1  # raise it when an attack or a count changes, so that old lines are not mistaken for new ones
 COUNTS = ("intersection", "union", "pixels")  # a list of one int per class each
 NUMBERS = ("radius", "loss", "forwards", "backwards")
-MOST = 2**53  # beyond it floats skip whole numbers
-WORD = re.compile(r"[\w.+-]{1,80}")  # names of attacks, losses and norms: they become names of files
+LARGEST = 2**53  # beyond it floats skip whole numbers
+WORD = re.compile(r"[\w.+-]{1,80}")  # names of attacks, losses and norms, which become file names
 
 
 def check_header(header) -> dict:
-    """The header; ValueError where it is none."""
+    """Return the header; raise ValueError if it is invalid."""
     kinds = {"attack": dict, "subject": dict, "class_names": list}
     if not isinstance(header, dict) or any(not isinstance(header.get(key), kind) for key, kind in kinds.items()):
-        raise ValueError(f"no header with {', '.join(kinds)}")
+        raise ValueError(f"not a header with {', '.join(kinds)}")
     if header.get("format") != FORMAT:
-        raise ValueError(f"format {str(header.get('format'))[:20]}, this program knows {FORMAT}")
+        raise ValueError(f"format is {str(header.get('format'))[:20]}, this program reads {FORMAT}")
     names = header["class_names"]
     if not names or any(not isinstance(name, str) for name in names) or len(set(names)) < len(names):
-        raise ValueError("class_names are no different words")
+        raise ValueError("class_names must be distinct strings")
     _check_settings(header["attack"], classes=len(names))
-    if not is_shallow(header):  # whoever writes or compares it shall not run out of stack
-        raise ValueError("nested too deep")
-    canonical(header)  # ValueError for 1e999, which is JSON and infinite
+    if not is_shallow(header):  # writing or comparing it would exhaust the stack
+        raise ValueError("nested too deeply")
+    canonical(header)  # ValueError for 1e999, which is valid JSON but infinite
     return header
 
 
 def _check_settings(settings: dict, *, classes: int):
-    """ValueError unless this is what attacked, as far as reports read it."""
+    """Raise ValueError unless the settings that reports read are valid."""
     target = settings.get("target")
     is_word = {key: isinstance(settings.get(key), str) and WORD.fullmatch(settings[key])
                for key in ("attack", "norm", "attack_loss")}
     clean = settings.get("attack") == "none"
-    sound = {
+    valid = {
         "attack": is_word["attack"], "norm": is_word["norm"] or (clean and settings.get("norm") is None),
         "attack_loss": is_word["attack_loss"] or settings.get("attack_loss") is None,
         "eps": _is_number(settings.get("eps")),
@@ -44,30 +44,30 @@ def _check_settings(settings: dict, *, classes: int):
         "target": target is None or (_is_count(target) and target < classes) or (
             isinstance(target, str) and WORD.fullmatch(target.replace(" ", "-"))),
     }
-    if odd := [key for key, is_sound in sound.items() if not is_sound]:
-        raise ValueError(f"no settings of an attack: {', '.join(odd)}")
+    if invalid := [key for key, is_valid in valid.items() if not is_valid]:
+        raise ValueError(f"invalid attack settings: {', '.join(invalid)}")
 
 
 def _is_number(value, *, low: float = 0) -> bool:
-    return type(value) in (int, float) and low <= value <= MOST
+    return type(value) in (int, float) and low <= value <= LARGEST
 
 
 def _is_count(value) -> bool:
-    return type(value) is int and 0 <= value <= MOST
+    return type(value) is int and 0 <= value <= LARGEST
 
 
 def check_line(line, *, classes: int) -> dict:
-    """The line, its radius and loss as floats; ValueError where it is none of one image over so many classes."""
+    """Return the line, radius and loss as floats; raise ValueError if it is invalid for this number of classes."""
     if not isinstance(line, dict) or not isinstance(line.get("image"), str):
-        raise ValueError("no line of an image")
+        raise ValueError("not an image's line")
     image = escape_unprintable(line["image"], keep="")
     for key in COUNTS:
         counts = line.get(key)
         if not isinstance(counts, list) or len(counts) != classes or not all(map(_is_count, counts)):
-            raise ValueError(f"{key} of {image} is no list of {classes} ints")
+            raise ValueError(f"{key} of {image} is not a list of {classes} ints")
     for key in NUMBERS:
-        if not _is_number(line.get(key), low=-MOST):
-            raise ValueError(f"{key} of {image} is no number")
+        if not _is_number(line.get(key), low=-LARGEST):
+            raise ValueError(f"{key} of {image} is not a number")
     if not _is_number(line.get("at_target", 0)):
-        raise ValueError(f"at_target of {image} is no number")
+        raise ValueError(f"at_target of {image} is not a number")
     return {**line, "radius": float(line["radius"]), "loss": float(line["loss"])}

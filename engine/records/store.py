@@ -1,6 +1,6 @@
-"""What an attack left of every image: a JSON-lines file per attack setting, with which a killed evaluation goes on.
+"""Results of each image: a JSON-lines file per attack setting, from which a killed evaluation continues.
 
-The first line, the header, says what attacked what; each line after it holds one image's counts per class. Equal
+The first line, the header, describes attack and subject; each later line holds one image's counts per class. Equal
 values give equal bytes.
 """
 import hashlib
@@ -18,9 +18,9 @@ from utils.text import escape_unprintable
 
 
 def read(path) -> tuple[dict, dict[str, dict]]:
-    """(header, {image name: line}) of a record file, without a torn last line, as a kill leaves it.
+    """Return (header, {image name: line}) of a record file, without a last line that a kill left incomplete.
 
-    The header is {} where not even that is whole. Raises UserError for a damaged line, naming file, line and remedy.
+    The header is {} if it is incomplete itself. Raises UserError for a damaged line.
     """
     try:
         content = Path(path).read_bytes()
@@ -38,17 +38,17 @@ class Record:
 
     @property
     def stem(self) -> str:
-        """The file's name without .jsonl, which the folder of its pictures has too."""
+        """Return the file's name without .jsonl; its folder of pictures has the same name."""
         return self.path.stem
 
     @property
     def settings(self) -> dict:
-        """What attacked."""
+        """Return the attack's settings."""
         return self.header["attack"]
 
     @property
     def names(self) -> list[str]:
-        """The recorded images, in the file's order."""
+        """Return the names of the recorded images, in the file's order."""
         return list(self._lines)
 
     def __contains__(self, name: str) -> bool:
@@ -58,11 +58,11 @@ class Record:
         return len(self._lines)
 
     def lines(self, names) -> list[dict]:
-        """The lines of these images, in this order. Raises KeyError for one that is not recorded."""
+        """Return the lines of these images, in this order. Raises KeyError for one that is not recorded."""
         return [self._lines[name] for name in names]
 
     def counts(self, names) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Intersection, union and labelled pixels of these images, int64 [N, S] each."""
+        """Return intersection, union and labelled pixels of these images, int64 [N, C] each."""
         lines, classes = self.lines(names), len(self.header["class_names"])
         return tuple(np.array([line[key] for line in lines], dtype=np.int64).reshape(-1, classes) for key in COUNTS)
 
@@ -70,9 +70,9 @@ class Record:
 class Records(Record):
     """The record file of one attack setting, open for appending: <folder>/<label>_<hash of the header>.jsonl.
 
-    header: {"attack": its settings, "subject": what is attacked, "class_names": [...]}. An existing file goes on; a
-    torn last line is cut off it. Raises UserError where another process has the file, where a line is damaged, and
-    where the header in it is another one.
+    header: {"attack": its settings, "subject": what is attacked, "class_names": [...]}. An existing file is continued;
+    its incomplete last line is removed. Raises UserError if another process has the file open, a line is damaged or
+    the header in the file differs.
     """
 
     def __init__(self, folder, header: dict, *, label: str):
@@ -81,15 +81,15 @@ class Records(Record):
         super().__init__(Path(folder) / f"{label}_{digest}.jsonl", header, {})
         self._file = AppendOnly(self.path)
         try:
-            self._go_on()
+            self._continue()
         except BaseException:
             self.close()
             raise
 
     def append(self, lines: list[dict]):
-        """Write these images' lines at once, down to the disk, leaving out images that are already recorded.
+        """Write these images' lines to the disk at once, except images that are already recorded.
 
-        A line has the keys image, COUNTS and NUMBERS, and maybe more. Raises ValueError for one that has not.
+        A line has at least the keys image, COUNTS and NUMBERS, else ValueError is raised.
         """
         new = {}
         for line in lines:
@@ -100,7 +100,7 @@ class Records(Record):
         self._lines.update(new)
 
     def close(self):
-        """Let others have the file."""
+        """Close the file, so that another process may open it."""
         self._file.close()
 
     def __enter__(self):
@@ -109,18 +109,19 @@ class Records(Record):
     def __exit__(self, *error):
         self.close()
 
-    def _go_on(self):
+    def _continue(self):
         found, self._lines, size = _parse(self.path, self._file.read())
         self._file.truncate(size)
-        os.utime(self.path)  # reports are of what was evaluated last, also where nothing was left to append
+        os.utime(self.path)  # reports use what was evaluated last, even if nothing was left to append
         if not found:
             self._file.write(canonical(self.header) + "\n")
         elif found != self.header:
-            raise UserError(f"{self.path}, line 1: the header is not this evaluation's: delete the file")
+            raise UserError(f"{self.path}, line 1: the header differs from this evaluation's: delete the file "
+                            "(docs/records.md#damaged-records)")
 
 
 def _parse(path: Path, data: bytes) -> tuple[dict, dict[str, dict], int]:
-    """(header, {image name: line}, bytes in whole lines); ({}, {}, 0) where not even the header is whole."""
+    """Return (header, {image name: line}, bytes in complete lines); ({}, {}, 0) if the header is incomplete."""
     *whole, torn = data.split(b"\n")
     header, lines = {}, {}
     for number, raw in enumerate(whole, start=1):
@@ -131,9 +132,10 @@ def _parse(path: Path, data: bytes) -> tuple[dict, dict[str, dict], int]:
                 continue
             line = check_line(value, classes=len(header["class_names"]))
             if line["image"] in lines:
-                raise ValueError(f"{escape_unprintable(line['image'], keep='')} is recorded a second time")
+                raise ValueError(f"{escape_unprintable(line['image'], keep='')} is recorded twice")
             lines[line["image"]] = line
         except (ValueError, RecursionError) as error:
             remedy = "the file" if number == 1 else "the line, then its image is attacked again, or the file"
-            raise UserError(f"{path}, line {number} is damaged ({error}): delete {remedy}") from None
+            raise UserError(f"{path}, line {number} is damaged ({error}): delete {remedy} "
+                            "(docs/records.md#damaged-records)") from None
     return header, lines, len(data) - len(torn)

@@ -1,1 +1,1 @@
-"""--report: recorded runs side by side, as tables, curves and sheets of pictures. Nothing is attacked here."""
+"""--report: tables, curves and pictures that compare recorded runs. Nothing is attacked here."""

@@ -7,7 +7,7 @@ from PIL import Image
 from utils.optional import import_optional
 from utils.text import escape_unprintable
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # Okabe and Ito's, for all eyes
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # Okabe and Ito's
 MARKERS, DASHES = "osD^vPX", ("-", "--", ":")
 
 
@@ -20,21 +20,21 @@ class Panel:
     curves: dict[str, list[tuple[float, float, float]]]
 
 
-def robustness_curves(path: Path, panels: list[Panel]):
-    """Draw small multiples with shared axes, a curve per run in each, the bracket between bound and mIoU shaded."""
+def draw_curves(path: Path, panels: list[Panel]):
+    """Draw panels with shared axes, a curve per run in each, the range from lower bound to mIoU shaded."""
     wide = min(4, len(panels))
     high = -(-len(panels) // wide)
-    figure = _figure(3.0 * wide + 0.6, 2.5 * high + 0.5)
+    figure = _make_figure(3.0 * wide + 0.6, 2.5 * high + 0.5)
     axes = figure.subplots(high, wide, squeeze=False, sharey=True).flatten()
     runs = list(dict.fromkeys(run for panel in panels for run in panel.curves))
-    shown = {}  # run -> what the legend shows of it
+    shown = {}  # run -> its line, for the legend
     for axis, panel in zip(axes, panels, strict=False):
         for run, points in panel.curves.items():
             shown[run] = _draw_curve(axis, points, style=runs.index(run))
         furthest = max(point[0] for other in panels if other.norm == panel.norm for points in other.curves.values()
                        for point in points) or 1
         axis.set(xlim=(-0.03 * furthest, 1.05 * furthest), ylim=(0, 100))
-        _title(axis, panel.title)
+        _set_title(axis, panel.title)
         axis.set_xlabel("eps (linf, n/255)" if panel.norm == "linf" else f"eps ({panel.norm})", fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
@@ -49,11 +49,11 @@ def robustness_curves(path: Path, panels: list[Panel]):
     _save(figure, path)
 
 
-def picture_sheet(path: Path, title: str, grid: dict[str, dict[str, Path]]):
-    """Draw {image: {column: its picture}}, a line per image."""
+def draw_sheet(path: Path, title: str, grid: dict[str, dict[str, Path]]):
+    """Draw {image: {column: path of its picture}}, a row per image."""
     columns = list(next(iter(grid.values())))
     width, height = _read(next(iter(grid.values()))[columns[0]]).size
-    figure = _figure(2.4 * len(columns) + 0.3, (2.4 * height / width + 0.1) * len(grid) + 0.5)
+    figure = _make_figure(2.4 * len(columns) + 0.3, (2.4 * height / width + 0.1) * len(grid) + 0.5)
     axes = figure.subplots(len(grid), len(columns), squeeze=False)
     for line, (name, pictures) in zip(axes, grid.items(), strict=True):
         for axis, picture in zip(line, pictures.values(), strict=True):
@@ -61,17 +61,17 @@ def picture_sheet(path: Path, title: str, grid: dict[str, dict[str, Path]]):
             axis.set(xticks=[], yticks=[])
         line[0].set_ylabel(escape_unprintable(name, keep=""), fontsize=7, parse_math=False)
     for axis, column in zip(axes[0], columns, strict=True):
-        _title(axis, column)
+        _set_title(axis, column)
     figure.suptitle(escape_unprintable(title, keep=""), fontsize=10, parse_math=False)
     _save(figure, path)
 
 
-def _title(axis, text: str):
-    axis.set_title(escape_unprintable(text, keep=""), fontsize=9, parse_math=False)  # a name may hold $
+def _set_title(axis, text: str):
+    axis.set_title(escape_unprintable(text, keep=""), fontsize=9, parse_math=False)  # a name may contain $
 
 
 def _draw_curve(axis, points, *, style: int):
-    """One run's curve; returns its line."""
+    """Draw one run's curve; return its line."""
     eps, miou, lower = zip(*points, strict=True)
     colour = COLOURS[style % len(COLOURS)]
     (line,) = axis.plot(eps, miou, color=colour, marker=MARKERS[style % len(MARKERS)], markersize=4, linewidth=1.5,
@@ -81,8 +81,8 @@ def _draw_curve(axis, points, *, style: int):
     return line
 
 
-def _figure(width: float, height: float):
-    """An empty figure, inches."""
+def _make_figure(width: float, height: float):
+    """Return an empty figure; width and height in inches."""
     figure = import_optional("matplotlib.figure", command="make setup")
     return figure.Figure(figsize=(width, height), layout="constrained")
 

@@ -1,10 +1,10 @@
-"""Which records of which runs are compared, and over which images: those that belong together, else an error."""
+"""The records and images of a comparison; UserError if they don't belong together."""
 import math
 from pathlib import Path
 
 import numpy as np
 
-from engine.records.naming import label
+from engine.records.naming import make_label
 from engine.records.rows import UNIONS, is_red_eps
 from engine.records.store import Record, read
 from utils.errors import UserError
@@ -12,14 +12,14 @@ from utils.logging import logger
 from utils.strict_json import canonical
 
 
-def gather(folders: dict[str, Path], *, attacks=None, losses=None, norm: str | None = None,
+def choose_records(folders: dict[str, Path], *, attacks=None, losses=None, norm: str | None = None,
            eps=None) -> dict[str, list[Record]]:
-    """The records of each run that are of one subject and that the filters keep; clean ones always.
+    """Return each run's clean record and those that pass the filters, all of its newest subject.
 
-    attacks, losses: names; eps: numbers. Raises UserError where a run has no records or no clean one, where the filters
-    leave nothing, and where classes differ.
+    attacks, losses: names; eps: numbers. Raises UserError if a run has no records or no clean one, if the filters
+    leave nothing, or if classes differ.
     """
-    found = {run: _of_one_subject(path, _read_all(path)) for run, path in folders.items()}
+    found = {run: _keep_newest_subject(path, _read_all(path)) for run, path in folders.items()}
     kept = {run: [record for record in records if _is_wanted(record.settings, attacks, losses, norm, eps)]
             for run, records in found.items()}
     _refuse_nothing_left(kept, found)
@@ -27,18 +27,19 @@ def gather(folders: dict[str, Path], *, attacks=None, losses=None, norm: str | N
     return kept
 
 
-def common_images(kept: dict[str, list[Record]]) -> tuple[list[str], str]:
-    """The images that all records have, in a clean record's order, and a line about what is missing, if anything.
+def find_common_images(kept: dict[str, list[Record]]) -> tuple[list[str], str]:
+    """Return the images that all records have, in a clean record's order, and a note on those left out, or "".
 
-    Raises UserError where there is no such image, or one with other labels in one record than in another.
+    Raises UserError if there are none, or if labels of an image differ between records.
     """
     records = [(run, record) for run, of_run in kept.items() for record in of_run]
     clean = [record for _, record in records if _is_clean(record)]
     names = [name for name in clean[0].names if all(name in record for _, record in records)]
     run, fewest = min(records, key=lambda pair: len(pair[1]))
-    has = f"{label(fewest.settings)} of {run} has {len(fewest)} of {max(map(len, clean))}"
+    has = f"{make_label(fewest.settings)} of {run} has {len(fewest)} of {max(map(len, clean))}"
     if not names:
-        raise UserError(f"no image is in all records ({has}): evaluate all runs on the same images")
+        raise UserError(f"no image is in all records ({has}): evaluate all runs on the same images "
+                        "(docs/records.md#report)")
     _refuse_other_labels(records, names)
     if len(names) == max(map(len, clean)):
         return names, ""
@@ -52,7 +53,7 @@ def _is_clean(record: Record) -> bool:
 
 
 def _read_all(run: Path) -> list[Record]:
-    """Every record of a run that holds an image, oldest first."""
+    """Return the records of a run that hold an image, oldest first."""
     files = filter(Path.is_file, (run / "records").glob("*.jsonl"))  # reading a pipe would never end
     paths = sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))
     records = [Record(path, *read(path)) for path in paths]
@@ -62,33 +63,33 @@ def _read_all(run: Path) -> list[Record]:
         if other is not record:
             raise UserError(f"{record.path} and {other.path} record the same attack: remove one of them")
     if not any(map(len, records)):
-        raise UserError(f"no records in {run / 'records'}: evaluate first with --test_only --attack ...")
+        raise UserError(f"{run / 'records'} holds no records: evaluate first with --test_only --attack ...")
     empty = [path.stem for path, record in zip(paths, records, strict=True) if not len(record)]
     if empty:
-        logger.warning("%s: %d records hold no image yet and are left out: %s", run, len(empty), ", ".join(empty))
+        logger.warning("%s: left out %d records without an image: %s", run, len(empty), ", ".join(empty))
     return [record for record in records if len(record)]
 
 
-def _of_one_subject(run: Path, records: list[Record]) -> list[Record]:
+def _keep_newest_subject(run: Path, records: list[Record]) -> list[Record]:
     """The records of what the newest clean record is of; a run that was trained further holds others too."""
     clean = [record for record in records if _is_clean(record)]
     if not clean:
         raise UserError(f"no clean record in {run / 'records'}: evaluate with --test_only, which begins with the clean "
                         "images")
-    newest = _subject(clean[-1])
-    others = [record for record in records if _subject(record) != newest]
+    newest = _identify_subject(clean[-1])
+    others = [record for record in records if _identify_subject(record) != newest]
     if others:
         logger.warning("%s: %d of %d records are left out, as %s differs from the newest clean record's (%s): %s", run,
-                       len(others), len(records), ", ".join(_differences(others, clean[-1])), clean[-1].stem,
+                       len(others), len(records), ", ".join(_name_differences(others, clean[-1])), clean[-1].stem,
                        ", ".join(record.stem for record in others))
-    return [record for record in records if _subject(record) == newest]
+    return [record for record in records if _identify_subject(record) == newest]
 
 
-def _subject(record: Record) -> str:
+def _identify_subject(record: Record) -> str:
     return canonical([record.header["subject"], record.header["class_names"]])
 
 
-def _differences(records: list[Record], clean: Record) -> list[str]:
+def _name_differences(records: list[Record], clean: Record) -> list[str]:
     """What of the subject is not the clean record's."""
     first, *others = [record.header["subject"] | {"class_names": record.header["class_names"]}
                       for record in (clean, *records)]
@@ -97,25 +98,25 @@ def _differences(records: list[Record], clean: Record) -> list[str]:
 
 def _is_wanted(settings: dict, attacks, losses, norm, eps) -> bool:
     return settings["attack"] == "none" or (
-        (attacks is None or any(_is_of(settings, name) for name in attacks))
+        (attacks is None or any(_belongs_to(settings, name) for name in attacks))
         and (losses is None or settings.get("attack_loss") in losses)
         and (norm is None or settings["norm"] == norm)
         and (eps is None or any(math.isclose(settings["eps"], wanted) for wanted in np.atleast_1d(eps))))
 
 
-def _is_of(settings: dict, attack: str) -> bool:
-    """Whether a record counts for this attack; sea and ensemble are recorded by their members, noise by its kinds."""
+def _belongs_to(settings: dict, attack: str) -> bool:
+    """Return whether a record belongs to this attack; sea, ensemble and noise are recorded as their members."""
     if attack in UNIONS:
         return is_red_eps(settings) and settings["attack_loss"] in UNIONS[attack]
     return settings["attack"] == attack or (attack == "noise" and settings["attack"].endswith("_noise"))
 
 
 def _refuse_nothing_left(kept: dict[str, list[Record]], found: dict[str, list[Record]]):
-    """Filters that leave no attack at all are a mistake; one run may lack what another has."""
-    attacked = {label(record.settings) for records in found.values() for record in records} - {"clean"}
+    """Raise UserError if the filters leave no attack in any run; a single run may lack attacks that another has."""
+    attacked = {make_label(record.settings) for records in found.values() for record in records} - {"clean"}
     if attacked and all(len(records) == 1 for records in kept.values()):
-        raise UserError(f"no record of {', '.join(found)} is of the --attack, --attack_loss, --attack_norm and --eps "
-                        f"that were given: there are {', '.join(sorted(attacked))}")
+        raise UserError(f"no record of {', '.join(found)} matches --attack, --attack_loss, --attack_norm and --eps: "
+                        f"choose from {', '.join(sorted(attacked))}")
 
 
 def _refuse_other_classes(kept: dict[str, list[Record]]):
@@ -127,11 +128,11 @@ def _refuse_other_classes(kept: dict[str, list[Record]]):
 
 
 def _refuse_other_labels(records: list[tuple[str, Record]], names: list[str]):
-    """An image has the same labels everywhere, or data options (--crop_val) differ."""
+    """Raise UserError if an image's labels differ between records, as --crop_val changes them."""
     (run, first), *others = records
     pixels = first.counts(names)[2]
     for other_run, other in others:
         differ = (other.counts(names)[2] != pixels).any(axis=1)
         if differ.any():
-            raise UserError(f"{names[differ.argmax()]} has other labels in {other.stem} of {other_run} than in "
-                            f"{first.stem} of {run}: evaluate both with the same data options")
+            raise UserError(f"labels of {names[differ.argmax()]} differ between {other.stem} of {other_run} and "
+                            f"{first.stem} of {run}: evaluate both with the same data options (docs/records.md#report)")

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
-from engine.records.naming import radius
-from engine.records.rows import rows_of
+from engine.records.naming import format_radius
+from engine.records.rows import make_rows
 from engine.report import curves, figures, tables
-from engine.report.sources import common_images, gather
+from engine.report.sources import choose_records, find_common_images
 from utils.files import name_folders, write_together
 from utils.logging import logger
 from utils.strict_json import canonical
@@ -15,65 +15,66 @@ from utils.text import escape_markdown, is_file_name, replace_nan
 
 LEGEND = """\
 - mIoU: IoU pooled over all images, mean over classes. In a union the adversary picks one of its records or the clean
-  image for every image: mIoU is the lowest that a search finds, (>= ...) a bound that no choice is below.
-- aAcc: share of labelled pixels that are right. Image IoU: mean over images of each one's own mIoU. Both are exact for
-  unions. ratio: mIoU as a share of the clean one.
-- sea: APGD with red-eps on mce_bal, mce and js; ensemble: on segpgd, cospgd and tsallis too; worst case: all records at
-  this norm and eps that every run has, but those with a target."""
+  image for every image: mIoU is the lowest that a search finds, (>= ...) a lower bound over all choices.
+- aAcc: share of labelled pixels that are correct. Image IoU: mean over images of each one's own mIoU. Both are exact
+  for unions. ratio: mIoU as a share of the clean one.
+- sea: APGD with red-eps on mce_bal, mce and js; ensemble: on segpgd, cospgd and tsallis too; worst case: all untargeted
+  records at this norm and eps that every run has."""
 
 
 def write_report(runs: list[Path], folder: Path, *, attacks=None, losses=None, norm: str | None = None,
                  eps=None) -> dict:
-    """Write report.md, report.csv, report.json, curves.png and sheets of pictures; returns what report.json holds.
+    """Write report.md, report.csv, report.json, curves.png and sheets of pictures; return what report.json holds.
 
-    runs: run folders with records/*.jsonl, of the same classes. attacks, losses: names, eps: numbers, norm: a name;
-    only such records count, and the clean ones. The report is {"runs": names, "images": names, "rows": what rows_of()
+    runs: run folders with records/*.jsonl, of the same classes. attacks, losses (names), norm and eps (numbers) choose
+    records; clean ones always count. The report is {"runs": names, "images": names, "rows": what make_rows()
     gives for each run with "run" in front}, nan as null, over the images that all records have.
-    Raises UserError where there is nothing to compare or runs can't be compared, and leaves `folder` as it was.
+    Raises UserError if there is nothing to compare or runs can't be compared, and leaves `folder` unchanged.
     """
     folders = name_folders(runs)
-    kept = gather(folders, attacks=attacks, losses=losses, norm=norm, eps=eps)
-    names, note = common_images(kept)
+    kept = choose_records(folders, attacks=attacks, losses=losses, norm=norm, eps=eps)
+    names, note = find_common_images(kept)
     settings = [{canonical(record.settings) for record in records} for records in kept.values()]
-    shared = set.intersection(*settings)  # a worst case of other attacks in one run than in another is no comparison
+    shared = set.intersection(*settings)  # a worst case must be over the same attacks in every run
     rows = [{"run": run, **row} for run, records in kept.items()
-            for row in rows_of(records, names, class_names=records[0].header["class_names"], shared=shared)]
+            for row in make_rows(records, names, class_names=records[0].header["class_names"], shared=shared)]
     content = replace_nan({"runs": list(kept), "images": names, "rows": rows})
     with write_together(Path(folder)) as part:
         pictures = _draw(part, folders, rows, names)
-        _write(part / "report.md", _markdown(rows, images=len(names), note=note, pictures=pictures))
-        _write(part / "report.csv", tables.flat(rows))
+        _write(part / "report.md", _format_markdown(rows, images=len(names), note=note, pictures=pictures))
+        _write(part / "report.csv", tables.format_rows_as_csv(rows))
         _write(part / "report.json", json.dumps(content, indent=1) + "\n")
-    logger.info("\n%s\n\nThe report is in %s", tables.comparison(rows), folder)
+    logger.info("\n%s\n\nThe report is in %s", tables.format_comparison(rows), folder)
     return content
 
 
 def _draw(part: Path, folders: dict[str, Path], rows: list[dict], names: list[str]) -> list[str]:
-    """Draw curves.png and the sheets; returns their names."""
-    figures.robustness_curves(part / "curves.png", curves.panels(rows))
+    """Draw curves.png and the sheets; return their names."""
+    figures.draw_curves(part / "curves.png", curves.make_panels(rows))
     drawn = ["curves.png"]
     for run, folder in folders.items():
         own = [row for row in rows if row["run"] == run]
-        pictured = list(filter(is_file_name, names))  # others, in a stranger's record, lead elsewhere
-        sheets = list(curves.sheets(run, folder / "val_results", own, names=pictured))
+        pictured = list(filter(is_file_name, names))  # a stranger's record may name paths outside the folder
+        sheets = list(curves.make_sheets(run, folder / "val_results", own, names=pictured))
         if not sheets:
-            logger.info("%s has no pictures of these records: --sheet_images and --save_val_results keep them", run)
+            logger.info("%s has no pictures of these records: write them with --sheet_images or --save_val_results",
+                        run)
         for name, title, grid in sheets:
-            figures.picture_sheet(part / name, title, grid)
+            figures.draw_sheet(part / name, title, grid)
             drawn.append(name)
     return drawn
 
 
-def _markdown(rows: list[dict], *, images: int, note: str, pictures: list[str]) -> str:
+def _format_markdown(rows: list[dict], *, images: int, note: str, pictures: list[str]) -> str:
     runs = list(dict.fromkeys(row["run"] for row in rows))
-    unions = [escape_markdown(f"- {row['run']}: {row['attack']}, {row['norm']}, {radius(row)}: "
+    unions = [escape_markdown(f"- {row['run']}: {row['attack']}, {row['norm']}, {format_radius(row)}: "
                     f"{', '.join(row['members'])}") for row in rows if row["members"]]
     parts = [
         escape_markdown("# Robustness of " + ", ".join(runs)),
         f"Runs: {len(runs)}. Images: {images}." + (f" Note: {escape_markdown(note)}." if note else ""),
-        tables.comparison(rows), LEGEND,
-        "## IoU of each class", tables.class_table(rows),
-        "## Cost: forward + backward passes per image", tables.cost_table(rows),
+        tables.format_comparison(rows), LEGEND,
+        "## IoU of each class", tables.format_class_table(rows),
+        "## Cost: forward + backward passes per image", tables.format_cost_table(rows),
         *(["## Members of the unions", "\n".join(unions)] if unions else []),
         "## Pictures", "\n\n".join(f"![{escape_markdown(name)}]({quote(os.fsencode(name))})" for name in pictures),
     ]
@@ -81,4 +82,4 @@ def _markdown(rows: list[dict], *, images: int, note: str, pictures: list[str]) 
 
 
 def _write(path: Path, text: str):
-    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")  # a folder's name may be no UTF-8
+    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")  # a folder's name may not be UTF-8

@@ -1,1 +1,1 @@
-"""One run's folder and life: its files, its checkpoints, how it is stopped and continued, how it ends."""
+"""A run's folder and checkpoints; how it stops, continues and ends."""

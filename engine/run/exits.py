@@ -11,37 +11,36 @@ from utils.errors import UserError
 from utils.launch import RANK0_REPORTS_FIRST_SECONDS
 from utils.logging import logger, start_log, stop_log
 
-# What the system says where files can't be written, whatever the program does.
+# Errors of a disk that is full or can't be written, which only the user can fix.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextmanager
 def reported_errors():
-    """Log from here on; what the user can mend becomes one line on stderr and exit code 2; a Ctrl-C ends with 130, a
-    SIGTERM with 143.
+    """Log inside this context; an error that the user can fix becomes one line on stderr and exit code 2.
 
-    Besides UserError that is FloatingPointError (weights or gradients that are not finite), a full GPU, a disk that is
-    full or can't be written, and a process of the loader's that was killed. Of several processes the one with the error
-    says so; what all have, such as a wrong flag, rank 0 says alone. In the end this process leaves the others.
+    Such errors are UserError, FloatingPointError (weights or gradients that are not finite), a full GPU, a disk that
+    is full or can't be written, and a killed process of the loader. Ctrl-C exits with 130, SIGTERM with 143. Of several
+    processes the failing one reports its error; an error of all, such as a wrong flag, only rank 0 reports.
     """
     start_log()
     interrupts = Interrupts()
     try:
         with interrupts:
             yield
-        leave_group()  # not after an error: it could wait for ranks that wait for this one
+        leave_group()  # not after an error: it could wait forever for ranks that wait for this one
     except (UserError, FloatingPointError, RuntimeError, OSError) as error:
-        if _is_ours(error):
+        if _is_program_error(error):
             raise
-        if interrupts.signum and "DataLoader worker" in str(error):  # the signal came to that process too
+        if interrupts.signum and "DataLoader worker" in str(error):  # the signal also killed the loader's process
             raise SystemExit(128 + interrupts.signum) from None
         if not is_main():
             time.sleep(RANK0_REPORTS_FIRST_SECONDS)
-        logger.error("error: %s", _own_words(error))
+        logger.error("error: %s", _describe(error))
         raise SystemExit(2) from error
     except OtherRankFailed as error:
         logger.info("%s", error)
-        time.sleep(3 * RANK0_REPORTS_FIRST_SECONDS)  # the other rank reports first, see there
+        time.sleep(3 * RANK0_REPORTS_FIRST_SECONDS)  # the failing rank reports first
         raise SystemExit(2) from None
     except Stopped as stopped:
         raise SystemExit(128 + stopped.signum) from None
@@ -51,19 +50,20 @@ def reported_errors():
         stop_log()
 
 
-def _is_ours(error: Exception) -> bool:
-    """Whether this is a defect of the program, which wants a traceback."""
+def _is_program_error(error: Exception) -> bool:
+    """Return whether this is a defect of the program, to be shown with its traceback."""
     if isinstance(error, OSError):
         return error.errno not in UNWRITABLE
-    told = isinstance(error, torch.OutOfMemoryError) or str(error).startswith("DataLoader worker (pid")
-    return isinstance(error, RuntimeError) and not told
+    reported = isinstance(error, torch.OutOfMemoryError) or str(error).startswith("DataLoader worker (pid")
+    return isinstance(error, RuntimeError) and not reported
 
 
-def _own_words(error: Exception) -> str:
-    """The message, or for what is the system's the remedy."""
+def _describe(error: Exception) -> str:
+    """Return the error's message; for an error of the system one with the remedy."""
     if isinstance(error, torch.OutOfMemoryError):
-        return "the GPU's memory is full: raise --accumulate, add --amp, or lower --batch_size, --crop_size or " \
-            "--val_batch_size"
+        return ("the GPU's memory is full: raise --accumulate, add --amp, or lower --batch_size, --crop_size or "
+                "--val_batch_size (docs/training.md#memory-and-bfloat16)")
     if isinstance(error, OSError):
-        return f"{error.filename or 'writing'}: {error.strerror}: make room there, or choose another --output_dir"
+        return (f"{error.filename or 'writing'}: {error.strerror}: make room there, or choose another --output_dir "
+                "(docs/resume.md#checkpoints)")
     return str(error).strip()

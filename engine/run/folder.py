@@ -1,4 +1,4 @@
-"""One run's folder: what lies in it, when it may be written, who may write, and the command that continues."""
+"""A run's folder: its files, when and by whom it may be written, and the command that continues the run."""
 import shlex
 import shutil
 from pathlib import Path
@@ -20,35 +20,36 @@ class Run:
         self.folder = Path(folder)
 
     def files(self, patterns=OWN_FILES) -> list[Path]:
-        """Return what an earlier run left here."""
+        """Return the files and folders of an earlier run."""
         return sorted(path for pattern in patterns for path in self.folder.glob(pattern))
 
     def refuse_if_used(self, *, training: bool, ckpt: str | None, overwrite: bool, continue_training: bool):
-        """Raise UserError for a folder that holds another run.
+        """Raise UserError if the folder holds another run.
 
-        Rank 0 decides: another rank may come when this run has already written something.
+        Only rank 0 checks: when other ranks get here, this run may already have written files.
         """
         if not is_main() or not self.files(CHECKPOINTS):
             return
         foreign = ckpt is not None and Path(ckpt).resolve().parent != self.folder.resolve()
         if not training:
             if foreign:
-                raise UserError(f"{self.folder} holds another run: choose another --exp_name for the scores of {ckpt}")
+                raise UserError(f"{self.folder} holds another run: choose another --exp_name for the scores of {ckpt} "
+                                "(docs/training.md#the-run-folder)")
             return
         if not (overwrite or continue_training):
             raise UserError(f"{self.folder} holds an earlier run: choose another --exp_name, give --continue_training "
-                            "to continue it, or --overwrite to delete it")
+                            "to continue it, or --overwrite to delete it (docs/training.md#the-run-folder)")
         if continue_training and foreign:
             raise UserError(f"{self.folder} holds another run: leave out --ckpt to continue that one, or choose "
-                            f"another --exp_name to continue {ckpt}")
+                            f"another --exp_name to continue {ckpt} (docs/training.md#the-run-folder)")
         if overwrite and ckpt is not None and not foreign:
             raise UserError(f"--overwrite would delete --ckpt {ckpt}: choose another --exp_name")
 
     def open(self, *, training: bool, overwrite: bool = False, options_text: str = "", fallback=None):
-        """Create the folder and begin log.txt; a training locks the folder and appends options_text to opts.txt.
+        """Create the folder and start log.txt; a training locks the folder and appends options_text to opts.txt.
 
-        overwrite: delete the earlier run. fallback: (whole checkpoint, the damaged latest_* that it replaces).
-        Rank 0 does it, and the others wait.
+        overwrite: delete the earlier run. fallback: (valid checkpoint, the damaged latest_* that it replaces). Only
+        rank 0 does this; the others wait.
         """
         with fail_together():
             if not is_main():
@@ -56,7 +57,7 @@ class Run:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 if training:
-                    self._keep_others_out()
+                    self._lock_folder()
                 for path in self.files() if overwrite else []:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
                 if fallback:
@@ -68,29 +69,28 @@ class Run:
             except OSError as error:
                 raise UserError(f"{self.folder} can't be written ({error}): choose another --output_dir") from None
 
-    def _keep_others_out(self):
-        """Lock the folder until this process ends, however it ends.
-
-        The lock belongs to this process alone: loader workers don't hold it for a run that was killed.
-        """
-        self._lock = open(self.folder / ".lock", "w")  # noqa: SIM115, open as long as the process lives
+    def _lock_folder(self):
+        """Lock the folder until this process ends, even if it is killed; loader workers don't hold the lock."""
+        self._lock = open(self.folder / ".lock", "w")  # noqa: SIM115, open until the process ends
         if not files.try_lock(self._lock, per_process=True):
-            raise UserError(f"{self.folder} is being trained in by another process: wait for it to end, or end it")
+            raise UserError(f"{self.folder} is being trained in by another process: wait for it to end, or end it "
+                            "(docs/resume.md#checkpoints)")
 
     def continue_command(self, given: dict) -> str:
-        """Return the command that continues this run. `given`: this call's flags; a checkpoint keeps the others."""
+        """Return the command that continues this run. given: this call's flags; a checkpoint keeps those of the run."""
         start = ["torchrun", f"--nproc_per_node={launch.local_world_size()}"] if launch.launched() else ["python"]
-        said = ("ckpt", "continue_training", "output_dir", "exp_name")  # by the command itself
-        again = {name: value for name, value in sorted(given.items())
-                 if FLAGS[name].scope == "call" and name not in said}
+        covered = ("ckpt", "continue_training", "output_dir", "exp_name")  # by the words below
+        repeated = {name: value for name, value in sorted(given.items())
+                    if FLAGS[name].scope == "call" and name not in covered}
         return shlex.join([*start, "main.py", "--continue_training", f"--output_dir={self.folder.parent}",
-                           f"--exp_name={self.folder.name}", *as_flags(again)])
+                           f"--exp_name={self.folder.name}", *as_flags(repeated)])
 
     def refuse_full_disk(self, needed: int):
-        """Raise UserError where checkpoints of `needed` bytes, in place of those here, would not fit on the disk."""
+        """Raise UserError if checkpoints of `needed` bytes, replacing those here, don't fit on the disk."""
         here = sum(path.stat().st_size for path in self.files(CHECKPOINTS))
         folder = next(path for path in (self.folder, *self.folder.absolute().parents) if path.exists())
         free = shutil.disk_usage(folder).free
         if is_main() and needed - here > free:
             raise UserError(f"{self.folder}: the checkpoints of this run take {needed / 1e6:.0f} MB, but there is room "
-                            f"for {(free + here) / 1e6:.0f}: make room, choose another --output_dir, or lower --keep")
+                            f"for {(free + here) / 1e6:.0f}: make room, choose another --output_dir, or lower --keep "
+                            "(docs/resume.md#checkpoints)")

@@ -1,4 +1,4 @@
-"""SIGINT (Ctrl-C) and SIGTERM (clusters): the first stops a run after its iteration, the second at once."""
+"""SIGINT (Ctrl-C) and SIGTERM (sent by clusters): the first stops a run after its iteration, the second at once."""
 import os
 import signal
 import socket
@@ -9,13 +9,13 @@ from contextlib import suppress
 from utils import distributed
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Seconds in which a second signal is the same one again: `timeout` sends it to the process and to its group, torchrun
-# passes on what the terminal has sent to all processes.
+# A second signal within these seconds is a duplicate: `timeout` signals the process and its group, and torchrun
+# forwards signals that the terminal has already sent to all processes.
 REPEAT_SECONDS, TORCHRUN_REPEAT_SECONDS = 0.3, 3.0
 
 
 class Stopped(Exception):
-    """A signal stopped a training, after everything was saved."""
+    """A signal stopped a training after its state was saved."""
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
@@ -23,15 +23,15 @@ class Stopped(Exception):
 
 
 class Terminated(KeyboardInterrupt):
-    """A SIGTERM outside of training: what handles a Ctrl-C handles it too."""
+    """A SIGTERM outside of training; handlers of Ctrl-C catch it too."""
 
 
 class Interrupts:
     """A context in which the first signal raises KeyboardInterrupt or Terminated, and the second ends the process.
 
-    held: the first signal raises nothing, but check() raises from then on. So no weights at w + e and no half of a step
-    are saved, and no process of several leaves the others waiting. A thread listens for the second signal, because
-    Python's handlers wait for the end of a backward pass.
+    held: the first signal raises nothing, but check() raises from then on. So weights at w + e or within a step are
+    never saved, and no process leaves the others waiting. A thread receives the second signal, because Python's own
+    handlers run only after a backward pass.
     """
 
     def __init__(self, *, held: bool = False):
@@ -45,7 +45,7 @@ class Interrupts:
         self._sender.setblocking(False)
         self._before = {signum: signal.signal(signum, self._handle) for signum in SIGNALS}
         if self.held and hasattr(signal, "SIGCHLD"):
-            # torch's handler raises inside a step when a loader's worker has died; the loader reports it between steps.
+            # When a loader's worker dies, torch's handler raises within a step; the loader reports it between steps.
             self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._fd_before = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._listen, daemon=True)
@@ -58,13 +58,13 @@ class Interrupts:
         signal.set_wakeup_fd(self._fd_before)
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
-        self._sender.shutdown(socket.SHUT_RDWR)  # a forked process may hold it too
+        self._sender.shutdown(socket.SHUT_RDWR)  # a forked process may keep it open
         self._thread.join()
         self._sender.close()
         self._receiver.close()
 
     def check(self):
-        """Raise Stopped if a signal came."""
+        """Raise Stopped if a signal was received."""
         if self.signum is not None:
             raise Stopped(self.signum)
 
@@ -81,9 +81,9 @@ class Interrupts:
     def _notice(self, signum: int):
         if self._first is None:
             self.signum, self._first = self.signum or signum, time.monotonic()
-            if self.held and distributed.is_main():  # not the log: the training may be writing to it
+            if self.held and distributed.is_main():  # not to the log: the training may be writing to it
                 with suppress(OSError):  # a closed terminal
                     os.write(2, f"\n{signal.Signals(signum).name}: stopping after this iteration; "
                                 "press again to quit now\n".encode())
         elif time.monotonic() - self._first > (TORCHRUN_REPEAT_SECONDS if distributed.launched() else REPEAT_SECONDS):
-            os._exit(128 + signum)  # at once: checkpoints and records are whole at any moment
+            os._exit(128 + signum)  # at once is safe: checkpoints and records are always complete on disk

@@ -1,9 +1,9 @@
-"""Which checkpoint a call means, what it takes from it, and whether a run may continue from it."""
+"""Find a call's checkpoint, take its options, and check that a run may continue from it."""
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.options import FLAGS, PREDICT, TEST, TRAIN, VERIFY, Options, adopted, as_flags, resolve, take_over
-from engine.options.rules import base_of
+from engine.options.rules import find_base_optimizer
 from engine.run import checkpoints
 from utils import checkpoint
 from utils.errors import UserError
@@ -12,7 +12,7 @@ from utils.logging import logger
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checkpoint that was read: where it is, what it holds, and what it replaces (see checkpoints.load_latest)."""
+    """A loaded checkpoint: path, content, and the file that it replaces (see checkpoints.load_latest)."""
 
     path: str
     content: dict
@@ -20,7 +20,7 @@ class Loaded:
 
 
 def load_checkpoint(call, folder: Path) -> Loaded | None:
-    """Return the checkpoint that a call means: --ckpt, else the run's best_* or latest_*; None for a new run."""
+    """Return the checkpoint that a call uses: --ckpt, else the run's best_* or latest_*; None for a new run."""
     ckpt, continues = call.given.get("ckpt"), call.given.get("continue_training")
     if ckpt is not None:
         return Loaded(ckpt, checkpoint.load(ckpt))
@@ -34,7 +34,7 @@ def load_checkpoint(call, folder: Path) -> Loaded | None:
 
 
 def finish_options(call, loaded: Loaded | None) -> Options:
-    """Return the call's finished options, completed from a checkpoint where it is tested or continued."""
+    """Return the call's finished options, with those of a checkpoint that is tested or continued."""
     if loaded is None:
         return resolve(call)
     saved = take_over(call, loaded.content.get("options", {}), source=loaded.path)
@@ -52,10 +52,10 @@ def finish_options(call, loaded: Loaded | None) -> Options:
     return options
 
 
-def skipped_before(options: Options, loaded: Loaded | None) -> dict | None:
-    """Return the names, by split, that --skip_bad_images left out in the checkpoint's run; None to read all images.
+def read_skipped_images(options: Options, loaded: Loaded | None) -> dict | None:
+    """Return {split: names} that --skip_bad_images left out in the checkpoint's run.
 
-    All images are read where this call asks for it, or for other images.
+    None, to read all images, if this call gives --skip_bad_images, --check_data or other data.
     """
     asked = options.given & {"skip_bad_images", "check_data", "dataset", "data_root", "year"}
     if not options.skip_bad_images or asked or loaded is None or "skipped_images" not in loaded.content:
@@ -69,21 +69,23 @@ def skipped_before(options: Options, loaded: Loaded | None) -> dict | None:
 
 
 def _refuse_another_run(options: Options, loaded: Loaded, saved: dict):
-    """Raise UserError unless network, data and kind of optimizer are the checkpoint's."""
+    """Raise UserError if network, data or kind of optimizer differ from the checkpoint's."""
     if "optimizer_state" not in loaded.content:
         raise UserError(f"{loaded.path} holds weights but no training state: leave out --continue_training")
     for name, flag in FLAGS.items():
         if flag.fixed and name in saved and getattr(options, name) != saved[name]:
             raise UserError(f"--{name} {getattr(options, name)}: {loaded.path} was trained with {saved[name]}; to "
-                            "start a new run from its weights leave out --continue_training")
-    before = base_of(saved.get("optimizer", "sgd"), saved.get("base_optimizer", "sgd"))  # VainF's is sgd
-    if base_of(options.optimizer, options.base_optimizer) != before:
+                            "start a new run from its weights leave out --continue_training "
+                            "(docs/resume.md#what-may-change)")
+    before = find_base_optimizer(saved.get("optimizer", "sgd"), saved.get("base_optimizer", "sgd"))  # VainF's is sgd
+    if find_base_optimizer(options.optimizer, options.base_optimizer) != before:
         raise UserError(f"--optimizer {options.optimizer} can't continue the state of {saved.get('optimizer', 'sgd')} "
-                        f"in {loaded.path}: to start a new run from its weights leave out --continue_training")
+                        f"in {loaded.path}: to start a new run from its weights leave out --continue_training "
+                        "(docs/resume.md#what-may-change)")
 
 
 def _log_changes(options: Options, saved: dict):
-    """Log what this call gives and the run had otherwise."""
+    """Log the options that this call changes."""
     for name in sorted(options.given & saved.keys()):
         now, before = getattr(options, name), saved[name]
         if now != before:

@@ -1,1 +1,1 @@
-"""Training: from options to a Trainer, one step, the loop around it, what a checkpoint keeps of it."""
+"""Training: from options to a Trainer, one step, the loop around it, what a checkpoint keeps."""

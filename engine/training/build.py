@@ -1,4 +1,4 @@
-"""From a Setup's options to a Trainer: the optimizer and its schedule, the adversary, replicas, validation."""
+"""From a Setup to a Trainer: optimizer, schedule, training attack, replicas, validation."""
 from datetime import datetime
 
 import torch
@@ -10,8 +10,8 @@ from engine.evaluation.dashboard import Samples, show_validation
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.precision import log_sign_differences
 from engine.options.declare import SAM_FAMILY
-from engine.options.rules import base_of, refuse_small_shares, start
-from engine.options.types import step_size
+from engine.options.rules import find_base_optimizer, find_start_itr, refuse_small_shares
+from engine.options.types import compute_step_size
 from engine.run import checkpoints
 from engine.training.step import TrainingStep
 from engine.training.trainer import Trainer
@@ -22,33 +22,33 @@ from utils import distributed, launch
 from utils.logging import logger
 from utils.seed import seed_everything
 
-BN_ITRS_TIMES_MOMENTUM = 3  # below it more than 5 % (e^-3) of BatchNorm's initial statistics are left
+BN_ITRS_TIMES_MOMENTUM = 3  # below it more than 5 % (e^-3) of BatchNorm's initial statistics remain
 
 
 def build_trainer(setup) -> Trainer:
-    """Return the training run: one step, its schedule, what a validation does and what a checkpoint describes."""
+    """Return the Trainer that the options ask for, with a checkpoint's state if it continues a run."""
     options, run, model, train_loader, val_set = (
         setup.options, setup.run, setup.model, setup.train_loader, setup.val_set)
     logger.info("Experiment starts at %s", datetime.now().isoformat(sep=" ", timespec="seconds"))
     logger.info("%s %s %s", options.exp_name, options.model, options.dataset)
-    net = parallelize(model, replicas=replicas(options), amp=options.amp, sync_bn=options.sync_bn)
+    net = parallelize(model, replicas=count_replicas(options), amp=options.amp, sync_bn=options.sync_bn)
     optimizer, scheduler = build_training(options, model, net)
-    attack = build_adversary(options)
-    run.refuse_full_disk(_bytes_of_checkpoints(options, model))
+    attack = build_training_attack(options)
+    run.refuse_full_disk(_estimate_checkpoint_bytes(options, model))
     training_step = TrainingStep(
         model, net, optimizer=optimizer, criterion=build_loss(options.loss_type), adv_ratio=options.adv_ratio,
         attack=attack, attacked=precise(model, amp=options.attack_amp), accumulate=options.accumulate,
         micro=options.sam_mode == "micro")
-    _warn_of_slow_statistics(options)
+    _warn_about_slow_statistics(options)
     if options.attack_amp and attack is not None:
         log_sign_differences(model, *next(train_loader.iterate_from(0)))
-    if distributed.world_size() > 1:  # after all weights are drawn: dropout and attacks differ from process to process
+    if distributed.world_size() > 1:  # after the weights, which must agree: dropout and attacks differ by process
         seed_everything((options.random_seed + distributed.rank()) % 2**32)
     trainer = Trainer(
         model, training_step, train_loader, scheduler=scheduler, dashboard=setup.dashboard, keep=options.keep,
         continue_command=run.continue_command({name: getattr(options, name) for name in options.given}),
-        validate=_validation(options, model, setup.val_loader, val_set, setup.dashboard),
-        paths={kind: checkpoints.path_of(run.folder, kind, model=options.model, dataset=options.dataset,
+        validate=_make_validation(options, model, setup.val_loader, val_set, setup.dashboard),
+        paths={kind: checkpoints.make_path(run.folder, kind, model=options.model, dataset=options.dataset,
                                          output_stride=options.output_stride) for kind in ("latest", "best")},
         described={"options": options.to_dict(), "seed": options.random_seed, "normalization": model.normalization,
                    "class_names": val_set.class_names, "train_images": fingerprint(train_loader.dataset),
@@ -59,11 +59,8 @@ def build_trainer(setup) -> Trainer:
     return trainer
 
 
-def replicas(options) -> int:
-    """Return how many GPUs share each part of the batch (DataParallel); 1 for a process of torchrun.
-
-    Raises UserError where one of them would get a single image.
-    """
+def count_replicas(options) -> int:
+    """Return how many GPUs share each part of the batch (1 under torchrun); UserError if one gets a single image."""
     count = 1 if launch.launched() else torch.cuda.device_count() or 1
     refuse_small_shares(options, count)
     return count
@@ -78,48 +75,48 @@ def build_training(options, model: nn.Module, net: nn.Module):
     settings = {"lr": options.lr, "weight_decay": options.weight_decay}
     if options.optimizer in SAM_FAMILY:
         optimizer = build_optimizer(options.optimizer, groups, base_optimizer=options.base_optimizer, model=model,
-                                    **settings, **_sharpness(options, model))
+                                    **settings, **_collect_sam_settings(options, model))
     elif options.awp_gamma:
         optimizer = build_optimizer("AWP", groups, base_optimizer=options.optimizer, model=model, **settings,
-                                    gamma=options.awp_gamma, start_step=start(options.awp_start_itr,
+                                    gamma=options.awp_gamma, start_step=find_start_itr(options.awp_start_itr,
                                                                               options.total_itrs))
     else:
         optimizer = build_optimizer(options.optimizer, groups, **settings)
     _log_optimizer(options, optimizer)
     if distributed.world_size() > 1 and options.sam_sync != "global" and getattr(optimizer, "takes_first_pass", False):
-        logger.info("Each process climbs along its own gradient (--sam_sync local)")
-        optimizer.first_pass = net.no_sync  # around forward and backward
+        logger.info("--sam_sync local: each process perturbs along its own gradient (docs/gpus.md#sam-under-torchrun)")
+        optimizer.first_pass = net.no_sync  # entered around forward and backward
     scheduler = build_scheduler(options.lr_policy, optimizer, total_itrs=options.total_itrs,
                                 step_size=options.step_size)
     return optimizer, scheduler
 
 
-def build_adversary(options) -> Attack | None:
-    """Return the attack on training images, and log it. Its random starts are those of torch's global generator."""
+def build_training_attack(options) -> Attack | None:
+    """Return the attack on training images, and log it. It draws random starts from torch's global generator."""
     if not options.adv:
         return None
     settings = {"eps": options.train_eps, "norm": options.norm}
     if options.adv_attack != "fgsm":
         settings |= {"steps": options.train_step, "random_start": options.train_rand_init,
-                     "step_size": step_size(options.train_alpha, options.train_eps)}
+                     "step_size": compute_step_size(options.train_alpha, options.train_eps)}
     attack = build_attack(options.adv_attack, **settings)
     logger.info("Using adversarial training on %g %% of each batch: %r", 100 * options.adv_ratio, attack)
     return attack
 
 
-def _bytes_of_checkpoints(options, model: nn.Module) -> int:
-    """Return what all files of a run take at most: latest_*, those before it, best_*, and the one being written."""
-    slots = {"sgd": 1, "adam": 2}[base_of(options.optimizer, options.base_optimizer)]
+def _estimate_checkpoint_bytes(options, model: nn.Module) -> int:
+    """Return the most bytes that a run's checkpoints take: latest_*, previous ones, best_* and one being written."""
+    slots = {"sgd": 1, "adam": 2}[find_base_optimizer(options.optimizer, options.base_optimizer)]
     slots += options.optimizer in ("LookSAM", "FriendlySAM")
     one = sum(4 * parameter.numel() * (1 + slots) for parameter in model.parameters())
     savings = options.total_itrs // min(options.save_interval or options.val_interval, options.val_interval) + 1
     return one * (2 + min(options.keep, savings))
 
 
-def _sharpness(options, model: nn.Module) -> dict:
-    """Return the keywords of an optimizer of the SAM family."""
+def _collect_sam_settings(options, model: nn.Module) -> dict:
+    """Return the keyword arguments of an optimizer of the SAM family."""
     norm, others = norm_parameters(model)
-    settings = {"rho": options.rho, "start_step": start(options.sam_start_itr, options.total_itrs),
+    settings = {"rho": options.rho, "start_step": find_start_itr(options.sam_start_itr, options.total_itrs),
                 "adaptive": options.adaptive, "eta": options.eta if options.adaptive else 0.0,
                 "unperturbed": {"all": [], "norm": others, "no_norm": norm}[options.sam_perturb]}
     if options.sam_interval is not None:
@@ -132,11 +129,11 @@ def _sharpness(options, model: nn.Module) -> dict:
 
 
 def _log_optimizer(options, optimizer):
-    """Log which optimizer it is, and from when on it perturbs."""
+    """Log the optimizer and the iteration from which it perturbs."""
     if options.optimizer in SAM_FAMILY:
         logger.info("Using %s optimizer, rho=%g", options.optimizer, options.rho)
         if options.rho == 0:
-            logger.info("With --rho 0 every step is a plain one")
+            logger.info("With --rho 0 no step perturbs the weights")
             return
         details = [f"adaptive, eta={options.eta:g}"] * options.adaptive + [f"over {options.base_optimizer}"] * (
             options.base_optimizer != "sgd") + [f"perturbing {options.sam_perturb}"] * (options.sam_perturb != "all")
@@ -151,17 +148,17 @@ def _log_optimizer(options, optimizer):
                     optimizer.start_step)
 
 
-def _warn_of_slow_statistics(options):
-    """Log where a new run is too short for its --bn_momentum: validations see BatchNorm's initial statistics."""
+def _warn_about_slow_statistics(options):
+    """Warn if a new run is too short for its --bn_momentum: its validations would use initial statistics."""
     if options.ckpt is None and options.total_itrs * options.bn_momentum < BN_ITRS_TIMES_MOMENTUM:
         left = 100 * (1 - options.bn_momentum) ** options.total_itrs
         logger.warning("Warning: --total_itrs %d is too short for --bn_momentum %g: %.0f %% of the backbone's initial "
-                       "BatchNorm statistics will be left; give --bn_momentum 0.1 "
+                       "BatchNorm statistics will remain; give --bn_momentum 0.1 "
                        "(docs/training.md#batchnorm-momentum)", options.total_itrs, options.bn_momentum, left)
 
 
-def _validation(options, model, val_loader, val_set, dashboard):
-    """Return a function that scores the model and shows what it found."""
+def _make_validation(options, model, val_loader, val_set, dashboard):
+    """Return a function that scores the model, logs the scores and shows them on the dashboard."""
     samples = Samples(dashboard, val_set, options.vis_num_samples)
     scored_form = precise(model, amp=options.amp)
 

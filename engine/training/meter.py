@@ -1,4 +1,4 @@
-"""What the training's lines say besides the loss: means since the line before, speed, time left, peak memory."""
+"""The figures of the log line: means since the previous line, speed, time left, peak memory; skipped iterations."""
 import time
 from collections import defaultdict
 from datetime import timedelta
@@ -8,14 +8,11 @@ import torch
 from utils.device import peak_memory
 from utils.logging import logger
 
-MOST_SKIPPED = 10  # iterations in a row; then the run ends
+MAX_SKIPPED = 10  # iterations in a row; then the run ends
 
 
 class Meter:
-    """Collects what the steps measure, and the time they take, until a line is due.
-
-    images: per step, of all processes together.
-    """
+    """Collects measurements and times of steps until the next log line. images: per step, over all processes."""
 
     def __init__(self, *, images: int, device: torch.device):
         self.images, self.device = images, device
@@ -24,31 +21,31 @@ class Meter:
     def clear(self):
         """Forget what was collected."""
         self.values, self.seconds, self.steps = defaultdict(list), 0.0, 0
-        self.before = {}  # by name, what steps measured before the run was stopped: [n] each
+        self.before = {}  # name -> values measured before the run was stopped, [n]
 
     def start(self):
-        """A step begins: its batch is asked for."""
+        """Start the clock of a step, before its batch is loaded."""
         self._started = time.perf_counter()
 
     def stop(self, measured: dict[str, torch.Tensor]):
-        """The step is done. Tensors are kept as they are: to read one would wait for the GPU."""
+        """Stop the clock and keep what the step measured, as tensors: reading one would wait for the GPU."""
         self.seconds += time.perf_counter() - self._started
         self.steps += 1
         for name, value in measured.items():
             self.values[name].append(value)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """What was measured since the last line, by name: float32 [n] on the CPU."""
+        """Return {name: values measured since the last line}: float32 [n] on the CPU."""
         now = {name: torch.stack([value.float() for value in values]).cpu() for name, values in self.values.items()}
         return {name: torch.cat([part[name] for part in (self.before, now) if name in part])
                 for name in self.before | now}
 
     def load_state_dict(self, values: dict[str, torch.Tensor]):
-        """Restore state_dict() of a run that was stopped; the time it took is left out."""
+        """Restore state_dict() of a run that was stopped, without the time that it took."""
         self.before = {str(name): value.float().flatten() for name, value in values.items()}
 
     def take(self, *, itrs_left: int) -> dict:
-        """The means by name, and Images/s, ETA (timedelta) and Memory (GiB); collecting begins anew."""
+        """Return {name: mean} with Images/s, ETA (timedelta) and Memory (GiB), and start collecting again."""
         means = {name: values.mean().item() for name, values in self.state_dict().items()}
         pace = self.seconds / self.steps
         means |= {"Images/s": self.images / pace, "ETA": timedelta(seconds=round(itrs_left * pace)),
@@ -64,17 +61,17 @@ class Skips:
         self.count, self.in_a_row = count, in_a_row
 
     def add(self, itr: int, error: FloatingPointError):
-        """Log a skipped iteration; FloatingPointError where MOST_SKIPPED came in a row."""
+        """Log a skipped iteration; raise FloatingPointError after MAX_SKIPPED in a row."""
         self.count, self.in_a_row = self.count + 1, self.in_a_row + 1
-        logger.warning("Iteration %d is skipped: %s (%d in a row, %d in all)", itr, error, self.in_a_row, self.count)
-        if self.in_a_row == MOST_SKIPPED:
+        logger.warning("Iteration %d skipped: %s (%d in a row, %d in total)", itr, error, self.in_a_row, self.count)
+        if self.in_a_row == MAX_SKIPPED:
             raise FloatingPointError(
-                f"{MOST_SKIPPED} iterations in a row, up to {itr}, had a loss or gradient that is not finite: choose a "
+                f"{MAX_SKIPPED} iterations in a row, up to {itr}, had a loss or gradient that is not finite: choose a "
                 "lower --lr; earlier checkpoints are unchanged (docs/training.md#loss-not-finite)")
 
 
-def line(seen: dict) -> str:
-    """What take() returned, as the end of a line; without a loss all steps were skipped."""
+def format_line(seen: dict) -> str:
+    """Return what take() returned as the end of a log line; without a loss all steps were skipped."""
     parts = [f"Loss={seen['Loss']:f}"] if "Loss" in seen else ["no finite loss"]
     formats = {"Gradient norm": "|g|={:.3g}", "Perturbation": "|e|={:.3g}", "Sharpness": "L(w+e)-L(w)={:.3g}",
                "Learning rate": "lr={:.3g}", "Images/s": "{:.3g} images/s", "ETA": "ETA {}", "Memory": "{:.2f} GiB"}

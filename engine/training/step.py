@@ -1,4 +1,4 @@
-"""One training step on one batch: attack it, run forward and backward, let the optimizer step, say what was seen."""
+"""One training step on one batch: attack, forward and backward, the optimizer's step, measurements."""
 import math
 from contextlib import nullcontext
 from functools import partial
@@ -11,18 +11,16 @@ from utils import distributed
 
 
 class TrainingStep:
-    """Calling it with (images, labels) takes one step of `optimizer` and returns what it measured.
+    """A callable (images, labels) that takes one step of `optimizer` and returns what it measured.
 
-    model: [0, 1] images -> logits, the module itself; net: the same, in parallel or in bfloat16. The step is that of
-    the mean loss over the whole batch's valid pixels, however it is cut: into `accumulate` parts that run one after
-    the other, over the processes of torchrun, or both. micro: the optimizer gets the parts one by one and perturbs the
-    weights for each alone (m-sharpness), instead of once for all.
-    attack: (model, images, labels) -> images, crafted at the weights w before the step, part by part; attacked: the
-    model that it gets, if not `model` itself but its bfloat16 form; adv_ratio: the share of the whole batch that is
-    attacked, evenly spread.
+    model: [0, 1] images -> logits, the plain module; net: its parallel or bfloat16 form. The loss is the mean over the
+    whole batch's valid pixels, even if the batch is cut into `accumulate` successive parts, over torchrun's processes,
+    or both. micro: the optimizer perturbs the weights for each part alone (m-sharpness), not once for all.
+    attack: (model, images, labels) -> images, run part by part at the weights w before the step; attacked: the model
+    that it attacks (default: `model`); adv_ratio: the share of the whole batch that is attacked, evenly spread.
 
-    Whatever isn't finite (the attack, a loss, a gradient) raises FloatingPointError in all processes alike, and leaves
-    weights, optimizer and BatchNorm statistics as they were.
+    An attack, loss or gradient that is not finite raises FloatingPointError in all processes alike, and leaves weights,
+    optimizer and BatchNorm statistics unchanged.
     """
 
     def __init__(self, model: nn.Module, net: nn.Module, *, optimizer, criterion, attack=None, attacked=None,
@@ -35,7 +33,7 @@ class TrainingStep:
         self._passes: list[tuple[bool, Tensor, Tensor, Tensor | None]] = []  # second, loss, |g|, |e|
 
     def __call__(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """images [B, 3, H, W] in [0, 1], labels int64 [B, H, W] -> 0-dim tensors by name, see _measured."""
+        """images [B, 3, H, W] in [0, 1], labels int64 [B, H, W] -> {name: 0-dim tensor}, see _measure."""
         images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
         labels = labels.to(self.device, non_blocking=True)
         buffers = list(self.model.buffers())
@@ -43,31 +41,31 @@ class TrainingStep:
         self._passes.clear()
         try:
             if self.attack is not None:
-                images = self._attacked(images, labels)
-            parts = self._parts(images, labels)
+                images = self._attack(images, labels)
+            parts = self._cut(images, labels)
             if self.micro:
-                self.optimizer.step([partial(self._gradient, [part]) for part in parts])
+                self.optimizer.step([partial(self._differentiate, [part]) for part in parts])
             else:
-                self.optimizer.step(partial(self._gradient, parts))  # SAM calls it twice, at w and at w + e
+                self.optimizer.step(partial(self._differentiate, parts))  # SAM calls it twice, at w and at w + e
         except FloatingPointError:
-            torch._foreach_copy_(buffers, before)  # statistics that have seen a NaN would never lose it again
+            torch._foreach_copy_(buffers, before)  # a NaN would stay in BatchNorm's running statistics forever
             raise
-        return self._measured()
+        return self._measure()
 
-    def _attacked(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _attack(self, images: Tensor, labels: Tensor) -> Tensor:
         rank, processes = distributed.rank(), distributed.world_size()
         chosen = torch.tensor([is_chosen(k * processes + rank, self.adv_ratio) for k in range(len(images))])
         parts = zip(*(whole.chunk(self.accumulate) for whole in (images, labels, chosen)), strict=True)
         failure = ""
         try:
-            attacked = torch.cat([self._part_attacked(*part) for part in parts])
+            attacked = torch.cat([self._attack_part(*part) for part in parts])
         except FloatingPointError as error:
             failure = str(error)
         if distributed.any_rank(bool(failure)):
             raise FloatingPointError(failure or "the attack of another process is not finite")
         return attacked
 
-    def _part_attacked(self, images: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
+    def _attack_part(self, images: Tensor, labels: Tensor, chosen: Tensor) -> Tensor:
         if chosen.all():
             return self.attack(self.attacked, images, labels)
         attacked, chosen = images.clone(), chosen.to(images.device)
@@ -75,26 +73,26 @@ class TrainingStep:
             attacked[chosen] = self.attack(self.attacked, images[chosen], labels[chosen])
         return attacked
 
-    def _parts(self, images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """(images, labels, weight) of each part: weighted with their shares, means over parts are the batch's mean."""
+    def _cut(self, images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return (images, labels, weight) of each part; the weighted sum of the parts' losses is the batch's mean."""
         cut = labels.chunk(self.accumulate)
         pixels = torch.stack([count_valid_pixels(part) for part in cut])
-        # Times the number of processes, over which DistributedDataParallel takes the mean.
+        # DistributedDataParallel takes the mean over processes, so multiply by their number.
         weights = pixels.double() * distributed.world_size() / distributed.sum_over_ranks(pixels.sum()).clamp(min=1)
         return list(zip(images.chunk(self.accumulate), cut, weights, strict=True))
 
-    def _gradient(self, parts: list) -> Tensor:
-        """The closure: fills the gradients with those of the loss of `parts`, and returns it."""
+    def _differentiate(self, parts: list) -> Tensor:
+        """Set the gradients to those of the loss of `parts` and return the loss: the optimizer's closure."""
         self.optimizer.zero_grad()
         loss = torch.zeros((), device=self.device)
         for number, part in enumerate(parts, start=1):
             with nullcontext() if number == len(parts) else self._unsynchronised():
                 loss = loss + self._backward(*part)
         norm = grad_norm(self.model.parameters())
-        if self.micro:  # of the part's own mean loss
+        if self.micro:  # the norm for the part's own mean loss
             norm = norm / parts[0][2].clamp(min=1e-12).to(norm)
         seen = torch.stack([loss.to(norm), norm, (~(loss.isfinite() & norm.isfinite())).to(norm)])
-        loss, norm, broken = distributed.sum_over_ranks(seen)  # what one process has seen ends the step of all
+        loss, norm, broken = distributed.sum_over_ranks(seen)  # an error in one process ends the step of all
         if broken:
             raise FloatingPointError("the loss or its gradient is not finite")
         processes = distributed.world_size()
@@ -108,11 +106,10 @@ class TrainingStep:
         loss.backward()
         return loss.detach()
 
-    def _measured(self) -> dict[str, Tensor]:
-        """The loss at w and its gradient's norm; where the step climbed, ||e|| and the sharpness L(w + e) - L(w).
+    def _measure(self) -> dict[str, Tensor]:
+        """Return the loss at w and its gradient's norm; if the step perturbed, also ||e|| and L(w + e) - L(w).
 
-        Where processes or parts have gradients and perturbations of their own, the mean of their norms (||e||: of this
-        process's).
+        Norms are means over processes and parts that have their own gradient; ||e|| over this process's parts.
         """
         _, losses, norms, _ = zip(*(one for one in self._passes if not one[0]), strict=True)
         measured = {"Loss": torch.stack(losses).sum(), "Gradient norm": torch.stack(norms).mean()}
@@ -124,5 +121,5 @@ class TrainingStep:
 
 
 def is_chosen(place: int, ratio: float) -> bool:
-    """Whether the image at `place` in the whole batch is attacked: `ratio` of them are, rounded down, evenly spread."""
+    """Return whether to attack the image at `place` in the batch: a share `ratio`, rounded down, evenly spread."""
     return math.floor((place + 1) * ratio + 1e-9) > math.floor(place * ratio + 1e-9)

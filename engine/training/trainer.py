@@ -1,4 +1,4 @@
-"""The training loop: iterations, validations, checkpoints. It doesn't know which optimizer it has."""
+"""The training loop: iterations, validations, checkpoints, the same for every optimizer."""
 from contextlib import closing
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import torch
 
 from engine.run import checkpoints
 from engine.run.interrupts import Interrupts, Stopped
-from engine.training.meter import Meter, Skips, line
+from engine.training.meter import Meter, Skips, format_line
 from engine.training.state import MISFITS, compare_data, read_best_score
 from engine.training.step import TrainingStep
 from optim import load_optimizer, load_schedule, set_sam_step
@@ -19,11 +19,10 @@ from utils.rank_state import RankState
 class Trainer:
     """A run from `cur_itrs` to `total_itrs`. Stopped anywhere and continued, it ends with the same bits.
 
-    model: the module that is validated and saved. training_step: one step on a batch. loader: iterate_from(itr) gives
-    the batches from that iteration on, without end; len() is an epoch. validate(trainer) -> results with 'Mean IoU'; it
-    may call interrupts.check(). paths: {'latest': ..., 'best': ...}. described: plain values that a checkpoint holds
-    beside the state (options, class names). keep: the number of last checkpoints that stay. continue_command: what a
-    user types to continue.
+    model: the module that is validated and saved. training_step: one step on a batch. loader: iterate_from(itr) yields
+    batches from that iteration on, endlessly; len() is an epoch. validate(trainer) -> results with 'Mean IoU'; it may
+    call interrupts.check(). paths: {'latest': ..., 'best': ...}. described: plain values for the checkpoint besides the
+    state (options, class names). keep: how many latest checkpoints to keep. continue_command: for the log.
     """
 
     def __init__(self, model, training_step: TrainingStep, loader, *, scheduler, validate, dashboard, paths, described,
@@ -37,8 +36,8 @@ class Trainer:
         self.interrupts = Interrupts(held=True)
         self.cur_itrs, self.validated, self.skips = 0, 0, Skips()  # validated: the iteration of the last validation
         self.best_score = -1.0  # below any mIoU
-        self.latest_itr = None  # of what is in latest_*
-        self._written = None  # the state that this process wrote there
+        self.latest_itr = None  # the iteration in latest_*
+        self._written = None  # the (iteration, last validation) written there
         self._unwritable = False
 
     @property
@@ -49,26 +48,26 @@ class Trainer:
     def train(self, total_itrs: int, *, print_interval: int, val_interval: int, save_interval: int | None = None):
         """Train to `total_itrs`, validating every `val_interval` iterations and at the end.
 
-        latest_* is written at the start, before and after a validation, and every `save_interval` iterations. A signal,
-        or an image that can't be read, saves it and raises. Raises FloatingPointError, and touches no checkpoint, after
-        MOST_SKIPPED iterations in a row that were not finite; WriteError where a checkpoint can't be written.
+        Writes latest_* at the start, before and after a validation, every `save_interval` iterations, and before a
+        signal or an unreadable image raises. Raises FloatingPointError, with checkpoints unchanged, after MAX_SKIPPED
+        iterations in a row that were not finite; WriteError if a checkpoint can't be written.
         """
         if self.cur_itrs >= total_itrs and not self._owes_validation(total_itrs, val_interval):
-            logger.info("Nothing to train: iteration %d of --total_itrs %d is reached (it counts from the start: give "
-                        "a higher one to train longer)", self.cur_itrs, total_itrs)
+            logger.info("Nothing to train: iteration %d has reached --total_itrs %d (counted from the start; raise it "
+                        "to train longer)", self.cur_itrs, total_itrs)
             return
         self.training_step.net.train()
-        # The loader's processes end with it, also after an error; torch has its signal handler from when they start.
+        # closing() ends the loader's processes; they start first, as torch then sets a handler that we replace.
         with closing(self.loader.iterate_from(self.cur_itrs)) as batches, self.interrupts:
             try:
                 if not distributed.broadcast_object(self.paths["latest"].exists()):
-                    self.save("latest")  # so that there always is one, and that the folder can be written
+                    self.save("latest")  # so that one always exists and the folder is known to be writable
                 self._train(batches, total_itrs, print_interval, val_interval, save_interval)
             except (Stopped, UserError, distributed.OtherRankFailed) as stop:  # in this process or another
                 if not self._unwritable:
                     self.save("latest")
                 self._log_how_to_continue(total_itrs)
-                self.interrupts.check()  # where several stop, which of them was first doesn't matter
+                self.interrupts.check()  # of several reasons to stop, a signal decides the exit code
                 raise stop from None
 
     def _train(self, batches, total_itrs: int, print_interval: int, val_interval: int, save_interval: int | None):
@@ -89,17 +88,17 @@ class Trainer:
             self.interrupts.check()
 
     def _log_how_to_continue(self, total_itrs: int):
-        saved = "" if self.latest_itr == self.cur_itrs else f", saved is iteration {self.latest_itr}"
+        saved = "" if self.latest_itr == self.cur_itrs else f", iteration {self.latest_itr} is saved"
         if self.latest_itr is not None:
             logger.info("Stopped after iteration %d/%d%s; to continue: %s", self.cur_itrs, total_itrs, saved,
                         self.continue_command)
 
     def _owes_validation(self, total_itrs: int, val_interval: int) -> bool:
-        """Return whether this iteration's validation is still to come, also in a run that was stopped."""
+        """Return whether this iteration's validation is still due, as after a stop before it."""
         return self.cur_itrs > self.validated and (self.cur_itrs % val_interval == 0 or self.cur_itrs == total_itrs)
 
     def step(self, images, labels) -> dict:
-        """Run one iteration; returns what was measured, {} where it was skipped."""
+        """Run one iteration; return what was measured, {} if it was skipped."""
         lr = self.optimizer.param_groups[-1]["lr"]  # the head's
         try:
             measured = {**self.training_step(images, labels), "Learning rate": torch.tensor(lr)}
@@ -113,28 +112,28 @@ class Trainer:
         return measured
 
     def _report(self, seen: dict, total_itrs: int):
-        logger.info("Epoch %d, Itrs %d/%d, %s", self.cur_epochs, self.cur_itrs, total_itrs, line(seen))
+        logger.info("Epoch %d, Itrs %d/%d, %s", self.cur_epochs, self.cur_itrs, total_itrs, format_line(seen))
         for name, value in seen.items():
             if isinstance(value, float):
                 self.dashboard.vis_scalar(name, self.cur_itrs, value)
 
     def validate_and_save(self):
-        """Score the model; write latest_* before (a kill costs no iteration) and after, best_* if it is the best."""
-        distributed.broadcast_tensors(self.model.buffers())  # without --sync_bn each process has statistics of its own
+        """Score the model; write latest_* before (a kill loses no iteration) and after, best_* if it is the best."""
+        distributed.broadcast_tensors(self.model.buffers())  # may differ without --sync_bn
         self.save("latest")
         logger.info("validation...")
         score = self.validate(self)["Mean IoU"]
-        better = not score <= self.best_score  # nan, from labels that are all void, still leaves a best_*
+        better = not score <= self.best_score  # also for nan, from void labels: best_* must exist
         self.best_score = score if better else self.best_score
         self.validated = self.cur_itrs
         if better:
             self.save("best")
-        self.save("latest")  # the last: killed before it, the run validates again and finds the same
+        self.save("latest")  # last: a run killed before it validates again, with the same result
 
     def save(self, kind: str):
-        """Write the `kind` checkpoint, unless it is there already; all ranks call it.
+        """Write the `kind` checkpoint unless it is already written; all ranks call it.
 
-        Raises FloatingPointError, and writes nothing, for weights that are not finite.
+        Raises FloatingPointError and writes nothing if a weight is not finite.
         """
         now = (self.cur_itrs, self.validated)
         if kind == "latest" and self._written == now:
@@ -155,15 +154,15 @@ class Trainer:
             self._written, self.latest_itr = now, self.cur_itrs
 
     def load_best(self):
-        """Load the weights of best_* into the model, so that its scores are those that a later test finds."""
-        there = distributed.is_main() and self.paths["best"].exists()  # else nothing was trained in this folder
-        best = distributed.broadcast_object(checkpoint.load(self.paths["best"]) if there else None)
+        """Load the weights of best_* into the model, so that a later test finds the same scores."""
+        exists = distributed.is_main() and self.paths["best"].exists()  # else nothing was trained in this folder
+        best = distributed.broadcast_object(checkpoint.load(self.paths["best"]) if exists else None)
         if best is not None:
             self.model.model.load_state_dict(best["model_state"])
             logger.info("Scores of the best checkpoint, of iteration %d:", best["cur_itrs"])
 
     def state_dict(self) -> dict:
-        """Return what checkpoints.KEYS lists; all ranks call it, and rank 0 has "ranks", the state of all processes."""
+        """Return what checkpoints.KEYS lists; all ranks call it, and only rank 0 gets "ranks", all processes' state."""
         return checkpoints.stamp({
             "cur_itrs": self.cur_itrs, "cur_epochs": self.cur_epochs, "best_score": self.best_score,
             "validated": self.validated, "skipped": self.skips.count, "skipped_in_a_row": self.skips.in_a_row,
@@ -172,9 +171,9 @@ class Trainer:
             "ranks": distributed.gather_to_main(self.rank_state.state_dict()), **self.described})
 
     def load_state_dict(self, state: dict, *, source: str):
-        """Continue from a checkpoint whose weights are loaded; what the options say (lr, rho, ...) stays.
+        """Continue from a checkpoint whose weights are loaded; settings from the options (lr, rho, ...) stay.
 
-        Raises UserError, which names `source`, for the state of another kind of training or other classes.
+        Raises UserError, naming `source`, for another kind of optimizer, other classes or a damaged state.
         """
         same_images = compare_data(self.described, state, source=source)
         try:
@@ -185,7 +184,7 @@ class Trainer:
             if self.cur_itrs < 0:
                 raise ValueError(f"iteration {self.cur_itrs}")
             best = read_best_score(self.paths["best"])
-            if best is not None and same_images:  # else the best of this folder is still to come
+            if best is not None and same_images:  # else this folder's best score is still unknown
                 self.best_score = best
             load_optimizer(self.optimizer, state["optimizer_state"])
             set_sam_step(self.optimizer, self.cur_itrs)
@@ -194,7 +193,7 @@ class Trainer:
             self.rank_state.load_from(state.get("ranks", []))
         except MISFITS as error:
             raise UserError(f"the training state in {source} doesn't fit this --optimizer, or is damaged "
-                            f"({type(error).__name__}: {error})") from None
+                            f"({type(error).__name__}: {error}; docs/resume.md#what-may-change)") from None
         if Path(source).absolute() == self.paths["latest"].absolute():
             self.latest_itr = self.cur_itrs
         logger.info("Training state restored from %s, iteration %d", source, self.cur_itrs)

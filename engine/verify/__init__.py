@@ -1,4 +1,4 @@
-"""--verify: can the figures of attacks on this network be trusted? Checks on a few images, each passed or failed."""
+"""--verify: can attack results on this network be trusted? Checks on a few images, each passed or failed."""
 import time
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from datasets import list_batches
-from engine.records.naming import radius
+from engine.records.naming import format_radius
 from engine.records.results import write_results
 from engine.verify import contract, gradient, strength
 from engine.verify.bench import FEW, Bench, Finding
@@ -33,23 +33,23 @@ CHECKS = {
     "eps monotone": strength.eps_monotone,
     "unbounded": strength.unbounded,
     "black box": strength.black_box,
-    "model untouched": contract.model_untouched,  # last, as it sees what the others left
+    "model untouched": contract.model_untouched,  # last: it finds what all others changed
 }
 
 
 def verify(model: nn.Module, loader, dataset, *, folder: Path, eps: float = EPS, every_image: bool = False,
            seed: int = 1, described: dict | None = None) -> dict:
-    """Check attacks on `model` with images of the validation loader; returns what <folder>/verify.json holds.
+    """Check attacks on `model` with images of the validation loader; return what <folder>/verify.json holds.
 
-    IMAGES of the loader's images, evenly spaced, or every_image of them. eps: of linf, above 0. described: the
-    "options" of verify.json. Raises SystemExit(1), with the file written, where a check fails.
+    Uses IMAGES images, evenly spaced, or with every_image all. eps: linf radius, above 0. described: the "options" of
+    verify.json. Raises SystemExit(1) after writing the file if a check fails.
     """
     indices = [index for batch in list_batches(loader) for index in batch]
     if not every_image:
         indices = [indices[place] for place in choose_evenly(len(indices), IMAGES)]
     names = [dataset.name(index) for index in indices]
-    logger.info("Verifying at eps %s on %s (checks that take many passes: the first %d with labels)",
-                radius({"eps": eps, "norm": "linf"}), ", ".join(names), FEW)
+    logger.info("Verifying at eps %s on %s (slow checks: on the first %d labelled ones)",
+                format_radius({"eps": eps, "norm": "linf"}), ", ".join(names), FEW)
     images, labels = zip(*(dataset[index] for index in indices), strict=True)
     checks = run_checks(model, images, labels, eps=eps, seed=seed)
     results = {"options": described or {}, "images": names, "eps": eps, "checks": checks}
@@ -64,37 +64,38 @@ def verify(model: nn.Module, loader, dataset, *, folder: Path, eps: float = EPS,
 
 def run_checks(model: nn.Module, images: list[Tensor], labels: list[Tensor], *, eps: float, class_weights=None,
                seed: int = 1, only=None) -> list[dict]:
-    """Run CHECKS, or those named in `only`, and log a line for each; what a check raises is a failure, and said.
+    """Run CHECKS, or those named in `only`, and log a line for each; a check that raises an error has failed.
 
-    images: float [3, H, W] in [0, 1], of any sizes; labels: int64 [H, W]. eps: of linf, above 0. class_weights: [C] for
-    mce_bal, without them from `labels`. Returns {name, passed, figures, tolerance, why, seconds} for each.
+    images: float [3, H, W] in [0, 1], of any sizes; labels: int64 [H, W]. eps: linf radius in (0, 1]. class_weights:
+    [C] for mce_bal (default: from `labels`). Returns {name, passed, figures, tolerance, why, seconds} for each check.
     """
     if not 0 < eps <= 1:
-        raise UserError(f"eps {eps:g}: attacks are checked at a radius above 0, at most 1")
+        raise UserError(f"eps {eps:g}: --verify needs a radius above 0, at most 1")
     results = []
     with deterministic_sums(), tqdm(CHECKS if only is None else only, unit="check", leave=False, disable=None) as bar:
-        bench, finding = _tried(Bench, model, images, labels, eps=eps, class_weights=class_weights, seed=seed)
+        bench, finding = _call_safely(Bench, model, images, labels, eps=eps, class_weights=class_weights, seed=seed)
         if finding is not None:
-            return [_logged("clean images", finding, 0.0)]
-        bench.watch = bar.set_postfix_str
+            return [_log_check("clean images", finding, 0.0)]
+        bench.on_attack = bar.set_postfix_str
         for name in bar:
             bar.set_description(f"checking {name}")
             begun = time.monotonic()
-            finding, error = _tried(CHECKS[name], bench)
+            finding, error = _call_safely(CHECKS[name], bench)
             bar.clear()
-            results.append(_logged(name, error or finding, time.monotonic() - begun))
+            results.append(_log_check(name, error or finding, time.monotonic() - begun))
     return results
 
 
-def line(check: dict) -> str:
-    """A check for people."""
+def format_check(check: dict) -> str:
+    """Return a check's log line; a failed check's ends with the section of the documentation that explains it."""
     figures = ", ".join(f"{name} {format_figure(value)}" for name, value in check["figures"].items())
     text = f"{'pass' if check['passed'] else 'FAIL'}  {check['name']}: {figures} ({check['tolerance']})"
-    return text if check["passed"] else f"{text}: {check['why']}"
+    page = "docs/verify.md" + f"#{check['name'].replace(' ', '-')}" * (check["name"] in CHECKS)
+    return text if check["passed"] else f"{text}: {check['why'].rstrip('.')} ({page})"
 
 
-def _tried(call, *args, **settings) -> tuple:
-    """(what the call returns, None), or (None, a finding) where it raises what a check can be wrong with."""
+def _call_safely(call, *args, **settings) -> tuple:
+    """Return (the call's result, None), or (None, a failed Finding) if it raises an error that a model can cause."""
     try:
         return call(*args, **settings), None
     except torch.OutOfMemoryError:
@@ -103,7 +104,7 @@ def _tried(call, *args, **settings) -> tuple:
         return None, Finding(False, {}, "runs without an error", f"{type(error).__name__}: {error}")
 
 
-def _logged(name: str, finding: Finding, seconds: float) -> dict:
+def _log_check(name: str, finding: Finding, seconds: float) -> dict:
     check = {"name": name, **vars(finding), "seconds": round(seconds, 1)}
-    logger.info("%s", line(check))
+    logger.info("%s", format_check(check))
     return check

@@ -1,4 +1,4 @@
-"""Checks of the gradient that attacks follow: is it there, is it the loss's, does it survive large logits."""
+"""Checks of the gradient that attacks follow: it exists, it is the loss's own, and large logits don't destroy it."""
 import copy
 
 import torch
@@ -15,13 +15,13 @@ from utils.seed import make_generator
 
 CROP = 128
 DIRECTIONS = 8  # random ones, besides the gradient's own sign
-STEPS = (1e-7, 1e-9)  # of the finite difference: between curvature and float64's rounding one fits
+STEPS = (1e-7, 1e-9)  # of the finite difference: one small enough for curvature, one large enough for rounding
 SCALES = (100.0, 1e4)
-MARGINS = (1, 10)  # medians that logits are softened to
+MARGINS = (1, 10)  # median logit margins of the softened models
 
 
 def gradient(bench: Bench) -> Finding:
-    """Autograd's directional derivatives are those of finite differences, and no image is without a gradient."""
+    """Autograd's directional derivatives agree with finite differences, and every image has a gradient."""
     dead = [k for k in bench.every if bench.clean[k].pixels.sum() and not _ascent(bench, k).any()]
     errors, cosines, ratios = [], [], []
     model = copy.deepcopy(bench.model).double()
@@ -43,60 +43,59 @@ def gradient(bench: Bench) -> Finding:
                "cosine of the attack's direction with it >= 1 - 1e-6": min(cosines) >= 1 - 1e-6,
                "every image has a finite gradient that is not 0": not dead}
     return judge(figures, demands, means="Attacks follow a gradient that is not the loss's (rounding, clipping or "
-                 "random numbers in the model): what resists them may fall to others.")
+                 "random numbers in the model): other attacks may succeed where these fail.")
 
 
 def extreme_logits(bench: Bench) -> Finding:
-    """With logits 100 and 10,000 times as large every loss still has a gradient."""
-    attackable = [k for k in bench.few if bench.clean[k].right]  # masked losses have nothing else to attack
+    """Every loss still has a gradient when logits are 100 and 10,000 times as large."""
+    attackable = [k for k in bench.few if bench.clean[k].correct]  # masked losses attack correct pixels only
     lost = [f"{name} x {scale:g}" for scale in SCALES for name in LOSSES
             if not all(_ascent(bench, k, loss=name, scale=scale).any() for k in attackable)]
     figures = {"losses": list(LOSSES), "without a gradient": lost, "class weights": bench.weights_from}
     return judge(figures, {"every loss has a finite gradient that is not 0": not lost},
-                 means="A confident network looks robust, as the loss underflows.")
+                 means="A confident network looks robust because the loss underflows.")
 
 
 def logit_scale(bench: Bench) -> Finding:
-    """Smaller logits, which make the same classifier, do not make an attack stronger.
+    """Scaling the logits down, which changes no prediction, doesn't make an attack stronger.
 
-    With large ones the gradient of confident pixels vanishes (p_y rounds to 1): defensive distillation is no more than
-    that. Steps of fixed size, as APGD's rule looks at the loss itself, which changes with the scale.
+    With large logits the gradient of confident pixels vanishes (p_y rounds to 1), which is how defensive distillation
+    works. PGD's steps have a fixed size; APGD's depend on the loss, which changes with the scale.
     """
-    attack = bench.attack(PGD, steps=20, best_iterate=True, attack_loss="mce")
+    attack = bench.make_attack(PGD, steps=20, best_iterate=True, attack_loss="mce")
     margin = torch.cat([_margins(bench, k) for k in bench.few]).median().item()
-    figures = {"median margin of logits": margin, "as it is": pooled_accuracy(bench.attacked(attack, bench.few))}
+    figures = {"median margin of logits": margin, "unscaled": pooled_accuracy(bench.score_attacked(attack, bench.few))}
     softer = {f"margin {wanted}": wanted / margin for wanted in MARGINS if 0 < wanted < margin}
     for name, factor in softer.items():
         model = Scaled(bench.model, factor)
-        figures[name] = pooled_accuracy({k: bench.shot(k, bench.run(attack, k, model=model).images) for k in bench.few})
-    lowest = min(figures[name] for name in ("as it is", *softer))
-    return judge(figures, {"pgd-mce-20 <= on softened logits + 5": figures["as it is"] <= lowest + 5},
-                 means="Large logits alone make this network look robust: its gradients vanish.")
+        softened = {k: bench.score(k, bench.run(attack, k, model=model).images) for k in bench.few}
+        figures[name] = pooled_accuracy(softened)
+    lowest = min(figures[name] for name in ("unscaled", *softer))
+    return judge(figures, {"pgd-mce-20 <= on softened logits + 5": figures["unscaled"] <= lowest + 5},
+                 means="This network looks robust only because large logits make its gradients vanish.")
 
 
 def _margins(bench: Bench, k: int) -> Tensor:
-    """How far the largest logit of image k's labelled pixels is above the second.  [pixels]."""
+    """Return the largest logit minus the second largest at each labelled pixel of image k.  [pixels]."""
     largest = bench.logits(bench.images[k]).topk(2, dim=1).values  # [1, 2, H, W]
     return (largest[:, 0] - largest[:, 1])[valid_labels(bench.labels[k], bench.num_classes) != 255]
 
 
 def _ascent(bench: Bench, k: int, *, loss: str = "ce", scale: float = 1.0) -> Tensor:
-    """The first gradient of an attack on image k.  [1, 3, H, W]."""
+    """Return the gradient of an attack's first step on image k.  [1, 3, H, W]."""
     return _direction(Scaled(bench.model, scale), bench.images[k], bench.labels[k], loss=loss,
                       class_weights=bench.class_weights)
 
 
 def _direction(model: nn.Module, image: Tensor, labels: Tensor, **settings) -> Tensor:
-    """What an attack would ascend along. Raises FloatingPointError where it is not finite."""
+    """Return the gradient that an attack follows. Raises FloatingPointError if it is not finite."""
     problem = Problem(model, image, labels, **settings)
     with eval_mode(model):
         return problem.differentiate(image, torch.arange(1, device=image.device), 1, 10)[1]
 
 
 def _crop(bench: Bench, k: int) -> tuple[Tensor, Tensor]:
-    """The middle of image k in float64, moved a little to where no value sits on a kink, and its labels or, where
-    there are none, predictions.
-    """
+    """Return the centre of image k in float64, off kinks by noise, and its labels (predictions if none is valid)."""
     top, left = (max(side - CROP, 0) // 2 for side in bench.images[k].shape[2:])
     image, labels = (values[k][..., top:top + CROP, left:left + CROP] for values in (bench.images, bench.labels))
     shift = torch.rand(image.shape, generator=make_generator(bench.seed, "kinks", k), dtype=torch.float64)
@@ -117,7 +116,7 @@ def _autograd(model: nn.Module, image: Tensor, labels: Tensor) -> Tensor:
 
 
 def _directions(autograd: Tensor, generator: torch.Generator):
-    """Random signs, DIRECTIONS times, then the gradient's own."""
+    """Yield DIRECTIONS arrays of random signs, then the gradient's signs."""
     for _ in range(DIRECTIONS):
         yield torch.randn(autograd.shape, generator=generator, dtype=torch.float64).sign().to(autograd.device)
     yield autograd.sign()
@@ -125,15 +124,15 @@ def _directions(autograd: Tensor, generator: torch.Generator):
 
 @torch.no_grad()
 def _error(model: nn.Module, image: Tensor, labels: Tensor, direction: Tensor, exact: float) -> tuple[float, float]:
-    """The smallest relative error over STEPS of the central difference along `direction`, and that difference."""
-    tries = []
+    """Return the smallest relative error over STEPS of the central difference along `direction`, and its value."""
+    candidates = []
     for step in STEPS:
         up, down = (_loss(model, image + sign * step * direction, labels).item() for sign in (1, -1))
         measured = (up - down) / (2 * step)
-        tries.append((abs(measured - exact) / max(abs(measured), abs(exact), 1e-300), measured))
-    return min(tries)
+        candidates.append((abs(measured - exact) / max(abs(measured), abs(exact), 1e-300), measured))
+    return min(candidates)
 
 
 def _cosine(one: Tensor, other: Tensor) -> float:
-    """0 where one of them is 0."""
+    """Return the cosine of the angle between two tensors, 0 if either is 0."""
     return F.cosine_similarity(one.flatten(), other.flatten(), dim=0).item()

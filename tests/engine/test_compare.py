@@ -11,7 +11,7 @@ from PIL import Image
 
 from attacks import ENSEMBLE_LOSSES, SEA_LOSSES
 from engine.records import naming
-from engine.records.rows import rows_of
+from engine.records.rows import make_rows
 from engine.records.store import Record, Records, read
 from engine.report import curves, figures, tables
 from engine.report import write as writing
@@ -53,7 +53,7 @@ def record(run, settings, *, names=NAMES, seed=None, subject="a", class_names=CL
                       "radius": settings["eps"] * (0.5 + 0.1 * number), "loss": 1.5 + number,
                       "forwards": settings["steps"] + number, "backwards": settings["steps"]})
     header = {"attack": settings, "subject": {"weights": subject}, "class_names": class_names}
-    with Records(run / "records", header, label=naming.label(settings)) as records:
+    with Records(run / "records", header, label=naming.make_label(settings)) as records:
         records.append(lines)
     return records.path
 
@@ -67,7 +67,7 @@ def load(run):
 
 
 def rows_in(run, names=NAMES, class_names=CLASSES):
-    return rows_of(load(run), names, class_names=class_names)
+    return make_rows(load(run), names, class_names=class_names)
 
 
 def counts(path, names=NAMES):
@@ -149,7 +149,7 @@ def test_unions_are_those_of_brute_force(tmp_path):
     image_iou = min((chosen[:, 0] / chosen[:, 1]).mean(1).mean() for chosen in selections)
     assert sea["Image IoU"] == pytest.approx(image_iou, abs=1e-12)
     assert sea["settings"] is None and sea["loss"] is None and sea["attack_loss"] is None
-    assert sea["members"] == [naming.label(apgd(loss)) for loss in ("js", "mce", "mce_bal")]
+    assert sea["members"] == [naming.make_label(apgd(loss)) for loss in ("js", "mce", "mce_bal")]
     assert sorted(sea["records"]) == sorted(path.stem for path in paths[1:])
     assert (sea["steps"], sea["restarts"], sea["forwards"], sea["backwards"]) == (100, 1, 3 * 101.5, 300)
     assert sea["radius"] == pytest.approx(0.8 * 4 / 255) and sea["ratio"] < 1
@@ -231,7 +231,7 @@ def test_filters(run, tmp_path, filters, kept):
 
 
 def test_filters_that_leave_nothing_are_an_error(run, tmp_path):
-    with pytest.raises(UserError, match="no record of sgd is of .*there are .*pgd_l2_1_10steps"):
+    with pytest.raises(UserError, match="no record of sgd matches .*choose from .*pgd_l2_1_10steps"):
         write_report([run], tmp_path / "out", attacks=["fgsm"])
     assert not (tmp_path / "out").exists()
 
@@ -287,11 +287,11 @@ def test_a_record_that_a_kill_left_is_read(tmp_path, log):
     content = write_report([tmp_path / "sgd"], tmp_path / "out")
     assert content["images"] == NAMES[:3] and [row["eps"] for row in content["rows"]] == [0.0, 0.1]
     line = warnings(log)[0]
-    assert "2 records hold no image yet and are left out: " in line and empty.stem in line and nothing.stem in line
+    assert "left out 2 records without an image: " in line and empty.stem in line and nothing.stem in line
 
 
 ERRORS = {
-    "no records": (lambda runs: None, "no records in .*sgd/records: evaluate first with --test_only --attack"),
+    "no records": (lambda runs: None, "sgd/records holds no records: evaluate first with --test_only --attack"),
     "no clean": (lambda runs: record(runs / "sgd", pgd()), "no clean record in .*records: evaluate with --test_only"),
     "empty": (lambda runs: (record(runs / "sgd", pgd()), record(runs / "sgd", CLEAN, names=[])), "no clean record in"),
     "classes": (lambda runs: (record(runs / "sgd", CLEAN), record(runs / "sam", CLEAN, class_names=["x", "y", "z"])),
@@ -314,7 +314,7 @@ def test_other_labels_are_an_error(tmp_path):
     record(tmp_path / "sgd", CLEAN)
     path = record(tmp_path / "sam", CLEAN)
     path.write_text(path.read_text().replace(str(pixels_of("three").tolist()).replace(" ", ""), "[1,2,3]"))
-    with pytest.raises(UserError, match="three has other labels in clean_.* of sam than in clean_.* of sgd"):
+    with pytest.raises(UserError, match="labels of three differ between clean_.* of sam and clean_.* of sgd"):
         write_report([tmp_path / "sgd", tmp_path / "sam"], tmp_path / "out")
 
 
@@ -361,7 +361,7 @@ def test_what_one_run_alone_has_is_a_line_in_its_place(tmp_path):
     assert [(line[0], line[3], [cell != "-" for cell in line[5::4]]) for line in lines] == [
         ("none", "0", [True, True]), ("red-apgd", "4/255", [False, True]), ("pgd (seed 1)", "2/255", [True, False]),
         ("pgd (seed 1)", "4/255", [True, True]), ("pgd (seed 2)", "4/255", [False, True])]
-    assert not any("worst" in panel.title for panel in curves.panels(content["rows"]))
+    assert not any("worst" in panel.title for panel in curves.make_panels(content["rows"]))
 
 
 def test_worst_cases_are_of_the_records_that_all_runs_have(tmp_path):
@@ -372,7 +372,7 @@ def test_worst_cases_are_of_the_records_that_all_runs_have(tmp_path):
     _, *lines = cells((tmp_path / "out" / "report.md").read_text())
     assert [(line[0], [cell != "-" for cell in line[5::4]]) for line in lines[-2:]] == [
         ("pgd", [False, True, False]), ("worst case of 2", [True, True, True])]
-    assert [panel.title for panel in curves.panels(content["rows"])][-1] == "worst case of 2"
+    assert [panel.title for panel in curves.make_panels(content["rows"])][-1] == "worst case of 2"
     alone = write_report([tmp_path / "sam"], tmp_path / "alone")
     assert len(find(alone["rows"], "worst case")["members"]) == 3
 
@@ -392,7 +392,7 @@ def lines_of(*settings, runs=1, row=None):
     rows = [{"run": str(k % runs), "settings": one, "members": [], "records": [str(k)], "attack": one["attack"],
              "Class IoU": dict.fromkeys(CLASSES), **{key: one.get(key) for key in (
                  "attack_loss", "norm", "eps", "steps", "restarts")}} for k, one in enumerate(settings)]
-    return tables.side_by_side(rows)
+    return tables.align_rows(rows)
 
 
 def test_lines_of_equal_titles_are_told_apart():
@@ -459,7 +459,7 @@ def test_every_file_is_written_and_well_formed(run, tmp_path, log):
         assert picture.width > picture.height > 300
     text = (tmp_path / "out" / "report.md").read_text()
     assert "Runs: 2. Images: 4." in text and "Note" not in text and "![curves.png](curves.png)" in text
-    assert any(str(tmp_path / "out") in line and tables.comparison(content["rows"]) in line for _, line in log)
+    assert any(str(tmp_path / "out") in line and tables.format_comparison(content["rows"]) in line for _, line in log)
 
 
 def test_class_and_cost_tables(run, tmp_path):
@@ -516,7 +516,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(run, tmp_path):
 
 def test_panels_start_at_clean_and_bracket_unions(run, tmp_path):
     rows = [{"run": "sgd", **row} for row in rows_in(run)]
-    found = {(panel.title, panel.norm): panel for panel in curves.panels(rows)}
+    found = {(panel.title, panel.norm): panel for panel in curves.make_panels(rows)}
     assert list(found) == [("red-apgd, js, 100 steps", "linf"), ("red-apgd, mce, 100 steps", "linf"),
                            ("red-apgd, mce_bal, 100 steps", "linf"), ("pgd, ce, 10 steps", "linf"),
                            ("pgd, ce, 10 steps", "l2"), ("sea, 100 steps", "linf"), ("worst case of 4", "linf")]
@@ -532,7 +532,7 @@ def test_panels_start_at_clean_and_bracket_unions(run, tmp_path):
 def test_at_most_twelve_panels_unions_first(tmp_path):
     for settings in (CLEAN, *(pgd(steps=steps) for steps in range(1, 20)), pgd(2 / 255, steps=3)):
         record(tmp_path, settings)
-    titles = [panel.title for panel in curves.panels([{"run": "sgd", **row} for row in rows_in(tmp_path)])]
+    titles = [panel.title for panel in curves.make_panels([{"run": "sgd", **row} for row in rows_in(tmp_path)])]
     assert titles == ["pgd, ce, 3 steps", *(f"pgd, ce, {steps} steps" for steps in range(10, 20)), "worst case of 19"]
 
 
@@ -540,7 +540,7 @@ def test_at_most_twelve_panels_unions_first(tmp_path):
 def test_a_clean_record_alone_has_a_panel(tmp_path):
     record(tmp_path / "sgd", CLEAN)
     content = write_report([tmp_path / "sgd"], tmp_path / "out")
-    assert [panel.title for panel in curves.panels(content["rows"])] == ["clean"]
+    assert [panel.title for panel in curves.make_panels(content["rows"])] == ["clean"]
     with Image.open(tmp_path / "out" / "curves.png") as picture:
         assert min(picture.size) > 100
 
@@ -548,7 +548,7 @@ def test_a_clean_record_alone_has_a_panel(tmp_path):
 def test_curves_show_every_run_and_the_bracket(tmp_path):
     def colours(lower):
         panel = figures.Panel("sea", "linf", {"a": [(0, 80, 80), (4, 60, lower)], "b": [(0, 70, 70), (4, 20, 20)]})
-        figures.robustness_curves(tmp_path / "curves.png", [panel])
+        figures.draw_curves(tmp_path / "curves.png", [panel])
         with Image.open(tmp_path / "curves.png") as picture:
             return {colour: count for count, colour in picture.convert("RGB").getcolors(1 << 20)}
 
@@ -585,7 +585,7 @@ def test_sheets_show_the_strongest_attack_that_left_pictures(tmp_path):
     rows = rows_in(run, names)
     lowest, shown = (find(rows, "pgd", records=[path.stem])["Mean IoU"] for path in (unseen, strongest))
     assert lowest < shown
-    ((name, title, grid),) = curves.sheets("a/sgd", run / "val_results", rows, names=names)
+    ((name, title, grid),) = curves.make_sheets("a/sgd", run / "val_results", rows, names=names)
     assert name == "sheet_a-sgd_linf_4-255.png"
     assert f"mIoU {100 * shown:.1f} %" in title
     assert list(grid) == ["img_1", "img_3", "img_5", "img_7"]
@@ -610,5 +610,5 @@ def test_sheets_are_drawn_for_the_runs_with_pictures(tmp_path, log):
     runs = [level for level, group in itertools.groupby(middle) if level in (50, 200) and len(list(group)) > 50]
     assert runs == [50, 50, 50, 200, 200, 200], "image, target, clean prediction, then the attack's three"
     assert [text for level, text in log if "pictures" in text] == [
-        "sam has no pictures of these records: --sheet_images and --save_val_results keep them"]
+        "sam has no pictures of these records: write them with --sheet_images or --save_val_results"]
     assert "![sheet_sgd_linf_4-255.png](sheet_sgd_linf_4-255.png)" in (tmp_path / "out" / "report.md").read_text()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from engine.training import meter
-from engine.training.meter import Meter, line
+from engine.training.meter import Meter, format_line
 
 
 @pytest.fixture
@@ -38,9 +38,9 @@ def test_speed_counts_the_time_in_steps_alone(clock):
 def test_a_line():
     seen = {"Loss": 0.5, "Gradient norm": 1.234, "Perturbation": 0.02, "Sharpness": 0.0312, "Learning rate": 0.00123,
             "Images/s": 12.34, "ETA": timedelta(hours=1, seconds=5), "Memory": 1.234}
-    assert line(seen) == ("Loss=0.500000, |g|=1.23, |e|=0.02, L(w+e)-L(w)=0.0312, lr=0.00123, 12.3 images/s, "
+    assert format_line(seen) == ("Loss=0.500000, |g|=1.23, |e|=0.02, L(w+e)-L(w)=0.0312, lr=0.00123, 12.3 images/s, "
                           "ETA 1:00:05, 1.23 GiB")
-    assert line({"Images/s": 1.0}) == "no finite loss, 1 images/s"
+    assert format_line({"Images/s": 1.0}) == "no finite loss, 1 images/s"
 
 
 def test_peak_memory_is_that_of_this_process():

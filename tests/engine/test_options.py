@@ -7,7 +7,7 @@ import pytest
 
 from engine.options import FLAGS, TRAIN, as_flags, read_call
 from engine.options import parser as parsing
-from engine.options.types import step_size
+from engine.options.types import compute_step_size
 from main import main
 from predict import predict
 from tests.calls import options_of
@@ -39,7 +39,8 @@ def test_numbers_are_read_as_people_write_them():
 @pytest.mark.parametrize(("alpha", "size"), [("eps/4", 0.02), ("eps", 0.08), ("eps/2.5", 0.032), ("1/255", 1 / 255),
                                              ("0.01", 0.01)])
 def test_alpha_is_a_share_of_eps_or_a_number(alpha, size):
-    assert step_size(options_of("--attack", "pgd", "--alpha", alpha).alpha, 0.08) == pytest.approx(size, rel=1e-12)
+    options = options_of("--attack", "pgd", "--alpha", alpha)
+    assert compute_step_size(options.alpha, 0.08) == pytest.approx(size, rel=1e-12)
 
 
 @pytest.mark.parametrize(("flags", "line"), [
@@ -267,7 +268,7 @@ def test_help_shows_each_default_and_the_flags_of_the_entry_alone(capsys):
         assert other not in text
         for flag in FLAGS.values():
             if (entry == "predict.py") == ("predict" in flag.modes) and flag.default not in (None, False):
-                default = f"default: {parsing.shown(flag.default)}"
+                default = f"default: {parsing.format_value(flag.default)}"
                 assert f"({default})" in text or f"({default}; {flag.bounds})" in text, flag.name
     with pytest.raises(SystemExit):
         read_call(["--help"])

@@ -35,7 +35,7 @@ def test_typed_flags_win(tmp_path):
 
 
 @pytest.mark.parametrize(("text", "line"), [
-    ("", "holds no options"), ("lr: 0.1\n", "holds no options"),
+    ("", "doesn't hold options"), ("lr: 0.1\n", "doesn't hold options"),
     ("------------ Options -------------\nlearning rate is 5\n-------------- End ----------------\n", "not a line of"),
     ("------------ Options -------------\nlr: 0.1\nunknown: 5\n", "'unknown: 5' is not a line of"),
 ])
@@ -57,7 +57,7 @@ def test_a_missing_file_a_bad_value_and_a_test_are_refused(tmp_path, refused):
 def test_a_run_that_was_continued_otherwise_names_what_changed(tmp_path):
     path = written(tmp_path, "--lr", "0.1", "--exp_name", "a")
     path.write_text(path.read_text() + as_text(options_of("--continue_training", "--lr", "0.2", "--num_workers", "5")))
-    with pytest.raises(UserError, match="continued with another --lr: no single command repeats it"):
+    with pytest.raises(UserError, match="continued with another --lr, so no single command repeats it"):
         read_call(["--options", str(path)])
     assert resolve(read_call(["--options", str(path), "--lr", "0.3"])).lr == 0.3
 

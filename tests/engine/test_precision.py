@@ -5,9 +5,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from attacks import FGSM, SEA
-from engine.evaluation.precision import log_sign_differences, sign_differences
-from engine.evaluation.sweep import chains
-from engine.records.naming import attack_name
+from engine.evaluation.precision import log_sign_differences, measure_sign_differences
+from engine.evaluation.sweep import plan_chains
+from engine.records.naming import name_attack
 from network import Bfloat16, precise
 from utils.logging import start_log, stop_log
 
@@ -37,18 +37,18 @@ def test_sign_differences_are_those_of_two_gradients_by_autograd(toy, batch):
     moving = signs[0] != 0
     expected = (signs[0] != signs[1])[moving].float().mean().item()
     assert 0 < expected < 0.5
-    assert sign_differences(toy, images, labels) == pytest.approx(expected, abs=0.004)  # bf16 rounds the scale away
+    assert measure_sign_differences(toy, images, labels) == pytest.approx(expected, abs=0.004)  # bf16 rounding
     assert not toy.training and all(p.requires_grad and p.grad is None for p in toy.parameters())
 
 
 def test_records_of_bfloat16_attacks_say_so():
     attacks = [FGSM(eps=0.1), SEA(eps=0.1, class_weights=[1.0] * 4)]
-    plain, half = (chains(attacks, warm_start=False, attack_amp=amp) for amp in (False, True))
+    plain, half = (plan_chains(attacks, warm_start=False, attack_amp=amp) for amp in (False, True))
     assert plain[0] == half[0] and len(half) == 1 + 1 + 3  # clean, fgsm, the members
     for (one,), (other,) in zip(plain[1:], half[1:], strict=True):
         assert other.settings == {**one.settings, "attack_amp": True}
-        assert attack_name(other.settings) == attack_name(one.settings) + "-bf16"
-    assert chains([], warm_start=False, amp=True)[0][0].settings["amp"] is True
+        assert name_attack(other.settings) == name_attack(one.settings) + "-bf16"
+    assert plan_chains([], warm_start=False, amp=True)[0][0].settings["amp"] is True
 
 
 def test_a_network_that_bfloat16_holds_exactly_has_no_differences(batch, capsys):

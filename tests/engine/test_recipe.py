@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from attacks import FGSM, PGD, SegPGD
-from engine.options.rules import start
+from engine.options.rules import find_start_itr
 from engine.setup import build_network
 from engine.training import build
 from engine.training.step import is_chosen
@@ -29,7 +29,7 @@ def pretend_ranks(monkeypatch, count: int):
     (["--optimizer", "GSAM", "--sam_sigma", "1"], "--sam_sigma: for --optimizer FriendlySAM"),
     (["--optimizer", "SAM", "--eta", "0.1"], "--eta: for ASAM: add --adaptive"),
     (["--optimizer", "SAM", "--sam_mode", "micro"], "--sam_mode: for a perturbation .* --accumulate"),
-    (["--optimizer", "SAM", "--adaptive", "--sam_perturb", "norm"], "--adaptive scales weights"),
+    (["--optimizer", "SAM", "--adaptive", "--sam_perturb", "norm"], "--adaptive has no effect on the weights"),
     (["--optimizer", "SAM", "--sam_start_itr", "30000"], "--sam_start_itr 30000 is not before .* SAM would never run"),
     (["--optimizer", "GSAM", "--sam_start_itr", "99999"], "GSAM would never run"),
     (["--optimizer", "SAM", "--sam_start_itr", "1"], None),
@@ -41,7 +41,7 @@ def pretend_ranks(monkeypatch, count: int):
     (["--awp_gamma", "0.005"], "--awp_gamma: for adversarial training: add --adv"),
     (["--adv", "--awp_start_itr", "5"], "--awp_start_itr: for weight perturbation: add --awp_gamma"),
     (["--adv", "--awp_gamma", "0.01", "--awp_start_itr", "30000"], "AWP would never run"),
-    (["--adv", "--awp_gamma", "0.01", "--optimizer", "SAM"], "--awp_gamma perturbs .* so does --optimizer SAM"),
+    (["--adv", "--awp_gamma", "0.01", "--optimizer", "SAM"], "--awp_gamma and --optimizer SAM both perturb"),
     (["--adv", "--eps", "8/255"], "--eps: for --attack.* --train_eps"),
     (["--adv", "--train_eps", "64"], "--train_eps 64: .* write 64/255"),
     (["--adv", "--train_eps", "1"], "--train_eps 1: .* write 1/255"),
@@ -86,7 +86,7 @@ def test_a_first_gradient_that_the_step_keeps_must_be_the_whole_batchs(monkeypat
     if fits:
         options_of(*flags)
     else:
-        with pytest.raises(UserError, match=f"--sam_sync local: {name} keeps or combines"):
+        with pytest.raises(UserError, match=f"--sam_sync local: {name} reuses the first gradient"):
             options_of(*flags)
 
 
@@ -136,10 +136,10 @@ def test_a_replica_needs_two_images(monkeypatch, gpus, batch_size, accumulate, f
     chunks = torch.arange(batch_size // accumulate).chunk(max(gpus, 1))
     assert (len(chunks[-1]) >= 2) == fits
     if fits:
-        assert build.replicas(opts) == max(gpus, 1)
+        assert build.count_replicas(opts) == max(gpus, 1)
     else:
         with pytest.raises(UserError, match=f"--batch_size {batch_size} .*a multiple of {2 * gpus * accumulate}"):
-            build.replicas(opts)
+            build.count_replicas(opts)
 
 
 def test_32_sam_says_when_it_starts_and_one_that_never_would_is_refused(capsys):
@@ -155,16 +155,16 @@ def test_32_sam_says_when_it_starts_and_one_that_never_would_is_refused(capsys):
 def test_a_start_is_an_iteration_or_a_share_of_the_run():
     flags = ["--optimizer", "SAM", "--total_itrs", "600"]
     for given, itr in [("0.8", 480), ("480", 480), ("0", 0), ("1", 1), ("0.999", 599), ("4e2", 400)]:
-        found = start(options_of(*flags, "--sam_start_itr", given).sam_start_itr, 600)
+        found = find_start_itr(options_of(*flags, "--sam_start_itr", given).sam_start_itr, 600)
         assert found == itr and type(found) is int
     opts = options_of("--adv", "--awp_gamma", "0.01", "--awp_start_itr", "1/3", "--total_itrs", "600")
-    assert start(opts.awp_start_itr, opts.total_itrs) == 200
+    assert find_start_itr(opts.awp_start_itr, opts.total_itrs) == 200
 
 
 def test_a_share_stays_one_when_the_run_is_made_longer():
     saved = options_of("--optimizer", "SAM", "--sam_start_itr", "0.8", "--total_itrs", "600").to_dict()
     options = options_of("--continue_training", "--total_itrs", "1000", saved=saved)
-    assert start(options.sam_start_itr, options.total_itrs) == 800
+    assert find_start_itr(options.sam_start_itr, options.total_itrs) == 800
 
 
 @pytest.mark.parametrize(("before", "now", "back"), [
@@ -234,9 +234,9 @@ def test_what_is_perturbed_can_be_the_normalisation_layers_or_all_else(perturb, 
     ("--adv_attack fgsm --train_eps 0.01", FGSM, {"eps": 0.01, "step_size": 0.01, "steps": 1, "random_start": False}),
 ])
 def test_flags_reach_the_attack_on_training_images(flags, kind, expected):
-    attack = build.build_adversary(options_of("--adv", *flags.split()))
+    attack = build.build_training_attack(options_of("--adv", *flags.split()))
     assert type(attack) is kind and {name: getattr(attack, name) for name in expected} == expected
-    assert build.build_adversary(options_of()) is None
+    assert build.build_training_attack(options_of()) is None
 
 
 def test_a_test_is_in_float32_whatever_the_training_was():

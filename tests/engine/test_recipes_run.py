@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from attacks import FGSM
-from engine.records.naming import attack_name
+from engine.records.naming import name_attack
 from engine.setup import prepare
 from main import main
 from metrics import StreamSegMetrics
@@ -40,11 +40,11 @@ def test_bfloat16_is_what_is_asked_for_and_one_network_is_attacked_and_scored(tm
     found = capsys.readouterr().out
     shares = [float(share) for share in re.findall(r"bfloat16 changes (\S+) % of the signs", found)]
     assert len(shares) == 2 and all(0 < share < 100 for share in shares)  # when training begins, and the evaluation
-    assert [attack_name(row["settings"]) for row in last["results"]] == ["none-bf16", "fgsm-bf16"]
+    assert [name_attack(row["settings"]) for row in last["results"]] == ["none-bf16", "fgsm-bf16"]
     test = ["--test_only", "--output_dir", str(tmp_path), "--num_workers", "0", "--val_images", "4", "--attack", "fgsm",
             "--eps", "4/255"]
     rows = {flag: main([*test, *flag.split()])["results"] for flag in ("", "--amp", "--attack_amp")}
-    names = {flag: [attack_name(row["settings"]) for row in found] for flag, found in rows.items()}
+    names = {flag: [name_attack(row["settings"]) for row in found] for flag, found in rows.items()}
     assert names == {"": ["none", "fgsm"], "--amp": ["none-bf16", "fgsm"], "--attack_amp": ["none", "fgsm-bf16"]}
     assert rows[""][1]["records"] == rows["--amp"][1]["records"] != rows["--attack_amp"][1]["records"]
 

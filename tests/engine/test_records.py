@@ -203,12 +203,12 @@ def damaged(path, number, text):
 
 BAD_LINES = {
     "no JSON": ("{garbage", "line 3 is damaged"), "nan": (json.dumps(line(1, loss=float("nan"))), "NaN"),
-    "empty": ("", "line 3 is damaged"), "null": ("null", "no line of an image"),
-    "two classes": (json.dumps(line(1, classes=2)), "intersection of img_1 is no list of 3 ints"),
+    "empty": ("", "line 3 is damaged"), "null": ("null", "not an image's line"),
+    "two classes": (json.dumps(line(1, classes=2)), "intersection of img_1 is not a list of 3 ints"),
     "a float count": (json.dumps(line(1, union=[1, 2, 3.5])), "union of img_1"),
     "no pixels": (json.dumps({key: value for key, value in line(1).items() if key != "pixels"}), "pixels of img_1"),
-    "text": (json.dumps(line(1, forwards="many")), "forwards of img_1 is no number"),
-    "twice": (json.dumps(line(0)), "img_0 is recorded a second time")}
+    "text": (json.dumps(line(1, forwards="many")), "forwards of img_1 is not a number"),
+    "twice": (json.dumps(line(0)), "img_0 is recorded twice")}
 
 
 @pytest.mark.parametrize("name", BAD_LINES)
@@ -241,7 +241,7 @@ def test_another_evaluations_header_is_an_error(tmp_path):
     path = write(tmp_path, range(2))
     damaged(path, 1, canonical({"format": 1, **HEADER, "subject": {"model": "other"}}))
     before = path.read_bytes()
-    with pytest.raises(UserError, match=r"line 1: the header is not this evaluation's: delete the file"):
+    with pytest.raises(UserError, match=r"line 1: the header differs from this evaluation's: delete the file"):
         Records(tmp_path, HEADER, label="pgd")
     assert path.read_bytes() == before and len(read(path)[1]) == 2
 

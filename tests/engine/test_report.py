@@ -12,7 +12,7 @@ from engine.evaluation.dashboard import Samples, show_robustness
 from engine.evaluation.evaluate import Scored
 from engine.evaluation.pictures import Pictures
 from engine.records import naming
-from engine.records.results import table, write_results
+from engine.records.results import format_table, write_results
 from utils.images import choose_evenly, to_uint8
 
 SCORES = {"Overall Acc": 0.75, "Image IoU": 0.5, "Mean IoU": 0.125, "Mean IoU lower": None,
@@ -39,11 +39,11 @@ def rows():
     (SignNoise(eps=4 / 255), "sign_noise", "sign_noise_linf_4-255"),
 ])
 def test_an_attacks_name_and_its_file_name_say_what_it_is(attack, name, label):
-    assert (naming.attack_name(attack.settings()), naming.label(attack.settings())) == (name, label)
+    assert (naming.name_attack(attack.settings()), naming.make_label(attack.settings())) == (name, label)
 
 
 def test_a_target_map_is_named_by_its_content():
-    first, second = (naming.label(PGD(eps=0.1, target=torch.full((2, 2), k)).settings()) for k in (0, 1))
+    first, second = (naming.make_label(PGD(eps=0.1, target=torch.full((2, 2), k)).settings()) for k in (0, 1))
     assert first != second and first.startswith("pgd-to-map-") and "/" not in first and " " not in first
 
 
@@ -51,11 +51,11 @@ def test_a_target_map_is_named_by_its_content():
     ("linf", 4 / 255, "4/255"), ("linf", 0.25 / 255, "0.25/255"), ("linf", 16 / 255, "16/255"), ("linf", 0.03, "0.03"),
     ("linf", 0.1, "0.1"), ("linf", 0.0, "0"), ("l2", 0.7, "0.7"), ("l2", 2.0, "2"), (None, 0.0, "0")])
 def test_radius_is_written_in_grey_levels_where_it_is_one(norm, eps, text):
-    assert naming.radius({"norm": norm, "eps": eps}) == text
+    assert naming.format_radius({"norm": norm, "eps": eps}) == text
 
 
 def test_table_has_one_line_a_row():
-    lines = table(rows()).splitlines()
+    lines = format_table(rows()).splitlines()
     assert len(lines) == 6 and len({len(line) for line in lines}) == 1
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0][:5] == ["Attack", "Norm", "eps", "Steps", "Mean IoU"]

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from attacks import FGSM, PGD, SEA, Noise
 from datasets import build_datasets
-from engine.evaluation.sweep import chains
+from engine.evaluation.sweep import plan_chains
 from engine.records.store import read
 from main import main
 from metrics import StreamSegMetrics, counts_per_image
@@ -184,11 +184,11 @@ def test_chains_are_members_once_each_or_growing_radii():
         attacks = [link.attack for link in chain]
         return [None if attack is None else (attack.name, attack.attack_loss, attack.eps) for attack in attacks]
 
-    singles = [names(chain) for chain in chains(attacks, warm_start=False)]
+    singles = [names(chain) for chain in plan_chains(attacks, warm_start=False)]
     assert singles == [[None], [("pgd", "ce", 0.2)], [("fgsm", "ce", 0.1)], [("pgd", "ce", 0.1)],
                        [("apgd", "mce_bal", 0.1)], [("apgd", "mce", 0.1)], [("apgd", "js", 0.1)],
                        [("uniform_noise", "ce", 0.1)], [("sign_noise", "ce", 0.1)]]
-    warm = [names(chain) for chain in chains(attacks, warm_start=True)]
+    warm = [names(chain) for chain in plan_chains(attacks, warm_start=True)]
     assert warm[:3] == [[None], [("pgd", "ce", 0.1), ("pgd", "ce", 0.2)], [("fgsm", "ce", 0.1)]]
     assert len(warm) == len(singles) - 1
 
@@ -236,7 +236,7 @@ def test_the_loader_gives_every_image_its_own_index(run):
     (["--attack", "square", "--attack_norm", "l2"], ["square", "l2"]),
     (["--attack", "psd"], ["psd", "segpgd"]),
     (["--attack", "pgd", "--restarts", "0"], ["--restarts", "1 or more"]),
-    (["--attack", "pgd", "--target_class", "mask.png"], ["mask.png", "255 is for pixels without"]),
+    (["--attack", "pgd", "--target_class", "mask.png"], ["mask.png", "255 means no target"]),
     (["--attack", "fgsm", "--steps", "7"], ["--steps", "pgd"]),
     (["--attack", "apgd", "--alpha", "1/255"], ["--alpha", "pgd"]),
     (["--attack", "pgd", "--eps", "1/255", "--warm_start"], ["--warm_start", "--eps"]),

@@ -203,7 +203,7 @@ def test_an_iteration_that_is_not_finite_is_skipped_counted_and_leaves_no_trace(
         assert torch.equal(trainer.model.state_dict()[key], value), key
     assert trainer.cur_itrs == 6 and (trainer.skips.count, trainer.skips.in_a_row) == (3, 0)
     out = capsys.readouterr().out
-    assert "Iteration 5 is skipped: the loss or its gradient is not finite (2 in a row, 3 in all)" in out
+    assert "Iteration 5 skipped: the loss or its gradient is not finite (2 in a row, 3 in total)" in out
     assert "Itrs 4/6, no finite loss" in out
 
 

@@ -8,16 +8,16 @@ from hypothesis import strategies as st
 
 from engine.options.types import (
     LARGEST,
-    fraction,
+    compute_step_size,
     gpu_ids,
     number,
+    parse_fraction,
     plain_text,
     run_name,
     share_of_eps,
-    step_size,
     target,
 )
-from engine.records.naming import radius
+from engine.records.naming import format_radius
 
 settings.register_profile("exact", deadline=None, derandomize=True, database=None, max_examples=200,
                           suppress_health_check=[HealthCheck.too_slow])
@@ -30,15 +30,15 @@ TYPES = [number(float), number(float, above=0), number(int, low=1, high=9), shar
 @given(st.integers(-10**9, 10**9), naturals)
 @often
 def test_a_quotient_of_integers_is_read_exactly_and_rounded_once(numerator, denominator):
-    assert fraction(f"{numerator}/{denominator}") == Fraction(numerator, denominator)
+    assert parse_fraction(f"{numerator}/{denominator}") == Fraction(numerator, denominator)
     assert number(float)(f"{numerator}/{denominator}") == numerator / denominator  # Python rounds it correctly
 
 
 @given(st.decimals(-10**6, 10**6, places=6), naturals)
 @often
 def test_decimals_are_exact_alone_and_in_a_quotient(decimal, denominator):
-    assert fraction(str(decimal)) == Fraction(decimal)
-    assert fraction(f"{decimal}/{denominator}") == Fraction(decimal) / denominator
+    assert parse_fraction(str(decimal)) == Fraction(decimal)
+    assert parse_fraction(f"{decimal}/{denominator}") == Fraction(decimal) / denominator
     assert number(float)(str(decimal)) == float(decimal)
 
 
@@ -112,7 +112,7 @@ def test_bounds_are_said_in_words(bounds, words):
 
 
 def test_a_number_that_a_float_rounds_out_of_its_bounds_is_refused():
-    with pytest.raises(ValueError, match="1e-400 is out of bounds: above 0, and a float"):
+    with pytest.raises(ValueError, match="1e-400 is out of bounds once rounded to a float: above 0"):
         number(float, above=0)("1e-400")
     assert number(float, low=0)("1e-400") == 0
 
@@ -120,18 +120,18 @@ def test_a_number_that_a_float_rounds_out_of_its_bounds_is_refused():
 @given(st.sampled_from([Fraction(quarters, 4) for quarters in range(1, 32)] + [Fraction(k) for k in range(8, 256)]))
 @often
 def test_grey_levels_come_back_as_they_were_typed(levels):
-    """radius() writes quarters of a grey level below 8, whole ones above."""
+    """format_radius() writes quarters of a grey level below 8, whole ones above."""
     text = f"{float(levels):g}/255"
-    assert radius({"eps": number(float)(text), "norm": "linf"}) == text
-    assert radius({"eps": number(float)(f"{float(levels / 255)!r}"), "norm": "linf"}) == text
+    assert format_radius({"eps": number(float)(text), "norm": "linf"}) == text
+    assert format_radius({"eps": number(float)(f"{float(levels / 255)!r}"), "norm": "linf"}) == text
 
 
 @given(naturals, naturals, st.floats(1e-6, 1))
 @often
 def test_a_step_is_a_share_of_eps_or_a_number(numerator, denominator, eps):
     assert share_of_eps(f"eps/{denominator}") == f"eps/{denominator}"
-    assert step_size(f"eps/{denominator}", eps) == eps / denominator and step_size("eps", eps) == eps
-    assert step_size(share_of_eps(f"{numerator}/{denominator}"), eps) == numerator / denominator
+    assert compute_step_size(f"eps/{denominator}", eps) == eps / denominator and compute_step_size("eps", eps) == eps
+    assert compute_step_size(share_of_eps(f"{numerator}/{denominator}"), eps) == numerator / denominator
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "eps/0", "eps/-4", "eps*2", "eps 4", "epsilon", "nan", "1e400", "1e-500",

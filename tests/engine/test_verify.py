@@ -1,4 +1,4 @@
-"""The checks pass on a smooth network that is attacked soundly, and each kind of defect fails the check it should."""
+"""All checks pass on a smooth network with correct attacks; each kind of defect fails the check made for it."""
 import copy
 import json
 
@@ -11,7 +11,7 @@ from attacks.base import Attack
 from attacks.losses import Loss
 from attacks.norms import LinfBall
 from attacks.search import Problem
-from engine.verify import CHECKS, run_checks
+from engine.verify import CHECKS, format_check, run_checks
 from engine.verify.bench import Bench, pooled_accuracy, pooled_mean_iou
 from main import main
 from metrics import StreamSegMetrics
@@ -90,7 +90,7 @@ class Scaled(Before):
 
 
 class StraightThrough(torch.autograd.Function):
-    """Eight grey levels, whose gradient is given out as 1."""
+    """Eight grey levels, whose gradient is defined as 1."""
 
     @staticmethod
     def forward(ctx, images):
@@ -101,7 +101,7 @@ class StraightThrough(torch.autograd.Function):
         return gradient
 
 
-def test_a_sound_network_passes_every_check(smooth, pairs, failed):
+def test_smooth_network_passes_every_check(smooth, pairs, failed):
     bench = Bench(smooth, *pairs, eps=EPS)
     assert pooled_accuracy(bench.clean) > 90
     assert failed(smooth) == set()
@@ -127,25 +127,25 @@ def test_figures_are_those_of_the_metrics(smooth, pairs):
     assert pooled_mean_iou(clean) == pytest.approx(100 * results["Mean IoU"], rel=1e-12)
 
 
-def test_an_attack_runs_once_however_many_checks_ask(smooth, pairs):
+def test_attack_runs_once_for_all_checks(smooth, pairs):
     bench, titles = Bench(smooth, *pairs, eps=EPS), []
-    bench.watch = titles.append
+    bench.on_attack = titles.append
     for _ in range(2):
-        shots = bench.attacked(bench.attack(PGD, steps=2), bench.few)
-    bench.attacked(bench.attack(PGD, steps=2), bench.every)
-    assert list(shots) == [0, 1] and len(titles) == 4 and titles[0] == "pgd linf 8/255"
+        scored = bench.score_attacked(bench.make_attack(PGD, steps=2), bench.few)
+    bench.score_attacked(bench.make_attack(PGD, steps=2), bench.every)
+    assert list(scored) == [0, 1] and len(titles) == 4 and titles[0] == "pgd linf 8/255"
 
 
-def test_images_without_labels_are_no_expensive_ones(smooth, pairs):
+def test_slow_checks_skip_images_without_labels(smooth, pairs):
     images, labels = pairs
     void = torch.full_like(labels[0], 255)
     assert Bench(smooth, images, (void, *labels[1:]), eps=EPS).few == [1, 2]
     (check,) = run_checks(smooth, images[:1], [void], eps=EPS)
-    assert not check["passed"] and "no pixel of the images is labelled" in check["why"]
+    assert not check["passed"] and "no pixel of these images is labelled" in check["why"]
 
 
-@pytest.mark.parametrize(("eps", "note"), [(0.5 / 255, "not checked: an eps below 1/255"), (1, " % of pgd-10's loss")])
-def test_radii_at_which_parts_mean_nothing(smooth, pairs, eps, note):
+@pytest.mark.parametrize(("eps", "note"), [(0.5 / 255, "not checked: an eps below 1/255"), (1, "of pgd-10's effect")])
+def test_radii_at_which_parts_are_not_checked(smooth, pairs, eps, note):
     """Half a grey level does not survive rounding, and no pixel can move by a whole range unless it is at its end."""
     (check,) = run_checks(smooth, *pairs, eps=eps, only=["constraint"])
     assert check["passed"] and note in check["figures"]["8 bits"]
@@ -162,13 +162,13 @@ def test_quantised_input_has_no_gradient(smooth, failed):
         "gradient", "step order", "unbounded", "black box", "extreme logits"}
 
 
-def test_a_straight_through_gradient_is_not_the_losss(smooth, failed):
-    """It attacks well enough; but what is attacked is not what is scored."""
+def test_straight_through_gradient_differs_from_the_loss_gradient(smooth, failed):
+    """It attacks well enough, but its gradient is not that of the model that is scored."""
     assert failed(Before(StraightThrough.apply, smooth), "gradient", "eps 0") == {"gradient"}
 
 
-def test_a_shattered_gradient_leads_nowhere(smooth, failed):
-    """Autograd is right about it: only what attacks achieve tells."""
+def test_shattered_gradient_passes_gradient_check_but_fails_strength_checks(smooth, failed):
+    """Autograd computes it correctly; only the attacks' results reveal it."""
     model = Before(lambda images: images + 0.01 * torch.sin(3000 * images), smooth)
     assert failed(model, "gradient", "step order", "unbounded", "black box") == {
         "step order", "unbounded", "black box"}
@@ -176,8 +176,8 @@ def test_a_shattered_gradient_leads_nowhere(smooth, failed):
 
 @pytest.mark.parametrize(("factor", "expected"), [(0.01, set()), (100, {"logit scale", "unbounded"}),
                                                   (1e6, {"logit scale", "unbounded", "black box"})])
-def test_a_temperature_is_masking_where_it_is_large(smooth, failed, factor, expected):
-    """The same classifier, whose gradients vanish; nothing is wrong with them, so derivatives agree."""
+def test_large_temperature_masks_gradients(smooth, failed, factor, expected):
+    """The predictions are the same and derivatives agree, but gradients vanish."""
     model = Scaled(lambda logits: factor * logits, smooth)
     assert failed(model, "gradient", "extreme logits", "logit scale", "unbounded", "black box") == expected
 
@@ -207,15 +207,16 @@ def test_a_model_that_counts_its_calls(smooth, failed):
     assert failed(model, "eps 0", "model untouched") == {"model untouched"}
 
 
-def test_what_a_check_raises_is_its_failure(smooth, pairs, caplog):
+def test_check_that_raises_an_error_fails(smooth, pairs):
     checks = run_checks(Before(torch.detach, smooth), *pairs, eps=EPS, only=["eps 0", "gradient"])
     assert [check["passed"] for check in checks] == [False, False]
     assert "RuntimeError: " in checks[0]["why"] and "grad" in checks[0]["why"]
+    assert format_check(checks[0]).endswith("(docs/verify.md#eps-0)")
     (check,) = run_checks(Before(torch.linalg.inv, smooth), *pairs, eps=EPS)
     assert check["name"] == "clean images" and "RuntimeError: " in check["why"]
 
 
-def test_ctrl_c_is_no_failure(smooth, pairs, monkeypatch):
+def test_ctrl_c_is_not_reported_as_a_failure(smooth, pairs, monkeypatch):
     monkeypatch.setitem(CHECKS, "eps 0", lambda bench: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run_checks(smooth, *pairs, eps=EPS)
@@ -223,7 +224,7 @@ def test_ctrl_c_is_no_failure(smooth, pairs, monkeypatch):
 
 
 def fgsm_of_a_quarter(monkeypatch):
-    """As a published one."""
+    """As in a published implementation."""
     init = PGD.__init__
     monkeypatch.setattr(PGD, "__init__", lambda self, *, eps, **rest: init(self, eps=eps, **(
         rest | ({"step_size": eps / 4} if rest.get("steps") == 1 else {}))))
@@ -291,14 +292,14 @@ def weak_losses(monkeypatch):
 
 
 def only_ten_good_steps(monkeypatch):
-    """More of them end at the image."""
+    """Longer attacks return the clean image."""
     attempt = PGD.attempt
     monkeypatch.setattr(PGD, "attempt", lambda self, problem, begin: (
         attempt(self, problem, begin) if self.steps <= 10 else (problem.images, None)))
 
 
 def no_warm_start(monkeypatch):
-    """Larger radii start anew, and get nowhere."""
+    """Larger radii start from the clean image and leave it unchanged."""
     run = APGD.run
     monkeypatch.setattr(APGD, "run", lambda self, model, images, labels, *, image_ids, start: run(
         self if start is None else APGD(eps=0), model, images, labels, image_ids=image_ids))
@@ -333,7 +334,7 @@ def some_checks(monkeypatch):
     return leave
 
 
-def test_main_writes_what_it_found_and_its_exit_code_says_it(trained, some_checks, capsys):
+def test_main_writes_its_results_and_exits_with_1_if_a_check_failed(trained, some_checks, capsys):
     """A network of four iterations may fail some checks."""
     some_checks("batch invariance", "step order", "gradient")
     argv = ["--verify", "--output_dir", str(trained), "--num_workers", "0", "--val_images", "1", "--eps", "8/255"]
@@ -373,6 +374,6 @@ def test_main_keeps_the_earlier_file_and_exits_with_1_on_a_failure(trained, some
 
 @pytest.mark.parametrize(("flags", "words"), [
     (["--eps", "0"], "above 0"), (["--attack_norm", "l2", "--eps", "1"], "leave out --attack_norm")])
-def test_main_refuses_what_cannot_be_checked(trained, refused, flags, words):
+def test_main_refuses_eps_0_and_l2(trained, refused, flags, words):
     line = refused(["--verify", "--output_dir", str(trained), "--num_workers", "0", *flags])
     assert words in line

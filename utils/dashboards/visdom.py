@@ -35,7 +35,8 @@ class Visualizer:
                 self.vis = _make_client(visdom, port=port, env=env)
         except ConnectionError:
             raise UserError(f"no visdom server answers on port {port}: start one with "
-                            f"`python -m visdom.server -port {port}` or leave out --enable_vis") from None
+                            f"`python -m visdom.server -port {port}` or leave out --enable_vis "
+                            "(docs/dashboards.md#if-no-server-answers)") from None
 
     def vis_scalar(self, name: str, x: float, y: float, *, line: str | None = None):
         """Append the point (x, y) to the curve `name` (to its line `line`, if there are several)."""
