@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,15 @@ from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(os.environ.get("SEG_DATA", ROOT.parent / "shared" / "data"))  # holds CamVid/ and voc_mini/
+
+SLOW = {"train", "trained", "saved", "whole_once", "start", "start_as_typed", "visdom_server", "visdom_port"}
+
+
+def pytest_collection_modifyitems(items):
+    """What uses a fixture that trains or starts a process is slow."""
+    for item in items:
+        if SLOW & {*item.fixturenames} and "attacks" not in item.path.parts:  # whose `trained` takes half a second
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
@@ -90,25 +100,62 @@ def batch():
 
 
 @pytest.fixture
+def start():
+    """A function that starts main.py with these flags; Started in tests/processes.py says how."""
+    started = []
+
+    def run(*flags, **how):
+        from tests.processes import Started
+
+        started.append(Started(*flags, **how))
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.end()
+
+
+@pytest.fixture
 def free_port() -> int:
+    return _free_port()
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 @pytest.fixture
-def visdom_server(tmp_path_factory, free_port):
-    """(port, process) of a visdom server; started without its download of scripts."""
-    command = [sys.executable, "-c", "from visdom.server.run_server import main; main()", "-port", str(free_port),
-               "-env_path", str(tmp_path_factory.mktemp("visdom")), "-bind_local"]
+def visdom_server(tmp_path_factory):
+    """(port, process) of a visdom server that a test may kill."""
+    with _visdom(tmp_path_factory.mktemp("visdom")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def visdom_port(tmp_path_factory):
+    """The port of a visdom server for all tests, which have environments of their own in it."""
+    with _visdom(tmp_path_factory.mktemp("visdom")) as (port, _):
+        yield port
+
+
+@contextmanager
+def _visdom(folder: Path):
+    """Started without its download of scripts."""
+    port = _free_port()
+    command = [sys.executable, "-c", "from visdom.server.run_server import main; main()", "-port", str(port),
+               "-env_path", str(folder), "-bind_local"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 600
-    while not _answers(free_port):
-        assert time.monotonic() < deadline and process.poll() is None, "the visdom server didn't start"
-        time.sleep(0.1)
-    yield free_port, process
-    process.kill()
-    process.wait()
+    try:
+        deadline = time.monotonic() + 600
+        while not _answers(port):
+            assert time.monotonic() < deadline and process.poll() is None, "the visdom server didn't start"
+            time.sleep(0.1)
+        yield port, process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def _answers(port: int) -> bool:

@@ -4,11 +4,12 @@ import pickle
 import socket
 import time
 import traceback
-from multiprocessing import get_context
+from multiprocessing import set_start_method
 from multiprocessing.connection import wait
 
 import torch
 
+from tests.processes import server
 from utils import distributed
 
 GRACE = 10  # seconds that the other ranks have to end by themselves after one has failed
@@ -47,7 +48,7 @@ class _Rank:
 
     def __init__(self, number: int, n: int, port: int, call: bytes):
         self.number, self.outcome, self.value = number, None, "not done in time"
-        context = get_context("spawn")
+        context = server()
         self.pipe, other = context.Pipe(duplex=False)
         environment = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": n, "MASTER_ADDR": "127.0.0.1",
                        "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
@@ -70,6 +71,7 @@ class _Rank:
 
 
 def _child(pipe, environment: dict, call: bytes):
+    set_start_method(None, force=True)  # of what it starts itself: the default
     os.environ.update({name: str(value) for name, value in environment.items()})
     torch.set_num_threads(1)
     try:

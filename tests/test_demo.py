@@ -7,6 +7,7 @@ from PIL import Image
 import demo
 
 
+@pytest.mark.slow
 def test_demo_compares_three_runs_draws_them_and_ends_in_a_verdict(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "ATTACK", ["--attack", "pgd", "--eps", "4/255", "--steps", "1"])
     report = demo.demo(["--output_dir", str(tmp_path), "--total_itrs", "1"])
@@ -28,6 +29,7 @@ def test_demo_compares_three_runs_draws_them_and_ends_in_a_verdict(tmp_path, mon
     assert out.rstrip().endswith(words) and "100 %" in err
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_ends_the_demo_with_its_last_lines(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(demo.RUNS, "sam", (["--optimizer", "none such"], 1, 2))
     with pytest.raises(SystemExit) as stop:

@@ -1,5 +1,6 @@
 """The 34 properties of a correct SAM, and that each has tests, which carry its number: test_<number>_..."""
 import ast
+import functools
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -44,6 +45,7 @@ PROPERTIES = {
 }
 
 
+@functools.cache
 def numbered_tests() -> dict[int, list[str]]:
     found = defaultdict(list)
     for path in Path(__file__).parent.rglob("test_*.py"):

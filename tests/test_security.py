@@ -30,6 +30,7 @@ from engine.options import read_call
 from engine.report import figures
 from engine.run.folder import Run
 from main import main
+from tests import thin
 from tests.calls import options_of
 from utils import checkpoint
 from utils.errors import UserError
@@ -231,6 +232,12 @@ def test_deep_nesting_is_just_data(tmp_path):
 
 # A checkpoint's options and training state, in --test_only and --continue_training.
 
+@pytest.fixture(scope="module", autouse=True)
+def thin_network():
+    with thin.installed():
+        yield
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with a finished run, called exp."""
@@ -370,6 +377,7 @@ def odd_tree(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
 def test_odd_names_of_images_and_runs_stay_names(tmp_path, odd_tree, capsys, monkeypatch):
     """Tested with pictures, then reported: pictures have the images' names, nothing is written elsewhere or run, JSON

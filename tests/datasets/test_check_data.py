@@ -149,6 +149,7 @@ def test_nothing_is_skipped_of_a_data_set_without_files():
     assert inspect_pair(val, 0)[0] == [] and val.skipped == []
 
 
+@pytest.mark.slow
 def test_one_process_reads_for_all(bad_root):
     first, second = ranks.run(filter_on_all_ranks, str(bad_root))
     assert (first["read"], second["read"]) == (16, 0)

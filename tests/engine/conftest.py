@@ -1,12 +1,27 @@
-"""Whole runs of main() on the synthetic data set, as small as a real network allows."""
+"""Whole runs of main() on the synthetic data set, with a thin network; tests that need the real one ask for it."""
 import pytest
 import torch
 
 from engine.training.trainer import Trainer
 from main import main
+from tests import thin
 
 SMALL = ["--dataset", "synthetic", "--model", "deeplabv3_mobilenet", "--no-pretrained_backbone", "--crop_size", "65",
          "--batch_size", "2", "--num_workers", "0", "--val_batch_size", "16"]
+
+
+@pytest.fixture(scope="package", autouse=True)
+def thin_network():
+    """--model deeplabv3_mobilenet is the thin network of tests/thin.py."""
+    with thin.installed():
+        yield
+
+
+@pytest.fixture
+def real_network(thin_network):
+    """--model deeplabv3_mobilenet is what it says."""
+    with thin.real():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +64,8 @@ def trained(tmp_path_factory, train):
     """A folder that holds a finished run called exp, of one thread; tests may test it, not train it."""
     folder, threads = tmp_path_factory.mktemp("runs"), torch.get_num_threads()
     torch.set_num_threads(1)  # else whichever test is the first to ask for it says how many: others find other bits
-    train(folder, itrs=4)
+    with thin.installed():
+        train(folder, itrs=4)
     torch.set_num_threads(threads)
     return folder
 

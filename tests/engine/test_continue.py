@@ -3,7 +3,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 
 import numpy as np
@@ -27,11 +26,9 @@ def test_continue_goes_on_where_the_run_stopped(tmp_path, capsys, small, train):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_ctrl_c_saves_and_exits_130_and_the_run_goes_on(tmp_path, root, small):
-    argv = [sys.executable, "main.py", *small, "--output_dir", str(tmp_path), "--print_interval", "1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([*argv, "--total_itrs", "100000", "--val_interval", "100000"], cwd=root, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+def test_ctrl_c_saves_and_exits_130_and_the_run_goes_on(tmp_path, start, small):
+    process = start(*small, "--output_dir", str(tmp_path), "--print_interval", "1", "--total_itrs", "100000",
+                    "--val_interval", "100000")
     for line in process.stdout:
         if "Itrs 3/" in line:
             process.send_signal(signal.SIGINT)

@@ -3,13 +3,15 @@ import pytest
 
 from main import main
 
+pytestmark = pytest.mark.slow
+
 FLAGS = ["--dataset", "synthetic", "--model", "deeplabv3_mobilenet", "--no-pretrained_backbone", "--crop_size", "65",
          "--batch_size", "2", "--num_workers", "0", "--val_batch_size", "16", "--lr", "0.1", "--print_interval", "1",
          "--optimizer", "SAM", "--rho", "0.05"]
 
 
-def test_the_windows_of_a_run(tmp_path, visdom_server, visdom_windows):
-    port, _ = visdom_server
+def test_the_windows_of_a_run(tmp_path, visdom_port, visdom_windows):
+    port = visdom_port
     results = main([
         *FLAGS, "--total_itrs", "3", "--val_interval", "2", "--output_dir", str(tmp_path), "--attack", "fgsm", "--eps",
         "8/255", "4/255", "--enable_vis", "--vis_port", str(port), "--vis_env", "watched", "--vis_num_samples", "3"])

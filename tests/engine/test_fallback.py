@@ -47,7 +47,8 @@ def tear(path):
 
 def zero(path):
     content = path.read_bytes()
-    path.write_bytes(content[:200_000] + bytes(4096) + content[204_096:])
+    half = len(content) // 2
+    path.write_bytes(content[:half] + bytes(4096) + content[half + 4096:])
 
 
 def foreign(path):
@@ -207,7 +208,8 @@ def test_a_disk_that_fills_up_stops_the_run_and_keeps_the_last_checkpoint(tmp_pa
     assert itr_of(latest) == 6
 
 
-def test_a_disk_without_room_for_the_checkpoints_is_refused_before_training(tmp_path, small, refused, monkeypatch):
+def test_a_disk_without_room_for_the_checkpoints_is_refused_before_training(
+        tmp_path, small, refused, monkeypatch, real_network):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=50_000_000))
     line = refused([*small, "--output_dir", str(tmp_path), "--total_itrs", "100", "--keep", "3",

@@ -1,6 +1,6 @@
 """SIGKILL at random moments of a run on real images, resumed each time: the end has the bits of a run without.
 
-SEG_KILLS says how many (default 2; each costs some ten seconds). With --log-cli-level=WARNING it tells of each.
+SEG_KILLS says how many (default 2). With --log-cli-level=WARNING it tells of each.
 """
 import json
 import logging
@@ -16,9 +16,9 @@ import torch
 from utils import checkpoint
 
 KILLS = int(os.environ.get("SEG_KILLS", 2))
-LONGEST = 2.5  # seconds of training before a kill: up to some ten iterations, a checkpoint after each
+LONGEST = 1.0  # seconds of training before a kill: up to some twenty iterations, a checkpoint after each
 TOTAL = 60
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")]
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def data(camvid_root, tmp_path):
 
 
 @pytest.fixture
-def start(root, data, tmp_path):
+def start_run(start, data, tmp_path):
     """A function that starts the run of a name, or goes on with it."""
     def run(name):
         train = ["--dataset", "camvid", "--data_root", str(data), "--model", "deeplabv3_mobilenet", "--crop_size", "97",
@@ -43,9 +43,7 @@ def start(root, data, tmp_path):
                  "--save_interval", "1", "--keep", "3"]
         there = list((tmp_path / name).glob("*_*.pth"))
         flags = ["--continue_training"] if there else [*train, "--overwrite"]
-        return subprocess.Popen([sys.executable, "main.py", *flags, "--output_dir", str(tmp_path), "--exp_name", name,
-                                 "--num_workers", "2"], cwd=root, text=True, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        return start(*flags, "--output_dir", str(tmp_path), "--exp_name", name, "--num_workers", "2")
     return run
 
 
@@ -92,11 +90,11 @@ def assert_same_runs(one, other):
     assert rows[0] == rows[1]
 
 
-def test_killed_at_random_moments_and_resumed(start, tmp_path):
-    finish(start("whole"))
+def test_killed_at_random_moments_and_resumed(start_run, tmp_path):
+    finish(start_run("whole"))
     moments, kills, runs, unfinished = random.Random(20), 0, 0, 0
     while kills < KILLS:
-        if killed(start("cut"), moments.uniform(0, LONGEST)):
+        if killed(start_run("cut"), moments.uniform(0, LONGEST)):
             kills += 1
             at = [checkpoint.load(path)["cur_itrs"] for path in sorted((tmp_path / "cut").glob("*_*.pth"))]  # all whole
             unfinished += bool(list((tmp_path / "cut").glob("*.tmp")))
@@ -105,7 +103,7 @@ def test_killed_at_random_moments_and_resumed(start, tmp_path):
             assert_same_runs(tmp_path / "whole", tmp_path / "cut")
             runs += 1
             (tmp_path / "cut").rename(tmp_path / f"done{runs}")
-    finish(start("cut"))
+    finish(start_run("cut"))
     assert_same_runs(tmp_path / "whole", tmp_path / "cut")
     logging.getLogger(__name__).warning(
         "%d kills, %d of them inside a write; %d runs with the bits of the unbroken one", kills, unfinished, runs + 1)

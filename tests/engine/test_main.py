@@ -83,7 +83,7 @@ def test_what_was_there_is_never_lost(trained, tmp_path, small, refused):
     assert sorted((path.name, path.stat().st_mtime_ns) for path in (trained / "exp").iterdir()) == before
 
 
-def test_overwrite_starts_again(tmp_path, train):
+def test_overwrite_starts_again(tmp_path, train, real_network):
     train(tmp_path, "--exp_name", "a")
     (tmp_path / "a" / "notes.md").write_text("mine")
     train(tmp_path, "--exp_name", "a", "--overwrite", "--model", "deeplabv3plus_mobilenet")
@@ -117,7 +117,8 @@ def test_a_torch_that_cannot_write_says_where(tmp_path, small, refused):
     assert "--output_dir" in line
 
 
-def test_checkpoints_of_vainf_and_sam_at_are_read(tmp_path, capsys, small):
+@pytest.mark.slow
+def test_checkpoints_of_vainf_and_sam_at_are_read(tmp_path, capsys, small, real_network):
     """Their files: model_state (SAM_AT's may carry module.), numpy best_score, the optimizer's and schedule's state."""
     torch.manual_seed(3)
     network = modeling.deeplabv3_mobilenet(num_classes=6, output_stride=16, pretrained_backbone=False)
@@ -147,7 +148,7 @@ def test_weights_of_another_model_or_class_count_are_explained(trained, tmp_path
     assert stop.value.code == 2 and len(err) <= 8 and any("backbone." in line for line in err)
 
 
-def test_test_only_takes_the_output_stride_that_was_trained(tmp_path, train):
+def test_test_only_takes_the_output_stride_that_was_trained(tmp_path, train, real_network):
     train(tmp_path, "--output_stride", "8")
     results = main(["--test_only", "--output_dir", str(tmp_path), "--num_workers", "0"])
     assert results["options"]["output_stride"] == 8
@@ -163,7 +164,8 @@ def test_every_flag_of_vainf_and_the_trainers_of_sam_at_is_there():
     assert {f"--{name}" for name in f"{vainf} {sam_at}".split()} <= flags
 
 
-def test_camvid_end_to_end(tmp_path, camvid_root):
+@pytest.mark.slow
+def test_camvid_end_to_end(tmp_path, camvid_root, real_network):
     few = tmp_path / "CamVid"  # the first 3 pairs of each folder
     for folder in ("train", "trainannot", "val", "valannot"):
         (few / folder).mkdir(parents=True)
@@ -175,6 +177,7 @@ def test_camvid_end_to_end(tmp_path, camvid_root):
     assert 0 <= results[0]["Mean IoU"] < 0.3 and "Bicyclist" in results[0]["Class IoU"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_a_bad_mask_met_while_training_is_one_line_naming_the_file(tmp_path, workers, small, refused):
     """Past the images that are checked at the start; --check_data finds it before."""
@@ -194,7 +197,8 @@ def test_a_bad_mask_met_while_training_is_one_line_naming_the_file(tmp_path, wor
     assert str(bad) in line and not (tmp_path / "runs" / "checked").exists()
 
 
-def test_voc_end_to_end_at_native_size(tmp_path, voc_root):
+@pytest.mark.slow
+def test_voc_end_to_end_at_native_size(tmp_path, voc_root, real_network):
     flags = ["--dataset", "voc", "--data_root", str(voc_root), "--model", "deeplabv3_mobilenet",
              "--no-pretrained_backbone", "--crop_size", "97", "--batch_size", "2", "--num_workers", "0"]
     results = main([*flags, "--total_itrs", "1", "--output_dir", str(tmp_path), "--attack", "fgsm", "--eps", "2/255"])

@@ -11,6 +11,8 @@ from main import main
 from metrics import StreamSegMetrics
 from network import Bfloat16
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("flags", "says"), [
     ("--optimizer SAM --accumulate 2 --sam_mode micro --batch_size 4", "SAM is active from iteration 0"),

@@ -1,10 +1,7 @@
 """Recorded evaluation: the attack's own numbers, killed and gone on, never attacked twice, radii warm-started."""
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -20,6 +17,7 @@ from engine.records.store import read
 from main import main
 from metrics import StreamSegMetrics, counts_per_image
 from network import build_model, modeling
+from tests.held import stay_in_attack
 from utils import checkpoint
 from utils.text import replace_nan
 
@@ -97,21 +95,18 @@ def test_a_record_says_what_attacked_what_and_what_it_took(run, tmp_path):
 
 
 @pytest.mark.parametrize("flags", [[], ["--warm_start"]])
-def test_killed_and_gone_on_gives_the_same_bytes(run, tmp_path, flags):
+@pytest.mark.usefixtures("one_thread")
+def test_killed_and_gone_on_gives_the_same_bytes(run, start, tmp_path, flags):
     """A real SIGKILL, half-way through an attack; batches of 2 images."""
     flags = [*ATTACK, "--val_batch_size", "2", "--val_images", "12", *flags]
     run("whole", *flags)
-    argv = [sys.executable, "main.py", "--test_only", "--ckpt", str(run.ckpt), "--output_dir", str(tmp_path),
-            "--exp_name", "killed", *flags]
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())})
-    attacked = tmp_path / "killed" / "records"
-    while process.poll() is None and not any(path.read_bytes().count(b"\n") > 4 for path in attacked.glob("pgd_*")):
-        time.sleep(0.005)
+    process = start("--test_only", "--ckpt", str(run.ckpt), "--output_dir", str(tmp_path), "--exp_name", "killed",
+                    *flags, first=partial(stay_in_attack, 4))
+    assert "In the attack\n" in iter(process.stdout.readline, "")
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     expected, before = bytes_of(tmp_path / "whole"), bytes_of(tmp_path / "killed")
-    assert before != expected
+    assert before != expected and any(content.count(b"\n") > 4 for content in before.values())
     run("killed", *flags)
     assert bytes_of(tmp_path / "killed") == expected
 

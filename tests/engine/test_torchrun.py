@@ -1,9 +1,6 @@
 """Evaluation by several processes: the same counts, records, pictures and results, byte for byte, as by one."""
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +43,7 @@ def alone(one_thread, tmp_path):
                     evaluation.matrices()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 3])
 def test_ranks_leave_what_one_process_leaves(alone, tmp_path, n):
     folder, (plain, warm, matrices) = alone
@@ -62,6 +60,7 @@ def test_ranks_leave_what_one_process_leaves(alone, tmp_path, n):
     assert matrices["seen"] == batches * 2
 
 
+@pytest.mark.slow
 def test_an_error_on_one_rank_ends_both_and_keeps_what_was_before(tmp_path):
     first, second = ranks.run(evaluation.fail_all, str(tmp_path))
     assert second["third batch"] == "no gradient on rank 1" and first["third batch"] == "rank 1 failed"
@@ -75,31 +74,26 @@ def test_an_error_on_one_rank_ends_both_and_keeps_what_was_before(tmp_path):
     assert (tmp_path / "attack" / "results.json").is_file() and not (tmp_path / "writing" / "results.json").is_file()
 
 
-def torchrun(root, *flags):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main.py", *flags]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-def test_a_test_under_torchrun(trained, tmp_path, root):
+def test_a_test_under_torchrun(trained, tmp_path, start):
     best, = (trained / "exp").glob("best_*.pth")
     flags = ["--test_only", "--ckpt", str(best), "--attack", "pgd", "--steps", "2", "--eps", "2/255", "8/255",
              "--val_images", "5", "--val_batch_size", "2", "--num_workers", "0", "--sheet_images", "2"]
     expected = main([*flags, "--output_dir", str(tmp_path / "one")])["results"]
-    done = torchrun(root, *flags, "--output_dir", str(tmp_path / "two"))
-    assert done.returncode == 0, done.stderr
+    done = start(*flags, "--output_dir", str(tmp_path / "two"), ranks=2)
+    out, err = done.communicate(timeout=600)
+    assert done.returncode == 0, err
     one, two = (tree(tmp_path / name / "exp") for name in ("one", "two"))
     for name in one:
         assert name in two and (one[name] == two[name] or name in ("log.txt", "results.json")), name
     assert len(one) == len(two) and json.loads(two["results.json"])["results"] == replace_nan(expected)
-    assert done.stdout.count("Results written to") == 1 and done.stdout.count("| none") == 1
-    assert "[rank" not in done.stdout + done.stderr
-    assert done.stderr.count("pgd linf 8/255: 100%") == 1
+    assert out.count("Results written to") == 1 and out.count("| none") == 1
+    assert "[rank" not in out + err
+    assert err.count("pgd linf 8/255: 100%") == 1
 
 
-def test_a_report_is_for_one_process_and_rank_0_says_so(trained, root):
-    done = torchrun(root, "--report", "exp", "--output_dir", str(trained))
-    lines = [line for line in done.stderr.splitlines() if line.startswith(("error", "[rank"))]
+def test_a_report_is_for_one_process_and_rank_0_says_so(trained, start):
+    done = start("--report", "exp", "--output_dir", str(trained), ranks=2)
+    lines = [line for line in done.communicate(timeout=600)[1].splitlines() if line.startswith(("error", "[rank"))]
     assert lines[0] == "error: --report runs in one process: start it with python main.py" and done.returncode
     assert not lines[1:] or lines[1:] == [f"[rank 1] {lines[0]}"]  # a slow machine takes its time to end rank 1
 

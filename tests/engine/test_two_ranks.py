@@ -1,17 +1,16 @@
 """Property 25: two processes are one run. gloo, on the CPU; what a single process does is the truth."""
 import json
-import os
 import signal
-import subprocess
 import sys
 
 import pytest
 import torch
 
+from main import main
 from tests import ranks
 from tests.ranked.training import STEPS, train, train_all
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_thread")]
 DOUBLE = {"dtype": torch.float64}
 AS_ONE = {  # BatchNorm in eval mode, or over the whole batch: two processes take the step of one
     "sgd": {}, "adam": {"optimizer": "adam"}, "in parts": {"accumulate": 2},
@@ -101,39 +100,29 @@ def test_what_is_not_finite_on_one_rank_is_skipped_by_both(two_ranks, name):
         assert torch.equal(found[1]["state"][key], value), key
 
 
-def torchrun(root, *argv, processes=2):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"] if processes == 2 else []
-    return subprocess.run([sys.executable, *launcher, str(root / "main.py"), *argv], cwd=root, env=environment,
-                          capture_output=True, text=True, timeout=600)
-
-
-def test_torchrun_trains_attacks_and_writes_once(tmp_path, root, small):
+def test_torchrun_trains_attacks_and_writes_once(tmp_path, start, small):
     flags = [*small, "--batch_size", "4", "--output_dir", str(tmp_path), "--total_itrs", "2", "--val_interval", "2"]
-    done = torchrun(root, *flags, "--optimizer", "SAM", "--attack", "fgsm", "--eps", "2/255", "--print_interval", "1")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Itrs 2/2") == 1 and "Device: cpu, 2 processes" in done.stdout
+    done = start(*flags, "--optimizer", "SAM", "--attack", "fgsm", "--eps", "2/255", "--print_interval", "1", ranks=2)
+    out, err = done.communicate(timeout=600)
+    assert done.returncode == 0, err
+    assert out.count("Itrs 2/2") == 1 and "Device: cpu, 2 processes" in out
     folder = tmp_path / "exp"
     log = (folder / "log.txt").read_text()
     assert log.count("Itrs 1/2") == 1 and log.count("Model saved as") == 2
     results = json.loads((folder / "results.json").read_text())
     assert [row["attack"] for row in results["results"]] == ["none", "fgsm"]
     assert not list(folder.glob("results.*.json"))
-    tested = torchrun(  # what a single process finds: the same pixels
-        root, "--test_only", "--output_dir", str(tmp_path), "--exp_name", "one", "--num_workers", "0",
-        "--ckpt", str(next(folder.glob("best_*"))), processes=1)
-    assert tested.returncode == 0, tested.stderr
+    main(["--test_only", "--output_dir", str(tmp_path), "--exp_name", "one", "--num_workers", "0",
+          "--ckpt", str(next(folder.glob("best_*")))])  # what a single process finds: the same pixels
     alone = json.loads((tmp_path / "one" / "results.json").read_text())["results"][0]
     assert alone["Class IoU"] == results["results"][0]["Class IoU"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
-def test_ctrl_c_stops_all_processes_together_and_saves(tmp_path, root, small):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "main.py"]
+def test_ctrl_c_stops_all_processes_together_and_saves(tmp_path, start, small):
     flags = [*small, "--batch_size", "4", "--output_dir", str(tmp_path), "--total_itrs", "100000", "--val_interval",
              "100000", "--print_interval", "1", "--optimizer", "SAM"]
-    process = subprocess.Popen([*launcher, *flags], cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = start(*flags, ranks=2)
     for line in process.stdout:
         if "Itrs 2/" in line:
             process.send_signal(signal.SIGINT)  # to torchrun, which passes it on
@@ -145,8 +134,9 @@ def test_ctrl_c_stops_all_processes_together_and_saves(tmp_path, root, small):
     assert {group["sam_step"] for group in latest["optimizer_state"]["param_groups"]} == {latest["cur_itrs"]}
 
 
-def test_under_torchrun_a_mistake_is_told_once(tmp_path, root, small):
-    done = torchrun(root, *small, "--batch_size", "3", "--output_dir", str(tmp_path))
+def test_under_torchrun_a_mistake_is_told_once(tmp_path, start, small):
+    done = start(*small, "--batch_size", "3", "--output_dir", str(tmp_path), ranks=2)
+    _, err = done.communicate(timeout=600)
     assert done.returncode != 0
-    lines = [line for line in done.stderr.splitlines() if "can't be cut into equal parts for 2 processes" in line]
+    lines = [line for line in err.splitlines() if "can't be cut into equal parts for 2 processes" in line]
     assert len(lines) == 1 and not list(tmp_path.iterdir())

@@ -20,6 +20,7 @@ def close(found, expected):
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batches", [[3, 3], [4, 1], [2, 0, 3]])
 def test_ranks_compute_what_one_process_does_for_the_joined_batch(batches):
     found = ranks.run(batchnorm.shares, batches, CASES, n=len(batches))
@@ -35,6 +36,7 @@ def test_ranks_compute_what_one_process_does_for_the_joined_batch(batches):
             close(rank["buffers"], untouched if frozen else expected["buffers"])
 
 
+@pytest.mark.slow
 def test_other_modes_and_wrappers():
     found = ranks.run(batchnorm.others, [3, 2])
     model = batchnorm.network()

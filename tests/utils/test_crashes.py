@@ -154,6 +154,8 @@ except checkpoint.WriteError as error:
 print(checkpoint.load(path)["cur_itrs"])
 """
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a file system")
 def test_a_full_disk(tmp_path, root):

@@ -41,6 +41,7 @@ def test_before_there_is_a_group_torchruns_environment_counts(monkeypatch):
     assert not distributed.launched() and distributed.rank() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [2, 3])
 def test_collectives(n):
     found = ranks.run(collectives.everything, n=n)
@@ -53,10 +54,12 @@ def test_collectives(n):
         assert each["gathered"] == ([{"rank": other} for other in range(n)] if rank == 0 else None)
 
 
+@pytest.mark.slow
 def test_rank_0_goes_first(tmp_path):
     assert ranks.run(collectives.in_order, str(tmp_path), n=3) == [[], ["download"], ["download"]]
 
 
+@pytest.mark.slow
 def test_an_error_on_one_rank_ends_all():
     found = ranks.run(collectives.failures, n=3)
     assert [each["main first"] for each in found] == ["on 0", "rank 0 failed", "rank 0 failed"]
@@ -65,6 +68,7 @@ def test_an_error_on_one_rank_ends_all():
     assert [each["none"] for each in found] == ["nothing"] * 3
 
 
+@pytest.mark.slow
 def test_the_harness_shows_who_failed_and_waits_for_nobody(monkeypatch):
     monkeypatch.setattr(ranks, "GRACE", 1)
     with pytest.raises(AssertionError, match=r"^rank 0 of 2:\nnot done in time\nrank 1 of 2:\nTraceback") as error:
@@ -72,6 +76,7 @@ def test_the_harness_shows_who_failed_and_waits_for_nobody(monkeypatch):
     assert "rank 1 has had enough" in str(error.value)
 
 
+@pytest.mark.slow
 def test_under_torchrun(tmp_path, root):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m",
                "tests.ranked.collectives", str(tmp_path)]

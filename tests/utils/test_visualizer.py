@@ -17,15 +17,15 @@ from utils.logging import start_log, stop_log
 from utils.text import escape_unprintable
 
 
-def test_the_page_opens(visdom_server):
+def test_the_page_opens(visdom_port):
     """visdom's page needs a tornado below 6.6; its data interface alone doesn't show that."""
-    port, _ = visdom_server
+    port = visdom_port
     with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=600) as answer:
         assert answer.status == 200 and b"visdom" in answer.read().lower()
 
 
-def test_windows_arrive_as_sent(visdom_server, visdom_windows):
-    port, _ = visdom_server
+def test_windows_arrive_as_sent(visdom_port, visdom_windows):
+    port = visdom_port
     dashboard = Visualizer(port=port, env="run")
     dashboard.vis_table("Options", {"lr": 0.1, "<script>": "<b>&"})
     for itr in range(3):
@@ -47,8 +47,8 @@ def test_windows_arrive_as_sent(visdom_server, visdom_windows):
     assert shown["Sample 0"]["content"]["src"].startswith("data:image")
 
 
-def test_a_continued_run_goes_on_with_its_curves_a_new_one_replaces_them(visdom_server, visdom_windows):
-    port, _ = visdom_server
+def test_a_continued_run_goes_on_with_its_curves_a_new_one_replaces_them(visdom_port, visdom_windows):
+    port = visdom_port
     for first, continue_curves in ((0, False), (2, True), (0, False)):
         dashboard = Visualizer(port=port, env="again", continue_curves=continue_curves)
         for itr in (first, first + 1):
@@ -63,16 +63,16 @@ def test_a_continued_run_goes_on_with_its_curves_a_new_one_replaces_them(visdom_
 HOSTILE = "<script>alert(1)</script> & \"'<a href='javascript:x'>\x1b[2J"
 
 
-def test_nothing_that_is_sent_is_html(visdom_server, visdom_windows):
+def test_nothing_that_is_sent_is_html(visdom_port, visdom_windows):
     """Tables are HTML; in titles and legends plotly takes <b> and <a href>; all names may be a stranger's."""
-    port, _ = visdom_server
-    dashboard = Visualizer(port=port, env="run", id=HOSTILE)
+    port = visdom_port
+    dashboard = Visualizer(port=port, env="hostile", id=HOSTILE)
     for line in (None, HOSTILE):
         for itr in range(2):
             dashboard.vis_scalar(f"{HOSTILE} {line is None}", itr, 1.0, line=line)
     dashboard.vis_table(f"{HOSTILE} table", {HOSTILE: HOSTILE})
     dashboard.vis_image(f"{HOSTILE} image", np.zeros((3, 4, 4), np.uint8))
-    shown = visdom_windows(port, "run")
+    shown = visdom_windows(port, "hostile")
     assert len(shown) == 4
     text = json.dumps(shown)
     for tag in ("<script", "<a ", "<b>", "\\u001b"):
@@ -82,10 +82,10 @@ def test_nothing_that_is_sent_is_html(visdom_server, visdom_windows):
     assert html.unescape(re.findall("<td>(.*?)</td>", table)[1]) == escape_unprintable(HOSTILE)
 
 
-def test_a_prefix_keeps_two_runs_apart(visdom_server, visdom_windows):
-    port, _ = visdom_server
-    Visualizer(port=port, id="a").vis_scalar("Loss", 0, 1.0)
-    assert list(visdom_windows(port)) == ["[a]Loss"]
+def test_a_prefix_keeps_two_runs_apart(visdom_port, visdom_windows):
+    port = visdom_port
+    Visualizer(port=port, env="prefix", id="a").vis_scalar("Loss", 0, 1.0)
+    assert list(visdom_windows(port, "prefix")) == ["[a]Loss"]
 
 
 def test_a_server_that_dies_costs_one_warning(visdom_server, capsys):
