@@ -168,7 +168,8 @@ def test_a_checkpoint_of_a_later_version(runs, refused):
     folder, files = runs
     state = torch.load(files["best"], weights_only=True)
     torch.save({**state, "format": checkpoint.FORMAT + 1}, files["best"])
-    assert "was written by a later version of this program (format 3" in refused(["--test_only", "--output_dir", str(folder)])
+    line = refused(["--test_only", "--output_dir", str(folder)])
+    assert "was written by a later version of this program (format 3" in line
 
 
 @pytest.mark.parametrize(("change", "part"), [
