@@ -21,7 +21,7 @@ class Pictures:
         self.names = {names[k] for k in choose_evenly(len(names), count)}
         for name in self.names:
             if not is_file_name(name):
-                raise UserError(f"image name {name!r} can't be a picture's file name: shorten it and remove slashes")
+                raise UserError(f"image name {name!r} can't be a picture's file name: rename it, shorter and without /")
 
     def lacks(self, result: str, name: str) -> bool:
         """Return whether this image must be attacked for its pictures."""

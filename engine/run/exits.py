@@ -1,4 +1,4 @@
-"""How a run that can't go on ends: one line and an exit code, never a traceback for what the user can mend."""
+"""How a run ends after an error: one line and an exit code; a traceback only for defects of the program."""
 import errno
 import time
 from contextlib import contextmanager

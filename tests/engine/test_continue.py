@@ -94,7 +94,7 @@ def test_to_continue_means_the_same_network_and_optimizer(trained, refused, flag
 def test_a_finished_run_is_only_evaluated_also_in_a_new_folder(trained, tmp_path, capsys):
     flags = ["--continue_training", "--num_workers", "0", "--output_dir", str(tmp_path)]
     results = main([*flags, "--ckpt", str(checkpoint_of(trained / "exp"))])
-    assert "Nothing to train: iteration 4 of --total_itrs 4" in capsys.readouterr().out
+    assert "Nothing to train: iteration 4 has reached --total_itrs 4" in capsys.readouterr().out
     assert len(results["results"]) == 1 and not list(tmp_path.rglob("*.pth"))
 
 
