@@ -81,7 +81,7 @@ def test_a_damaged_latest_is_named_and_the_one_before_it_goes_on(runs, capsys, d
     damaged = files["latest"].read_bytes()
     out = go_on(folder, capsys)
     (line,) = [line for line in out.splitlines() if line.startswith("Warning")]
-    assert str(files["latest"]) in line and f"Going on with {files['previous1']}, of iteration 5" in line
+    assert str(files["latest"]) in line and f"Continuing with {files['previous1']}, of iteration 5" in line
     assert itr_of(files["latest"]) == 6  # trained anew
     assert files["latest"].with_name(files["latest"].name + ".damaged").read_bytes() == damaged
     new, old = torch.load(files["latest"], weights_only=True), files["latest"].with_name("old.pth")
@@ -94,10 +94,10 @@ def test_the_newest_good_one_and_in_the_end_the_best(runs, capsys):
     folder, files = runs
     for kind in ("latest", "previous1"):
         tear(files[kind])
-    assert f"Going on with {files['previous2']}, of iteration 4" in go_on(folder, capsys, "--total_itrs", "4")
+    assert f"Continuing with {files['previous2']}, of iteration 4" in go_on(folder, capsys, "--total_itrs", "4")
     for path in files["latest"].parent.glob("[lp]*.pth"):
         tear(path)
-    assert f"Going on with {files['best']}, of iteration 3" in go_on(folder, capsys, "--total_itrs", "3")
+    assert f"Continuing with {files['best']}, of iteration 3" in go_on(folder, capsys, "--total_itrs", "3")
     assert itr_of(files["latest"]) == itr_of(files["best"]) == 3  # a second one, not the best itself
 
 
@@ -108,7 +108,7 @@ def test_a_best_of_a_later_iteration_is_gone_on_with_and_never_replaced_by_a_wor
     before = files["best"].read_bytes()
     for kind in ("latest", "previous1"):
         tear(files[kind])
-    assert f"Going on with {files['best']}, of iteration 6" in go_on(folder, capsys, "--total_itrs", "7")
+    assert f"Continuing with {files['best']}, of iteration 6" in go_on(folder, capsys, "--total_itrs", "7")
     assert files["best"].read_bytes() == before and itr_of(files["latest"]) == 7
     checkpoint.save(files["latest"], {**state, "cur_itrs": 5, "validated": 3, "best_score": 0.1})  # before best_* was
     go_on(folder, capsys)
@@ -119,7 +119,7 @@ def test_a_best_as_new_as_the_latest_goes_on_before_the_previous_ones(runs, caps
     folder, files = runs
     shutil.copy(files["latest"], files["best"])
     tear(files["latest"])
-    assert f"Going on with {files['best']}, of iteration 6" in go_on(folder, capsys)
+    assert f"Continuing with {files['best']}, of iteration 6" in go_on(folder, capsys)
     assert itr_of(files["latest"]) == 6
 
 
@@ -128,7 +128,7 @@ def test_a_damaged_best_is_found_before_training_and_made_anew(runs, capsys):
     tear(files["best"])
     damaged = files["best"].read_bytes()
     out = go_on(folder, capsys, "--total_itrs", "7")
-    assert f"Warning: {files['best']} can't be gone on with" in out
+    assert f"Warning: can't continue with {files['best']}" in out
     assert itr_of(files["best"]) == 7
     assert files["best"].with_name(files["best"].name + ".damaged").read_bytes() == damaged
 
@@ -168,7 +168,7 @@ def test_a_checkpoint_of_a_later_version(runs, refused):
     folder, files = runs
     state = torch.load(files["best"], weights_only=True)
     torch.save({**state, "format": checkpoint.FORMAT + 1}, files["best"])
-    assert "is of a later version of this program (format 3" in refused(["--test_only", "--output_dir", str(folder)])
+    assert "was written by a later version of this program (format 3" in refused(["--test_only", "--output_dir", str(folder)])
 
 
 @pytest.mark.parametrize(("change", "part"), [
@@ -186,7 +186,7 @@ def test_other_training_images_are_told(runs, capsys):
     folder, files = runs
     state = torch.load(files["latest"], weights_only=True)
     torch.save({**state, "train_images": "others"}, files["latest"])
-    assert "The training images are others than before" in go_on(folder, capsys)
+    assert "Training images changed" in go_on(folder, capsys)
 
 
 def test_a_disk_that_fills_up_stops_the_run_and_keeps_the_last_checkpoint(tmp_path, train, refused, monkeypatch, small):
