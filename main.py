@@ -5,7 +5,7 @@
     python main.py --verify                              check whether these scores can be trusted
     python main.py --report exp                          tables and curves of recorded results
 """
-from engine.evaluation.build import sweep_planned, weigh_classes
+from engine.evaluation.plan import sweep_planned, weigh_classes
 from engine.options import REPORT, TRAIN, VERIFY
 from engine.report.build import report
 from engine.run.exits import reported_errors

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from datasets.files import read_image
-from datasets.names import list_images
+from datasets.image_lists import list_images
 from engine.run.exits import reported_errors
 from engine.setup import prepare
 from network import precise

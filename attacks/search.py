@@ -5,6 +5,10 @@ from torch import Tensor, nn
 from attacks.losses import IGNORE, LOSSES, Pixels, valid_labels
 
 
+class TargetSizeError(ValueError):
+    """A target map of another size than the images."""
+
+
 class Problem:
     """A model and a batch to attack; computes scores and gradients and counts the passes of each image.
 
@@ -125,5 +129,5 @@ def _prepare_target(target: int | Tensor, labels: Tensor) -> Tensor:
     target = torch.as_tensor(target, device=labels.device, dtype=labels.dtype)
     if target.ndim and target.shape != labels.shape[1:]:
         size, wanted = ("x".join(map(str, values.shape[-2:])) for values in (target, labels))
-        raise ValueError(f"the target map is {size}, the images are {wanted} (height x width): they must be equal")
+        raise TargetSizeError(f"the target map is {size}, the images are {wanted} (height x width): they must be equal")
     return target

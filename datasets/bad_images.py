@@ -4,7 +4,7 @@ from utils.errors import UserError
 from utils.logging import logger
 
 from .check import check_dataset, check_names
-from .names import to_one_line
+from .image_lists import to_one_line
 from .survey import log_survey, survey
 
 CHECKED_IMAGES = 8  # of each split, unless all are read

@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 
 from .check import check_pair
 from .files import read_bytes, read_image, read_image_size, read_mask, read_orientation
-from .names import find_unicode_variant, to_one_line
+from .image_lists import find_unicode_variant, to_one_line
 from .transforms import make_train_transform, make_val_transform
 
 

@@ -7,7 +7,7 @@ from utils.errors import UserError
 
 from .base import PairedFiles, make_palette
 from .files import read_image_size
-from .names import list_images
+from .image_lists import list_images
 from .transforms import IGNORE
 
 

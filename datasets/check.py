@@ -3,7 +3,7 @@ from collections import Counter
 
 from utils.errors import UserError
 
-from .names import to_one_line
+from .image_lists import to_one_line
 from .transforms import IGNORE
 
 

@@ -10,7 +10,7 @@ from torchvision import tv_tensors
 
 from utils.errors import UserError
 
-from .names import to_one_line
+from .image_lists import to_one_line
 
 # Accepted formats, whatever the suffix. Not all that PIL reads: for EPS it starts another program.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")

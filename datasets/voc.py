@@ -10,7 +10,7 @@ from utils.logging import logger
 
 from .base import PairedFiles, make_palette
 from .download import fetch_folder
-from .names import list_images, read_names, to_one_line
+from .image_lists import list_images, read_names, to_one_line
 
 AUG = "_aug"
 YEARS = ("2007", "2008", "2009", "2010", "2011", "2012", "2012_aug")

@@ -7,7 +7,7 @@ from torch import nn
 
 from attacks import Attack
 from datasets import build_datasets, build_loaders, check_and_filter, describe
-from engine.evaluation.build import plan_attacks
+from engine.evaluation.plan import plan_attacks
 from engine.options import PREDICT, REPORT, TEST, TRAIN, Options, as_text, read_call
 from engine.run.folder import Run
 from engine.run.resume import Loaded, finish_options, load_checkpoint, read_skipped_images

@@ -18,9 +18,9 @@ ROOMS = {
     "training": {"evaluation", "run", "options"}, "evaluation": {"records", "options"}, "records": set(),
     "report": {"records"}, "verify": {"records"},
 }
-OPTIONS_OF_EVALUATION = {"engine.options.declare", "engine.options.types"}  # build.py plans the attacks from options
+OPTIONS_OF_EVALUATION = {"engine.options.declare", "engine.options.types"}  # plan.py makes attacks of options
 # The files that see options; everything else has explicit arguments, so that a notebook can call it.
-SEE_OPTIONS = {"engine/setup.py", "engine/evaluation/build.py", "engine/report/build.py", "engine/training/build.py",
+SEE_OPTIONS = {"engine/setup.py", "engine/evaluation/plan.py", "engine/report/build.py", "engine/training/build.py",
                "engine/run/resume.py", "engine/run/folder.py"}
 FILES = [path for name in TOP for path in (*ROOT.glob(f"{name}.py"), *(ROOT / name).rglob("*.py"))]
 ENGINE = [path for path in FILES if path.is_relative_to(ROOT / "engine")]
@@ -64,7 +64,7 @@ def test_rooms_of_engine_import_one_way(path):
     assert others <= ROOMS.get(room, set())
     if room == "evaluation":
         from_options = {module for module in imports(path) if module.startswith("engine.options")}
-        assert from_options <= OPTIONS_OF_EVALUATION and (not from_options or path.name == "build.py")
+        assert from_options <= OPTIONS_OF_EVALUATION and (not from_options or path.name == "plan.py")
 
 
 def test_the_walk_sees_every_kind_of_import(tmp_path, monkeypatch):

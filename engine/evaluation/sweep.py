@@ -17,9 +17,9 @@ from engine.evaluation.pictures import Pictures
 from engine.evaluation.precision import log_sign_differences
 from engine.evaluation.shards import hand_over, take_share
 from engine.records.naming import format_radius, make_label, make_title
-from engine.records.results import format_table, write_results
 from engine.records.rows import drop_keys, make_rows
 from engine.records.store import Records
+from engine.records.summary import format_table, write_results
 from network import precise
 from utils.dashboards import NullVisualizer
 from utils.device import device_of
@@ -59,7 +59,8 @@ def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_name
     if folder is None:
         with TemporaryDirectory() as temporary:
             return sweep(model, loader, dataset, attacks, folder=temporary, class_names=class_names,
-                         num_classes=num_classes, warm_start=warm_start, amp=amp, attack_amp=attack_amp)
+                         num_classes=num_classes, subject=subject, warm_start=warm_start, amp=amp,
+                         attack_amp=attack_amp, described=described, dashboard=dashboard, repeat=repeat)
     images = ImageSet(dataset, class_names=class_names, num_classes=num_classes)
     loader = with_indices(loader, dataset)
     names = [images.name(index) for batch in list_batches(loader) for index in batch]

@@ -53,6 +53,10 @@ class Flag:
 
     def read(self, text: str):
         """Return one value from its text; raise ValueError if it is invalid."""
+        if self.kind is bool:  # in opts.txt
+            if text not in ("True", "False"):
+                raise ValueError(f"{text!r}: write True or False")
+            return text == "True"
         if not self.choices:
             return self.kind(text)
         if text not in map(str, self.choices):

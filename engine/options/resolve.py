@@ -5,12 +5,13 @@ from pathlib import Path
 from engine.options import rules
 from engine.options.declare import PREDICT, REPORT, TRAIN, VERIFY
 from engine.options.flags import FLAGS
-from engine.options.parser import Call, as_flags, build_parser, parse
+from engine.options.parser import Call, as_flags, parse
 from utils.errors import UserError
 
 DEFAULT_EPS = {"linf": (2 / 255, 4 / 255, 8 / 255), "l2": (0.5, 1.0, 2.0)}
 VERIFY_EPS = (4 / 255,)
 TRAIN_EPS = {"linf": 4 / 255, "l2": 0.5}
+COMPLETED = ("output_stride", "eps", "lr", "train_eps")  # whose defaults depend on other flags, see _complete()
 HEADER, END = "------------ Options -------------", "-------------- End ----------------"
 
 # A field for each flag, the mode, and the names of the flags that this call gave.
@@ -32,7 +33,7 @@ def read_call(argv=None, entry: str = "main.py") -> Call:
         if call.given.get("continue_training"):
             raise UserError("--options starts a run again, --continue_training continues one: give only one of them")
         call = Call(call.entry, call.mode, {**_read_file(call), **call.given})
-    rules.check_call(call, _make_view(_complete(_draft_values(call))))
+    rules.check_call(call, Options(**_complete(_draft_values(call))))
     return call
 
 
@@ -43,7 +44,7 @@ def resolve(call: Call, saved: dict | None = None, *, ckpt: str | None = None) -
     """
     values = _draft_values(call, saved)
     for name, flag in FLAGS.items() if call.mode == TRAIN else ():
-        if name not in call.given and values[name] != flag.default and flag.unmet(_make_view(values)):
+        if name not in call.given and values[name] != flag.default and flag.unmet(Options(**values)):
             values[name] = flag.default  # saved, but without effect here, for example with another --optimizer
     values = {**values, "ckpt": ckpt or values["ckpt"]}
     options = Options(**_complete(values))
@@ -75,6 +76,7 @@ def adopted(call: Call, saved: dict) -> dict:
     """Return the saved options that this call uses, as it doesn't give them."""
     left = {name for name, flag in FLAGS.items() if flag.scope == "test"} if call.mode != TRAIN else set()
     left |= {"data_root"} if call.given.get("download") else set()  # a checkpoint must not choose where to write
+    left |= _find_completed(saved)
     return {name: value for name, value in saved.items() if name not in call.given and name not in left}
 
 
@@ -93,7 +95,7 @@ def _draft_values(call: Call, saved: dict | None = None) -> dict:
 
 def _complete(values: dict) -> dict:
     """Return the values, completed with defaults that depend on other flags."""
-    options = _make_view(values)
+    options = Options(**values)
     adam = rules.find_base_optimizer(options.optimizer, options.base_optimizer) == "adam"
     return {**values,
             "test_only": options.mode != TRAIN and options.mode != REPORT,
@@ -103,8 +105,11 @@ def _complete(values: dict) -> dict:
             "train_eps": TRAIN_EPS[options.norm] if values["train_eps"] is None else values["train_eps"]}
 
 
-def _make_view(values: dict) -> Options:
-    return Options(**values)
+def _find_completed(saved: dict) -> set[str]:
+    """Return the saved options that only complete other ones: beside other flags they are to be completed anew."""
+    values = {**{name: flag.default for name, flag in FLAGS.items()}, **saved, "mode": TRAIN}
+    fresh = _complete({**values, **dict.fromkeys(COMPLETED)})
+    return {name for name in COMPLETED if saved.get(name) == fresh[name]}
 
 
 def _read_file(call: Call) -> dict:
@@ -127,22 +132,21 @@ def _read_file(call: Call) -> dict:
         if changed:
             raise UserError(f"--options {path}: the run was continued with another --{', --'.join(changed)}, so no "
                             "single command repeats it: give the value you want")
-    view = _make_view({**_draft_values(call), **first, **call.given})
-    return {name: value for name, value in first.items() if name not in call.given and value != FLAGS[name].default
+    view, left = Options(**{**_draft_values(call), **first, **call.given}), {*call.given, *_find_completed(first)}
+    return {name: value for name, value in first.items() if name not in left and value != FLAGS[name].default
             and FLAGS[name].scope != "once" and TRAIN in FLAGS[name].modes and not FLAGS[name].unmet(view)}
 
 
 def _parse_block(text: str, path: Path) -> dict:
     """Return the options between HEADER and END, parsed as if they had been typed."""
-    argv, parser = [], build_parser(every_flag=True)
+    values = {}
     for line in text.partition(END)[0].strip().splitlines():
         name, separator, value = line.partition(": ")
         if not separator or name not in FLAGS:
             raise UserError(f"--options {path}: {line[:80]!r} is not a line of options: name the opts.txt of a run")
         flag = FLAGS[name]
-        if flag.kind is bool:
-            argv += as_flags({name: value == "True"})
-        else:
-            argv += [f"--{name}", *(value.split(" ") if flag.many else [value])]
-    values = vars(parser.parse_args(argv))
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        try:
+            values[name] = tuple(map(flag.read, value.split(" "))) if flag.many else flag.read(value)
+        except ValueError as error:
+            raise UserError(f"--options {path}: --{name}: {error}") from None
+    return values

@@ -36,6 +36,8 @@ def check_call(call, options):
                             f"{size:g} grey levels (docs/evaluation.md#eps-and-norms)")
     if call.mode == VERIFY:
         _refuse_ranks("--verify")
+        if len(options.eps) > 1:
+            raise UserError("--eps: --verify checks attacks at one radius: give one")
         if options.eps[0] == 0:
             raise UserError("--eps 0: --verify checks attacks at a radius above 0, at most 1")
     _check_attacks(options)

@@ -2,8 +2,8 @@
 from hashlib import sha256
 
 from engine.records.naming import format_radius, name_attack
-from engine.records.results import format_miou
 from engine.records.rows import WORST, drop_keys, sort_key
+from engine.records.summary import format_miou
 from utils.strict_json import canonical
 from utils.text import format_csv, format_markdown, is_undefined
 

@@ -142,7 +142,7 @@ def _log_optimizer(options, optimizer):
                     f", every {optimizer.interval} iterations" if optimizer.interval > 1 else "",
                     f" ({', '.join(details)})" if details else "")
         return
-    logger.info("Using %s optimizer", {"sgd": "SGD", "adam": "Adam"}[options.optimizer])
+    logger.info("Using %s optimizer", {"sgd": "SGD", "adam": "Adam"}.get(options.optimizer, options.optimizer))
     if options.awp_gamma:
         logger.info("Using adversarial weight perturbation, gamma=%g, from iteration %d", options.awp_gamma,
                     optimizer.start_step)

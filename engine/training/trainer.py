@@ -6,8 +6,8 @@ import torch
 
 from engine.run import checkpoints
 from engine.run.interrupts import Interrupts, Stopped
+from engine.training.comparison import MISFITS, compare_data, read_best_score
 from engine.training.meter import Meter, Skips, format_line
-from engine.training.state import MISFITS, compare_data, read_best_score
 from engine.training.step import TrainingStep
 from optim import load_optimizer, load_schedule, set_sam_step
 from utils import checkpoint, distributed

@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from datasets import list_batches
 from engine.records.naming import format_radius
-from engine.records.results import write_results
+from engine.records.summary import write_results
 from engine.verify import contract, gradient, strength
 from engine.verify.bench import FEW, Bench, Finding
 from utils.device import deterministic_sums

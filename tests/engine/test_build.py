@@ -8,8 +8,8 @@ import torch
 import torchvision
 
 from engine import setup
-from engine.evaluation import build as planning
-from engine.options import read_call
+from engine.evaluation import plan as planning
+from engine.options import FLAGS, read_call
 from engine.run.resume import Loaded, load_checkpoint
 from engine.setup import Setup, build_data, build_network
 from engine.training.build import build_training
@@ -42,6 +42,19 @@ def test_every_attack_has_its_own_number_of_steps_unless_told():
     assert steps == [10, 10, 10, 100, 300, 300, 1000]
     asked = plan_attacks(options_of("--attack", *names, "--eps", "0.01", "--steps", "20", "--restarts", "2"))
     assert all(attack.settings()["steps"] == 20 and attack.settings()["restarts"] == 2 for attack in asked)
+
+
+def test_every_flag_of_attacks_reaches_their_settings():
+    """A flag that plan_attacks() forgets would be accepted and do nothing."""
+    typed = {"attack_loss": ["js"], "steps": ["7"], "alpha": ["eps/9"], "best_iterate": [], "red_eps": [],
+             "restarts": ["3"], "attack_seed": ["5"], "target_class": ["2"], "attack_norm": ["l2"]}
+    others = {"test_only", "attack", "eps", "warm_start", "val_images", "save_val_results", "sheet_images"}
+    assert {name for name, flag in FLAGS.items() if flag.group == "attacked evaluation"} == typed.keys() | others
+    for name, words in typed.items():
+        attack = "apgd" if name == "red_eps" else "pgd"
+        plain, other = (plan_attacks(options_of("--attack", attack, "--eps", "0.1", *flags))[0].settings()
+                        for flags in ([], [f"--{name}", *words]))
+        assert plain != other, name
 
 
 def test_weights_are_read_for_balanced_losses_alone(monkeypatch):

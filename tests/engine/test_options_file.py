@@ -51,7 +51,7 @@ def test_a_missing_file_a_bad_value_and_a_test_are_refused(tmp_path, refused):
     path.write_text(path.read_text().replace("total_itrs: 30000", "total_itrs: many"))
     assert "--total_itrs: 'many' is not a number" in refused(["--options", str(path)])
     assert "--test_only trains nothing: leave out --options" in refused(["--test_only", "--options", str(path)])
-    assert "give one of them" in refused(["--continue_training", "--options", str(path)])
+    assert "give only one of them" in refused(["--continue_training", "--options", str(path)])
 
 
 def test_a_run_that_was_continued_otherwise_names_what_changed(tmp_path):

@@ -12,7 +12,7 @@ from engine.evaluation.dashboard import Samples, show_robustness
 from engine.evaluation.evaluate import Scored
 from engine.evaluation.pictures import Pictures
 from engine.records import naming
-from engine.records.results import format_table, write_results
+from engine.records.summary import format_table, write_results
 from utils.images import choose_evenly, to_uint8
 
 SCORES = {"Overall Acc": 0.75, "Image IoU": 0.5, "Mean IoU": 0.125, "Mean IoU lower": None,

@@ -2,6 +2,7 @@
 import torch
 
 from attacks import LOSSES, Attack, build_attack, class_weights, takes
+from attacks.search import TargetSizeError
 from datasets import build_datasets, count_pixels
 from datasets.files import read_mask
 from engine.evaluation.sweep import sweep
@@ -59,10 +60,8 @@ def sweep_planned(setup) -> dict:
                      pictures=None if options.save_val_results else options.sheet_images,
                      described=options.to_dict(), dashboard=setup.dashboard,
                      repeat="the same command" if options.test_only else "--continue_training")
-    except ValueError as error:
-        if not isinstance(options.target_class, str):
-            raise
-        raise UserError(f"--target_class {options.target_class}: {error}") from None  # a map of another size
+    except TargetSizeError as error:
+        raise UserError(f"--target_class {options.target_class}: {error}") from None
 
 
 def _choose_losses(options, name: str) -> list[str | None]:

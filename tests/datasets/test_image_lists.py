@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from datasets import build_datasets, check_dataset
-from datasets.names import list_images, read_names, to_one_line
+from datasets.image_lists import list_images, read_names, to_one_line
 from utils.errors import UserError
 
 READ = {
