@@ -10,7 +10,7 @@ SMALL = ["--dataset", "synthetic", "--model", "deeplabv3_mobilenet", "--no-pretr
          "--batch_size", "2", "--num_workers", "0", "--val_batch_size", "16"]
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def thin_network():
     """--model deeplabv3_mobilenet is the thin network of tests/thin.py."""
     with thin.installed():
