@@ -9,7 +9,7 @@ import sys
 from itertools import combinations
 from pathlib import Path
 
-from engine.records.naming import radius
+from engine.records.naming import format_radius
 from engine.run.exits import reported_errors
 from main import main
 from utils.side_by_side import run_side_by_side
@@ -78,7 +78,7 @@ def verdict(rows: list[dict]) -> str:
     found = [f"{one} is ahead of {other}" if left[one] - left[other] >= CLOSE else
              f"{one} and {other} are equal (less than {CLOSE} apart: one seed can't tell)" for one, other in pairs]
     kept = ", ".join(f"{run} {left[run]:.2f} of {clean[run]:.2f}" for run in left)
-    ball = radius({"eps": eps, "norm": "linf"})
+    ball = format_radius({"eps": eps, "norm": "linf"})
     return f"Verdict: of the clean mIoU, pgd at {ball} leaves {kept}: {'; '.join(found)}. {LIMITS}"
 
 
