@@ -583,7 +583,7 @@ FORBIDDEN = {
 }
 
 
-# Where a name is right all the same: run_side_by_side() starts what our code says, import_optional() imports names written in our source.
+# Where a name is right all the same: what is started and imported there is written in our source.
 ALLOWED = {"utils/side_by_side.py": {"subprocess.Popen"}, "utils/optional.py": {"importlib.import_module"}}
 
 

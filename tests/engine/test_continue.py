@@ -84,7 +84,7 @@ def test_a_run_is_never_continued_from_another_ones_state_into_its_folder(tmp_pa
 @pytest.mark.parametrize(("flags", "part"), [
     (["--optimizer", "adam"], "--optimizer adam can't continue the state of sgd"),
     (["--output_stride", "8"], "--output_stride 8"),
-    (["--model", "deeplabv3plus_mobilenet"], "only latest_deeplabv3_mobilenet_synthetic_os16.pth, best_deeplabv3_"),
+    (["--model", "deeplabv3plus_mobilenet"], "only best_deeplabv3_mobilenet_synthetic_os16.pth, latest_deeplabv3_"),
 ])
 def test_to_continue_means_the_same_network_and_optimizer(trained, refused, flags, part):
     line = refused(["--output_dir", str(trained), "--continue_training", "--total_itrs", "9", *flags])
