@@ -17,9 +17,9 @@ from utils.side_by_side import run_side_by_side
 COMMON = ["--dataset", "synthetic", "--no-pretrained_backbone", "--separable_conv", "--crop_size", "65", "--lr", "0.1",
           "--batch_size", "8", "--backbone_lr_mult", "1", "--bn_momentum", "0.1", "--num_workers", "0", "--overwrite"]
 # A run's flags, its iterations as a share of --total_itrs, and how many passes an iteration takes.
-RUNS = {"at": (["--adv", "--train_eps", "20/255", "--train_step", "1", "--train_alpha", "25/255"], 1.25, 2),
+RUNS = {"at": (["--adv", "--train_eps", "24/255", "--train_step", "1", "--train_alpha", "30/255"], 1.25, 2),
         "sam": (["--optimizer", "SAM", "--rho", "0.02"], 1, 2), "sgd": (["--optimizer", "sgd"], 1, 1)}
-ATTACK = ["--attack", "pgd", "--eps", "5/255", "10/255", "15/255", "20/255"]
+ATTACK = ["--attack", "pgd", "--eps", "6/255", "12/255", "18/255", "24/255"]
 ATTACKED = 5 * 32  # validation images, clean and at each eps; one takes about as long as a pass of training
 CLOSE = 0.05  # mIoU: runs that are closer may change places with another seed
 LIMITS = ("This does not show how methods compare on real images, or whether SAM helps there: it is one seed, small "

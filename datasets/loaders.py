@@ -28,7 +28,8 @@ class IndexedDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor, int]:
-        return *self.dataset[i], i
+        image, label, *_ = self.dataset[i]  # what else an item holds is not for us
+        return image, label, i
 
 
 class SeededDataset(Dataset):

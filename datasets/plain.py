@@ -2,7 +2,7 @@
 import hashlib
 
 import numpy as np
-from torch.utils.data import DataLoader, RandomSampler, default_collate
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, default_collate
 
 from .loaders import IndexedDataset, Loader
 
@@ -58,7 +58,8 @@ def with_indices(loader: DataLoader, dataset) -> DataLoader:
         return loader
     if loader.dataset is not dataset:
         raise ValueError("the loader is of another data set: give the one that it loads")
-    if loader.batch_sampler is None or isinstance(loader.sampler, RandomSampler):
+    ordered = isinstance(loader.sampler, SequentialSampler | list | tuple | range)
+    if isinstance(dataset, IterableDataset) or loader.batch_sampler is None or not ordered:
         raise ValueError("the loader must load batches in order: DataLoader(dataset, batch_size=..., shuffle=False)")
     if loader.collate_fn is not default_collate:
         raise ValueError("the loader collates in its own way: leave out collate_fn, items are (image, label)")

@@ -25,7 +25,22 @@ def differences(before: dict, after: dict) -> list[str]:
 
 def hash_weights(model: nn.Module) -> str:
     """Return a hash of the model's weights and their names."""
-    weights = hashlib.sha256()
-    for key, value in model.state_dict().items():
-        weights.update(key.encode() + value.cpu().contiguous().numpy().tobytes())
-    return weights.hexdigest()[:16]
+    return _hash(model.state_dict(), b"")
+
+
+def hash_model(model: nn.Module) -> str:
+    """Return a hash of the model's layers, weights and all buffers, also those that a state_dict leaves out.
+
+    Raises ValueError for a model without any, which nothing tells from another one.
+    """
+    values = dict(model.named_parameters()) | dict(model.named_buffers())
+    if not values:
+        raise ValueError("the model has no weights to tell it by: give `subject`, or no `folder`")
+    return _hash(values, str(model).encode())
+
+
+def _hash(values: dict[str, Tensor], start: bytes) -> str:
+    content = hashlib.sha256(start)
+    for key, value in values.items():
+        content.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return content.hexdigest()[:16]

@@ -67,7 +67,7 @@ def score_batches(model, loader, attacks: list) -> Iterator[Scored]:
             indices = indices[0].tolist() if indices else list(range(seen, seen + len(images)))
             seen += len(images)
             images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
-            labels = labels.to(device, non_blocking=True)
+            labels = labels.to(device, torch.int64, non_blocking=True)
             outcome = None
             for attack in attacks:
                 start = None if outcome is None else outcome.images

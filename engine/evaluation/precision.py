@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from attacks.search import Problem
 from network import Bfloat16
+from utils.device import device_of
 from utils.logging import logger
 from utils.modes import eval_mode, frozen_parameters
 
@@ -19,7 +20,7 @@ def measure_sign_differences(model: nn.Module, images: Tensor, labels: Tensor) -
 
 def log_sign_differences(model: nn.Module, images: Tensor, labels: Tensor):
     """Log the share for a batch, which may be on another device."""
-    device = next(model.parameters()).device
+    device = device_of(model)
     images, labels = images.to(device), labels.to(device)
     logger.info("--attack_amp: bfloat16 changes %.1f %% of the signs of the first batch's image gradient "
                 "(docs/training.md#memory-and-bfloat16)", 100 * measure_sign_differences(model, images, labels))

@@ -25,7 +25,7 @@ from utils.dashboards import NullVisualizer
 from utils.device import device_of
 from utils.distributed import broadcast_object, fail_together, is_main
 from utils.logging import logger
-from utils.snapshots import hash_weights
+from utils.snapshots import hash_model
 from utils.strict_json import canonical
 
 CLEAN = {"attack": "none", "norm": None, "eps": 0.0, "steps": 0}
@@ -59,11 +59,13 @@ def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_name
     if folder is None:
         with TemporaryDirectory() as temporary:
             return sweep(model, loader, dataset, attacks, folder=temporary, class_names=class_names,
-                         num_classes=num_classes, subject=subject, warm_start=warm_start, amp=amp,
+                         num_classes=num_classes, subject=subject or {"kept": False}, warm_start=warm_start, amp=amp,
                          attack_amp=attack_amp, described=described, dashboard=dashboard, repeat=repeat)
     images = ImageSet(dataset, class_names=class_names, num_classes=num_classes)
     loader = with_indices(loader, dataset)
     names = [images.name(index) for batch in list_batches(loader) for index in batch]
+    if len(set(names)) < len(names):
+        raise ValueError(f"two images are called {max(names, key=names.count)}: names must be distinct")
     run = _Sweep(images, loader, names, Path(folder), described or {}, dashboard or NullVisualizer(), repeat)
     drawn = Pictures(run.folder / "val_results", images, names, needed=pictures is None,
                      count=len(names) if pictures is None else pictures)
@@ -113,7 +115,7 @@ def _make_header(model, images: ImageSet, loader, subject: dict | None) -> dict:
     """Return what identifies network and images, so that their records never mix with others."""
     device = device_of(model)
     return {"class_names": images.class_names, "subject": {
-        **(subject or {"weights": hash_weights(model)}), "data": images.digest(loader), "torch": torch.__version__,
+        **(subject or {"model": hash_model(model)}), "data": images.digest(loader), "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32}}
 

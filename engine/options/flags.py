@@ -48,7 +48,8 @@ MODEL = (
           "deeplabv3_resnet", scope="call", metavar="FILE"),
 )
 
-ATTACKED = Need(lambda options: options.mode not in SCORING or list_attacks(options),
+ATTACKED = Need(lambda options: (options.mode not in SCORING or list_attacks(options)
+                                 or ("attack" in options.given and not options.adv)),
                 lambda _: "for --attack, which is not given; the radius in training is --train_eps and --norm")
 attack = partial(Flag, group="attacked evaluation", modes=SCORING, scope="call")
 ATTACK = (

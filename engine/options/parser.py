@@ -99,8 +99,8 @@ def as_flags(values: dict) -> list[str]:
         if isinstance(value, bool):
             words.append(("--" if value else "--no-") + name)
         elif value is not None:
-            values = value if isinstance(value, tuple | list) else [value]
-            words += [f"--{name}", *map(format_value, values)]
+            typed = list(map(format_value, value if isinstance(value, tuple | list) else [value]))
+            words += [f"--{name}={typed[0]}"] if typed[0].startswith("-") else [f"--{name}", *typed]
     return words
 
 

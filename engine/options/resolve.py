@@ -5,7 +5,7 @@ from pathlib import Path
 from engine.options import rules
 from engine.options.declare import PREDICT, REPORT, TRAIN, VERIFY
 from engine.options.flags import FLAGS
-from engine.options.parser import Call, as_flags, parse
+from engine.options.parser import Call, format_value, parse
 from utils.errors import UserError
 
 DEFAULT_EPS = {"linf": (2 / 255, 4 / 255, 8 / 255), "l2": (0.5, 1.0, 2.0)}
@@ -82,8 +82,7 @@ def adopted(call: Call, saved: dict) -> dict:
 
 def as_text(options: Options) -> str:
     """Return the text of opts.txt, as SAM_AT writes it: lines `name: value` between HEADER and END."""
-    lines = [f"{name}: {' '.join(as_flags({name: value})[1:]) if not isinstance(value, bool) else value}"
-             for name, value in options.to_dict().items() if value is not None]
+    lines = [f"{name}: {format_value(value)}" for name, value in options.to_dict().items() if value is not None]
     return "\n".join([HEADER, *lines, END]) + "\n"
 
 
@@ -133,8 +132,10 @@ def _read_file(call: Call) -> dict:
             raise UserError(f"--options {path}: the run was continued with another --{', --'.join(changed)}, so no "
                             "single command repeats it: give the value you want")
     view, left = Options(**{**_draft_values(call), **first, **call.given}), {*call.given, *_find_completed(first)}
-    return {name: value for name, value in first.items() if name not in left and value != FLAGS[name].default
-            and FLAGS[name].scope != "once" and TRAIN in FLAGS[name].modes and not FLAGS[name].unmet(view)}
+    if not first.get("continue_training"):  # else a default may be what the checkpoint's option was changed to
+        left |= {name for name, value in first.items() if value == FLAGS[name].default}
+    return {name: value for name, value in first.items() if name not in left and FLAGS[name].scope != "once"
+            and TRAIN in FLAGS[name].modes and not FLAGS[name].unmet(view)}
 
 
 def _parse_block(text: str, path: Path) -> dict:
@@ -142,7 +143,7 @@ def _parse_block(text: str, path: Path) -> dict:
     values = {}
     for line in text.partition(END)[0].strip().splitlines():
         name, separator, value = line.partition(": ")
-        if not separator or name not in FLAGS:
+        if not separator or name not in FLAGS or name in values:
             raise UserError(f"--options {path}: {line[:80]!r} is not a line of options: name the opts.txt of a run")
         flag = FLAGS[name]
         try:

@@ -22,7 +22,8 @@ def check_call(call, options):
         _refuse_ranks("--report")
         return
     for name in call.given:
-        if FLAGS[name].scope in ("call", "once") and (remedy := FLAGS[name].unmet(options)):
+        if FLAGS[name].scope in ("call", "once") and not _is_off(name, options) and (
+                remedy := FLAGS[name].unmet(options)):
             raise UserError(f"--{name}: {remedy}")
     if options.continue_training and options.overwrite:
         raise UserError("--continue_training keeps the run that --overwrite would delete: give only one of them")
@@ -60,7 +61,7 @@ def refuse_useless(call):
 def check(options):
     """Raise UserError for options that contradict each other or would be ignored."""
     for name in sorted(options.given):
-        if remedy := FLAGS[name].unmet(options):
+        if not _is_off(name, options) and (remedy := FLAGS[name].unmet(options)):
             raise UserError(f"--{name}: {remedy}")
     stride_4 = "hrnet" in options.model
     if stride_4 != (options.output_stride == 4):
@@ -69,8 +70,18 @@ def check(options):
     if options.gpu_id is not None and launch.launched():
         raise UserError("--gpu_id is for a single process: under torchrun leave it out and name GPUs in "
                         "CUDA_VISIBLE_DEVICES")
+    _check_recipe(options)
     if options.mode == TRAIN:
-        _check_training(options)
+        _check_start("sam_start_itr", options.sam_start_itr, options.total_itrs,
+                     what=options.optimizer if options.optimizer in SAM_FAMILY else "")
+        _check_start("awp_start_itr", options.awp_start_itr, options.total_itrs,
+                     what="AWP" if options.awp_gamma else "")
+        _refuse_small_parts(options)
+
+
+def _is_off(name: str, options) -> bool:
+    """Return whether a switch is given as off, as it is by default: that asks for nothing."""
+    return getattr(options, name) is False and FLAGS[name].default is False
 
 
 def find_base_optimizer(optimizer: str, base_optimizer: str) -> str:
@@ -105,14 +116,12 @@ def _check_attacks(options):
                         "(docs/attacks.md#options)")
 
 
-def _check_training(options):
-    _check_start("sam_start_itr", options.sam_start_itr, options.total_itrs,
-                 what=options.optimizer if options.optimizer in SAM_FAMILY else "")
-    _check_start("awp_start_itr", options.awp_start_itr, options.total_itrs, what="AWP" if options.awp_gamma else "")
+def _check_recipe(options):
     if options.norm == "linf":
-        for flag, size, least in (("train_eps", options.train_eps, 1), ("train_alpha", compute_step_size(
-                options.train_alpha, options.train_eps), math.nextafter(1, 2))):
-            if size >= least:
+        alpha = compute_step_size(options.train_alpha, options.train_eps)
+        for flag, size, is_large in (("train_eps", options.train_eps, options.train_eps >= 1),
+                                     ("train_alpha", alpha, alpha > 1)):
+            if is_large:
                 raise UserError(f"--{flag} {size:g}: pixels are in [0, 1]; write {size:g}/255 for {size:g} grey levels "
                                 "(docs/adversarial.md#eps-as-a-number-of-grey-levels)")
     if options.awp_gamma and options.optimizer in SAM_FAMILY:
@@ -124,7 +133,6 @@ def _check_training(options):
                         "whole batch: give --sam_sync global (docs/gpus.md#sam-under-torchrun)")
     if options.adaptive and options.sam_perturb == "norm":
         raise UserError("--adaptive has no effect on the weights that --sam_perturb norm perturbs: leave one out")
-    _refuse_small_parts(options)
 
 
 def _check_start(flag: str, given: float, total_itrs: int, *, what: str):

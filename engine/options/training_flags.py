@@ -101,7 +101,7 @@ SCALE = (
           "float32", modes=(TRAIN, TEST, PREDICT), scope="test"),
     scale("attack_amp", bool, False, "attacks, and what is scored under them, in bfloat16 too; logs how many signs of "
           "the gradient that changes", modes=(TRAIN, TEST), scope="test",
-          needs=(given(lambda options: options.adv or list_attacks(options),
+          needs=(given(lambda options: list_attacks(options) or (options.adv and options.mode == TRAIN),
                        "nothing is attacked, give --attack or --adv"),)),
     scale("accumulate", number(int, low=1), 1, "run each batch in K parts, for less memory; the step is that of the "
           "whole batch", metavar="K"),

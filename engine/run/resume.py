@@ -73,7 +73,7 @@ def _refuse_another_run(options: Options, loaded: Loaded, saved: dict):
     if "optimizer_state" not in loaded.content:
         raise UserError(f"{loaded.path} holds weights but no training state: leave out --continue_training")
     for name, flag in FLAGS.items():
-        if flag.fixed and name in saved and getattr(options, name) != saved[name]:
+        if flag.fixed and saved.get(name) is not None and getattr(options, name) != saved[name]:
             raise UserError(f"--{name} {getattr(options, name)}: {loaded.path} was trained with {saved[name]}; to "
                             "start a new run from its weights leave out --continue_training "
                             "(docs/resume.md#what-may-change)")

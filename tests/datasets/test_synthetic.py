@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from datasets import build_datasets, build_loaders, check_dataset
-from datasets.synthetic import LENGTHS, SHAPES, SIZE
+from datasets.synthetic import LENGTHS, SHAPES, SIZE, VERSION
 
 
 @pytest.fixture
@@ -98,3 +98,13 @@ def test_workers_draw_the_same_validation_images(sets):
         batches.append(list(loader))
     for one, other in zip(*batches, strict=True):
         assert all(map(torch.equal, one, other))
+
+
+def test_another_version_is_another_data_set(sets):
+    """Whoever changes what is drawn sees this fail, and raises VERSION: else old records would count for new images."""
+    _, val = sets
+    image, label = raw(val, 0)
+    assert VERSION == 2 and val.digest().endswith("version 2")
+    means = [round(image[channel].double().mean().item(), 1) for channel in range(3)]
+    assert (means, label.unique().tolist(), int((label == 0).sum())) == (
+        [125.0, 125.3, 125.9], [0, 2, 4, 5, 255], 2818)

@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from engine.options import as_text, read_call, resolve
+from engine.options import as_flags, as_text, read_call, resolve
 from main import main
 from tests.calls import options_of
 from utils import checkpoint
@@ -34,7 +34,31 @@ def test_typed_flags_win(tmp_path):
     assert (again.lr, again.crop_val, again.attack, again.exp_name, again.rho) == (0.5, False, ("noise",), "again", 0.1)
 
 
+def test_defaults_that_depend_on_other_flags_are_completed_anew(tmp_path):
+    """What nobody typed must not come back as if it had been typed: 8/255 would be next to nothing in l2."""
+    opts = ["--options", str(written(tmp_path, "--adv"))]
+    assert options_of(*opts, "--attack", "pgd", "--attack_norm", "l2").eps == (0.5, 1.0, 2.0)
+    assert options_of(*opts, "--optimizer", "adam").lr == 5e-4
+    assert options_of(*opts, "--model", "deeplabv3_hrnetv2_32").output_stride == 4
+    assert options_of(*opts, "--norm", "l2").train_eps == 0.5
+    saved = options_of("--adv").to_dict()
+    assert options_of("--continue_training", "--norm", "l2", saved=saved).train_eps == 0.5
+    typed = ["--options", str(written(tmp_path, "--adv", "--train_eps", "0.25", "--lr", "0.3"))]
+    assert options_of(*typed, "--norm", "l2").train_eps == 0.25 and options_of(*typed, "--optimizer", "adam").lr == 0.3
+
+
+def test_a_default_that_was_typed_to_change_a_checkpoints_option_is_kept(tmp_path):
+    path = written(tmp_path, "--continue_training", "--ckpt", "a.pth", "--lr_policy", "poly")
+    assert read_call(["--options", str(path)]).given["lr_policy"] == "poly"
+
+
+def test_values_that_begin_with_a_dash(tmp_path):
+    assert options_of("--options", str(written(tmp_path, "--data_root=-odd"))).data_root == "-odd"
+    assert as_flags({"vis_env": "-x y"}) == ["--vis_env=-x y"]
+
+
 @pytest.mark.parametrize(("text", "line"), [
+    ("------------ Options -------------\nadv: true\n", "--adv: 'true': write True or False"),
     ("", "doesn't hold options"), ("lr: 0.1\n", "doesn't hold options"),
     ("------------ Options -------------\nlearning rate is 5\n-------------- End ----------------\n", "not a line of"),
     ("------------ Options -------------\nlr: 0.1\nunknown: 5\n", "'unknown: 5' is not a line of"),

@@ -14,7 +14,7 @@ from attacks import FGSM, PGD
 from engine.evaluation import sweep
 from engine.records.store import read
 from main import main
-from network import modeling
+from network import NormalizedModel, modeling
 from tests.conftest import ROOT, Toy
 
 SCORES = ("Overall Acc", "Mean Acc", "FreqW Acc", "Mean IoU", "Image IoU", "loss", "radius", "forwards", "backwards")
@@ -162,6 +162,54 @@ def test_loaders_that_cannot_be_right_are_refused(toy, loader, words):
     data = Plain()
     with pytest.raises(ValueError, match=words):
         sweep(toy, loader(data), data, [], num_classes=4)
+
+
+class Named(Plain):
+    """Items with an id of their own, all called the same."""
+
+    def __getitem__(self, i):
+        return *super().__getitem__(i), 100 - i
+
+    def name(self, i):
+        return "twin"
+
+
+def test_what_else_an_item_holds_is_left_out(toy):
+    class Ids(Plain):
+        def __getitem__(self, i):
+            return *super().__getitem__(i), 100 - i
+
+    plain, ids = Plain(), Ids()
+    one, other = (sweep(toy, DataLoader(data, 2), data, [], num_classes=4)["results"][0] for data in (plain, ids))
+    assert one["Class IoU"] == other["Class IoU"] and one["loss"] == other["loss"]
+
+
+def test_images_of_one_name_are_an_error(toy):
+    data = Named()
+    with pytest.raises(ValueError, match="two images are called twin"):
+        sweep(toy, DataLoader(data, 2), data, [], num_classes=4)
+
+
+def test_models_of_one_state_dict_never_share_records(tmp_path, toy):
+    """Normalisation may be in buffers that a state_dict leaves out, or in the layers themselves."""
+    data, found = Plain(), []
+    for mean in ([0.2] * 3, [0.7] * 3):
+        model = NormalizedModel(toy.body, mean, [0.2] * 3).eval()
+        found.append(sweep(model, DataLoader(data, 2), data, [], folder=tmp_path, num_classes=4)["results"][0])
+    assert found[0]["loss"] != found[1]["loss"] and found[0]["records"] != found[1]["records"]
+    with pytest.raises(ValueError, match="no weights to tell it by"):
+        sweep(nn.Identity(), DataLoader(data, 2), data, [], folder=tmp_path, num_classes=3)
+
+
+def test_labels_of_other_integer_types(toy):
+    class Bytes(Plain):
+        def __getitem__(self, i):
+            image, label = super().__getitem__(i)
+            return image, label.byte()
+
+    rows = [sweep(toy, DataLoader(one, 2), one, [FGSM(eps=0.1)], num_classes=4)["results"]
+            for one in (Plain(), Bytes())]
+    assert [row["Mean IoU"] for row in rows[0]] == [row["Mean IoU"] for row in rows[1]]
 
 
 def test_classes_must_be_given(toy):
