@@ -28,6 +28,7 @@ def run_side_by_side(commands: dict[str, list[str]], folder: Path, *, total: int
                 for name in [name for name, process in running.items() if process.poll() is not None]:
                     _check(running.pop(name).returncode, folder / f"{name}.log")
                 bar.update(sum(count_done(name) for name in commands if name not in waiting) - bar.n)
+            bar.update(total - bar.n)
         finally:
             for process in running.values():
                 process.terminate()

@@ -328,8 +328,7 @@ def test_a_defect_of_an_attack_fails_its_check(smooth, failed, monkeypatch, defe
 def some_checks(monkeypatch):
     """A function that leaves only the checks of these names."""
     def leave(*names):
-        for name in set(CHECKS) - {*names}:
-            monkeypatch.delitem(CHECKS, name)
+        monkeypatch.setattr("engine.verify.CHECKS", {name: CHECKS[name] for name in CHECKS if name in names})
 
     return leave
 
@@ -352,8 +351,8 @@ def test_main_writes_its_results_and_exits_with_1_if_a_check_failed(trained, som
     passed = [check["passed"] for check in written["checks"]]
     assert code == (0 if all(passed) else 1) and (results is None) == (code == 1)
     lines = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith(("pass  ", "FAIL  ")) for line in lines) == len(CHECKS)
-    assert lines[-1].startswith(f"{sum(passed)} of {len(CHECKS)} checks passed")
+    assert sum(line.startswith(("pass  ", "FAIL  ")) for line in lines) == 3
+    assert lines[-1].startswith(f"{sum(passed)} of 3 checks passed")
 
 
 def test_main_keeps_the_earlier_file_and_exits_with_1_on_a_failure(trained, some_checks, monkeypatch):
