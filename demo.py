@@ -17,7 +17,7 @@ from utils.side_by_side import run_side_by_side
 COMMON = ["--dataset", "synthetic", "--no-pretrained_backbone", "--separable_conv", "--crop_size", "65", "--lr", "0.1",
           "--batch_size", "8", "--backbone_lr_mult", "1", "--bn_momentum", "0.1", "--num_workers", "0", "--overwrite"]
 # A run's flags, its iterations as a share of --total_itrs, and how many passes an iteration takes.
-RUNS = {"at": (["--adv", "--train_eps", "24/255", "--train_step", "1", "--train_alpha", "30/255"], 1.25, 2),
+RUNS = {"at": (["--adv", "--train_eps", "24/255", "--train_step", "1", "--train_alpha", "30/255"], 1.875, 2),
         "sam": (["--optimizer", "SAM", "--rho", "0.02"], 1, 2), "sgd": (["--optimizer", "sgd"], 1, 1)}
 ATTACK = ["--attack", "pgd", "--eps", "6/255", "12/255", "18/255", "24/255"]
 ATTACKED = 5 * 32  # validation images, clean and at each eps; one takes about as long as a pass of training
@@ -30,7 +30,7 @@ def demo(argv=None) -> dict:
     """Train, attack, compare; returns what report.json holds."""
     parser = argparse.ArgumentParser("demo.py", description=__doc__)
     parser.add_argument("--output_dir", default="demo", type=Path, help="folder for the runs and the report")
-    parser.add_argument("--total_itrs", type=int, default=320, help="iterations of SGD and SAM (at: x 1.25)")
+    parser.add_argument("--total_itrs", type=int, default=320, help="iterations of SGD and SAM (at: x 1.875)")
     parser.add_argument("--seed", default="1", help="of the images and the networks")
     opts = parser.parse_args(argv)
     with reported_errors():
