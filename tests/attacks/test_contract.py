@@ -18,8 +18,16 @@ GRADIENT_FREE = ("square", "noise")
 EVERY_ATTACK = pytest.mark.parametrize("name", list(ATTACKS))
 # square supports linf only; ensemble is sea with three more losses, so one norm is enough
 CASES = [(name, norm) for name in ATTACKS for norm in NORMS if norm == "linf" or name not in ("square", "ensemble")]
-EVERY_CASE = pytest.mark.parametrize(("name", "norm"), CASES)
-WHITE_BOX = pytest.mark.parametrize(("name", "norm"), [case for case in CASES if case[0] not in GRADIENT_FREE])
+
+
+def each_of(cases):
+    """Attacks of many members take seconds a test."""
+    return pytest.mark.parametrize(("name", "norm"), [
+        pytest.param(*case, marks=[pytest.mark.slow] * (case[0] in ("sea", "ensemble"))) for case in cases])
+
+
+EVERY_CASE = each_of(CASES)
+WHITE_BOX = each_of([case for case in CASES if case[0] not in GRADIENT_FREE])
 
 
 def attack_of(name, norm="linf", **settings):

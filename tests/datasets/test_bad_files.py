@@ -326,6 +326,7 @@ def test_what_is_missing_is_one_line_when_files_are_hashed(pair):
         dataset.digest()
 
 
+@pytest.mark.slow
 def test_odd_but_readable_files_say_nothing(pair, root):
     """PIL's remarks would come once for each image and worker."""
     (paths,) = pair(image=IMAGES["EXIF corrupt"][0], mask=MASKS["palette with transparency"][0]).pairs
@@ -337,6 +338,7 @@ def test_odd_but_readable_files_say_nothing(pair, root):
 READ = "import sys; from datasets.files import read_mask; from pathlib import Path; read_mask(Path(sys.argv[1]))"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix" or not shutil.which("setpriv"), reason="needs another user")
 def test_a_file_that_may_not_be_read(pair, root):
     path = pair().pairs[0][1]

@@ -65,6 +65,7 @@ def dies_in_call(path, call: int, keep: int) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", [1, 2, 4])
 def test_whenever_it_dies_the_checkpoint_and_those_before_it_are_whole(tmp_path, keep):
     deaths = 0
