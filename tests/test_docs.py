@@ -198,6 +198,7 @@ def workplace(tmp_path, monkeypatch, one_thread):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_commands_that_are_to_be_run_run(workplace, capsys):
     """In one folder, the README's first: other pages continue its run. What it quotes is what they print."""
     marked = [command for command in COMMANDS if command.run]

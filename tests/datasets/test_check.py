@@ -92,6 +92,7 @@ def test_a_wrong_label_stops_training_with_its_file(voc_root, folder, write, num
         next(loader.iterate_from(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_torn_image_stops_training_with_its_file(voc_root, folder, num_workers):
     (folder / "JPEGImages" / "b.jpg").write_bytes(encoded(PIXELS, "JPEG")[:-40])

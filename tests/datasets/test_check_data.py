@@ -65,6 +65,7 @@ def rows_in(text, title):
     return [(int(pixels.replace(",", "")), int(images)) for *_, pixels, _, images in map(str.split, lines)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 3])
 def test_pixels_of_every_class_are_counted(good_root, num_workers):
     for split, dataset in sets_in(good_root).items():

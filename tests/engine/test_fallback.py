@@ -224,6 +224,7 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused_before_training(
     assert mega == pytest.approx(5 * one, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="mounts a file system")
 def test_a_folder_that_can_not_be_written_is_refused_at_the_start(tmp_path, small, root):
     """A disk that is mounted for reading: permissions don't hold every user back."""

@@ -16,6 +16,8 @@ from engine.verify.bench import Bench, pooled_accuracy, pooled_mean_iou
 from main import main
 from metrics import StreamSegMetrics
 
+pytestmark = pytest.mark.slow  # each runs attacks of many steps
+
 EPS = 8 / 255
 COLOURS = torch.tensor([[0.5, 0.5, 0.5], [0.62, 0.42, 0.5], [0.42, 0.6, 0.45], [0.45, 0.45, 0.65]])
 
