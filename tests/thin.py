@@ -42,21 +42,21 @@ def build(num_classes: int = 21, output_stride: int = 8, pretrained_backbone: bo
         return deeplab.DeepLab(ThinBackbone(output_stride=output_stride), deeplab.DeepLabHead, num_classes=num_classes)
 
 
-@contextmanager
 def installed():
-    """The thin network is what --model deeplabv3_mobilenet names."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(modeling.MODELS, NAME, build)
-        patch.setattr(modeling, NAME, build)
-        yield
+    """Context: the thin network is what --model deeplabv3_mobilenet names."""
+    return _named(build)
+
+
+def real():
+    """Context, within installed(): the real one again."""
+    return _named(REAL)
 
 
 @contextmanager
-def real():
-    """Within installed(): the real one again."""
+def _named(model):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(modeling.MODELS, NAME, REAL)
-        patch.setattr(modeling, NAME, REAL)
+        patch.setitem(modeling.MODELS, NAME, model)
+        patch.setattr(modeling, NAME, model)
         yield
 
 

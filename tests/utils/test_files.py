@@ -187,10 +187,14 @@ def test_a_file_system_without_locks_counts_as_locked(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(files.fcntl, "flock", unsupported)
-    AppendOnly(tmp_path / "a.jsonl").close()
-    monkeypatch.setattr(files, "fcntl", None)
-    AppendOnly(tmp_path / "a.jsonl").close()
+    with open(tmp_path / "a.jsonl", "w") as holder, open(tmp_path / "a.jsonl", "w") as other:
+        assert try_lock(holder) and not try_lock(other)
+        monkeypatch.setattr(files.fcntl, "flock", unsupported)
+        assert try_lock(other)
+        AppendOnly(tmp_path / "a.jsonl").close()
+        monkeypatch.setattr(files, "fcntl", None)
+        assert try_lock(other)
+        AppendOnly(tmp_path / "a.jsonl").close()
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
