@@ -15,27 +15,29 @@ from main import main
 from utils.side_by_side import run_side_by_side
 
 COMMON = ["--dataset", "synthetic", "--no-pretrained_backbone", "--separable_conv", "--crop_size", "65", "--lr", "0.1",
-          "--batch_size", "8", "--backbone_lr_mult", "1", "--bn_momentum", "0.1", "--num_workers", "0", "--overwrite"]
+          "--batch_size", "8", "--backbone_lr_mult", "1", "--bn_momentum", "0.1", "--val_batch_size", "32",
+          "--num_workers", "0", "--overwrite"]
 # A run's flags, its iterations as a share of --total_itrs, and how many passes an iteration takes.
-RUNS = {"at": (["--adv", "--train_eps", "24/255", "--train_step", "1", "--train_alpha", "30/255"], 1.875, 2),
+RUNS = {"at": (["--adv", "--train_eps", "24/255", "--train_step", "1", "--train_alpha", "30/255"], 2, 2),
         "sam": (["--optimizer", "SAM", "--rho", "0.02"], 1, 2), "sgd": (["--optimizer", "sgd"], 1, 1)}
-ATTACK = ["--attack", "pgd", "--eps", "6/255", "12/255", "24/255"]
-ATTACKED = 4 * 32  # validation images, clean and at each eps; one takes about as long as a pass of training
+ATTACK = ["--attack", "pgd", "--steps", "30", "--eps", "6/255", "12/255", "18/255"]
+ATTACKED = 4 * 32  # validation images, clean and at each eps
+PASSES = 2  # of training, which take about as long as an attacked image
 CLOSE = 0.05  # mIoU: runs that are closer may change places with another seed
 LIMITS = ("This does not show how methods compare on real images, or whether SAM helps there: it is one seed, small "
-          "images whose cue is colour, and ten steps of one attack.")
+          "images whose cue is colour, and one attack.")
 
 
 def demo(argv=None) -> dict:
     """Train, attack, compare; returns what report.json holds."""
     parser = argparse.ArgumentParser("demo.py", description=__doc__)
     parser.add_argument("--output_dir", default="demo", type=Path, help="folder for the runs and the report")
-    parser.add_argument("--total_itrs", type=int, default=320, help="iterations of SGD and SAM (at: x 1.875)")
+    parser.add_argument("--total_itrs", type=int, default=260, help="iterations of SGD and SAM (at: twice as many)")
     parser.add_argument("--seed", default="1", help="of the images and the networks")
     opts = parser.parse_args(argv)
     with reported_errors():
         run_side_by_side({name: command_of(name, opts) for name in RUNS}, opts.output_dir, title="training, attacking",
-                         total=sum(passes_of(name, opts) + ATTACKED for name in RUNS),
+                         total=sum(passes_of(name, opts) + PASSES * ATTACKED for name in RUNS),
                          count_done=lambda name: count_passes(name, opts))
     folder = str(opts.output_dir)
     report = main(["--report", "sgd", "sam", "at", "--output_dir", folder, "--report_dir", folder])
@@ -66,7 +68,7 @@ def count_passes(name: str, opts) -> int:
     if "Scores of the best" not in log:  # it trains; records, if any, are those of an earlier run
         return RUNS[name][2] * max(map(int, re.findall(r"Itrs (\d+)/", log)), default=0)
     records = (opts.output_dir / name / "records").glob("*.jsonl")
-    return passes_of(name, opts) + sum(path.read_text().count('"image":') for path in records)
+    return passes_of(name, opts) + PASSES * sum(path.read_text().count('"image":') for path in records)
 
 
 def verdict(rows: list[dict]) -> str:

@@ -26,7 +26,7 @@ def test_the_windows_of_a_run(tmp_path, visdom_port, visdom_windows):
     assert radius["x"] == [1, 2, 3] and radius["y"] == pytest.approx([0.05] * 3)
     (miou,) = windows["[Val] Mean IoU"]["content"]["data"]
     assert miou["x"] == [2, 3] and results["results"][0]["Mean IoU"] in miou["y"]
-    assert all(f"<td>{name}</td>" in windows["[Val] Class IoU"]["content"] for name in ("background", "ring", "cross"))
+    assert all(f"<td>{name}</td>" in windows["[Val] Class IoU"]["content"] for name in ("background", "disc", "ring"))
     (line,) = windows["Robust Mean IoU"]["content"]["data"]
     clean, at_8, at_4 = (row["Mean IoU"] for row in results["results"])
     assert line["name"] == "fgsm linf" and line["y"] == [clean, at_4, at_8]
