@@ -15,7 +15,7 @@ def weights(tmp_path):
     """A VainF-shaped checkpoint of a network for the synthetic data set's classes."""
     options = options_of("--model", "deeplabv3_mobilenet", "--no-pretrained_backbone")
     torch.manual_seed(0)
-    model = build_network(options, torch.device("cpu"), num_classes=6).eval()
+    model = build_network(options, torch.device("cpu"), num_classes=5).eval()
     torch.save({"model_state": model.model.state_dict(), "best_score": np.float64(0.5)}, tmp_path / "weights.pth")
     return model, ["--ckpt", str(tmp_path / "weights.pth"), "--model", "deeplabv3_mobilenet", "--dataset", "synthetic"]
 

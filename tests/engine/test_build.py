@@ -65,11 +65,11 @@ def test_weights_are_read_for_balanced_losses_alone(monkeypatch):
 
 def test_attacks_are_planned_once_and_get_their_class_weights_later():
     options = options_of("--dataset", "synthetic", "--test_only", "--attack", "sea", "pgd", "--eps", "0.01")
-    attacks = planning.plan_attacks(options, num_classes=6)
+    attacks = planning.plan_attacks(options, num_classes=5)
     planning.weigh_classes(Setup(options, classes=setup.describe("synthetic"), attacks=attacks))
     sea, pgd = attacks
     (balanced,) = [member for member in sea.members if member.attack_loss == "mce_bal"]
-    assert sum(balanced.class_weights) == pytest.approx(1) and len(balanced.class_weights) == 6
+    assert sum(balanced.class_weights) == pytest.approx(1) and len(balanced.class_weights) == 5
     assert balanced.class_weights[0] < min(balanced.class_weights[1:])  # background is the commonest class
     assert [member.class_weights for member in (*sea.members, pgd) if member is not balanced] != [
         balanced.class_weights] * 3

@@ -96,7 +96,7 @@ def test_overwrite_starts_again(tmp_path, train, real_network):
     (["--test_only", "--exp_name", "nothing"], ["no best_", "train first", "--ckpt"]),
     (["--continue_training", "--exp_name", "nothing"], ["no latest_", "train first", "--ckpt"]),
     (["--ckpt", "none.pth", "--test_only"], ["none.pth", "--ckpt"]),
-    (["--num_classes", "7"], ["--num_classes 7", "6"]),
+    (["--num_classes", "7"], ["--num_classes 7", "5"]),
     (["--batch_size", "257"], ["--batch_size 257", "256"]),
     (["--batch_size", "1"], ["--batch_size 1", "a multiple of 2"]),
     (["--dataset", "camvid", "--data_root", "nowhere"], ["nowhere", "--data_root"]),
@@ -121,7 +121,7 @@ def test_a_torch_that_cannot_write_says_where(tmp_path, small, refused):
 def test_checkpoints_of_vainf_and_sam_at_are_read(tmp_path, capsys, small, real_network):
     """Their files: model_state (SAM_AT's may carry module.), numpy best_score, the optimizer's and schedule's state."""
     torch.manual_seed(3)
-    network = modeling.deeplabv3_mobilenet(num_classes=6, output_stride=16, pretrained_backbone=False)
+    network = modeling.deeplabv3_mobilenet(num_classes=5, output_stride=16, pretrained_backbone=False)
     optimizer = torch.optim.SGD([{"params": network.backbone.parameters(), "lr": 0.001},
                                  {"params": network.classifier.parameters(), "lr": 0.01}], lr=0.01, momentum=0.9)
     path = tmp_path / "theirs.pth"
@@ -134,7 +134,7 @@ def test_checkpoints_of_vainf_and_sam_at_are_read(tmp_path, capsys, small, real_
     results = main([*small, *folder, "--test_only", "--ckpt", str(path)])
     _, val_set = build_datasets("synthetic", data_root="")
     model = NormalizedModel(network, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    expected = evaluate(model, torch.utils.data.DataLoader(val_set, 16), StreamSegMetrics(6))
+    expected = evaluate(model, torch.utils.data.DataLoader(val_set, 16), StreamSegMetrics(5))
     assert results["results"][0]["Mean IoU"] == pytest.approx(expected["Mean IoU"], abs=1e-6)
     main([*small, *folder, "--ckpt", str(path), "--continue_training", "--total_itrs", "4", "--print_interval", "1"])
     assert "Itrs 4/4" in capsys.readouterr().out

@@ -63,7 +63,7 @@ def test_rows_are_the_scores_of_the_attacks_images(run, tmp_path):
     """Against the attack called by hand, one image at a time, and scikit-learn."""
     rows = run("a", *ATTACK, "--val_images", "5", "--val_batch_size", "1")["results"]
     saved = checkpoint.load(run.ckpt)
-    model = build_model("deeplabv3_mobilenet", num_classes=6, output_stride=16, pretrained_backbone=False)
+    model = build_model("deeplabv3_mobilenet", num_classes=5, output_stride=16, pretrained_backbone=False)
     model.model.load_state_dict(saved["model_state"])
     model.eval().to(memory_format=torch.channels_last)
     _, val_set = build_datasets("synthetic", data_root="", train=False)
@@ -205,7 +205,7 @@ def test_sea_is_recorded_by_members_that_the_ensemble_shares(run, tmp_path, caps
     weights = lines_of(tmp_path / "a", "red-apgd-mce_bal_linf_4-255_4steps")[0]["attack"]["class_weights"]
     train_set, _ = build_datasets("synthetic", data_root="")
     labels = (train_set.read_pair(k)[1].flatten().numpy() for k in range(len(train_set)))
-    pixels = sum(np.bincount(label, minlength=256)[:6] for label in labels)
+    pixels = sum(np.bincount(label, minlength=256)[:5] for label in labels)
     assert weights == pytest.approx((1 / pixels / (1 / pixels).sum()).tolist(), rel=1e-12)
 
 
@@ -227,7 +227,7 @@ def test_the_loader_gives_every_image_its_own_index(run):
     (["--attack_loss", "js"], ["--attack_loss"]),
     (["--attack", "pgd", "square", "--target_class", "3"], ["--target_class", "square"]),
     (["--attack", "pgd", "--attack_loss", "mce", "--target_class", "3"], ["mce", "targeted"]),
-    (["--attack", "pgd", "--target_class", "6"], ["--target_class 6", "0 to 5"]),
+    (["--attack", "pgd", "--target_class", "5"], ["--target_class 5", "0 to 4"]),
     (["--attack", "pgd", "--target_class", "nowhere.png"], ["nowhere.png"]),
     (["--attack", "square", "--attack_norm", "l2"], ["square", "l2"]),
     (["--attack", "psd"], ["psd", "segpgd"]),
