@@ -20,7 +20,7 @@ COMMON = ["--dataset", "synthetic", "--no-pretrained_backbone", "--separable_con
 # A run's flags, its iterations as a share of --total_itrs, and how many passes an iteration takes.
 RUNS = {"at": (["--adv", "--train_eps", "24/255", "--train_step", "1", "--train_alpha", "30/255"], 2, 2),
         "sam": (["--optimizer", "SAM", "--rho", "0.02"], 1, 2), "sgd": (["--optimizer", "sgd"], 1, 1)}
-ATTACK = ["--attack", "pgd", "--steps", "30", "--eps", "6/255", "12/255", "18/255"]
+ATTACK = ["--attack", "pgd", "--steps", "30", "--eps", "6/255", "12/255", "20/255"]
 ATTACKED = 4 * 32  # validation images, clean and at each eps
 PASSES = 2  # of training, which take about as long as an attacked image
 CLOSE = 0.05  # mIoU: runs that are closer may change places with another seed
