@@ -9,6 +9,7 @@ import sys
 from itertools import combinations
 from pathlib import Path
 
+from datasets.synthetic import LENGTHS
 from engine.records.naming import format_radius
 from engine.run.exits import reported_errors
 from main import main
@@ -17,12 +18,12 @@ from utils.side_by_side import run_side_by_side
 COMMON = ["--dataset", "synthetic", "--no-pretrained_backbone", "--separable_conv", "--crop_size", "65", "--lr", "0.1",
           "--batch_size", "8", "--backbone_lr_mult", "1", "--bn_momentum", "0.1", "--val_batch_size", "32",
           "--num_workers", "0", "--overwrite"]
-# A run's flags, its iterations as a share of --total_itrs, and how many passes an iteration takes.
+# A run's flags, its iterations in units of --total_itrs, and how many passes an iteration takes.
 RUNS = {"at": (["--adv", "--train_eps", "24/255", "--train_step", "1", "--train_alpha", "30/255"], 2, 2),
         "sam": (["--optimizer", "SAM", "--rho", "0.02"], 1, 2), "sgd": (["--optimizer", "sgd"], 1, 1)}
 ATTACK = ["--attack", "pgd", "--steps", "30", "--eps", "6/255", "12/255", "20/255"]
-ATTACKED = 4 * 32  # validation images, clean and at each eps
-PASSES = 2  # of training, which take about as long as an attacked image
+ATTACKED = 3 * LENGTHS["val"]  # images that a run attacks: all at each eps
+ATTACK_COST = 2  # attacking an image takes about as long as this many passes of training
 CLOSE = 0.05  # mIoU: runs that are closer may change places with another seed
 LIMITS = ("This does not show how methods compare on real images, or whether SAM helps there: it is one seed, small "
           "images whose cue is colour, and one attack.")
@@ -32,13 +33,13 @@ def demo(argv=None) -> dict:
     """Train, attack, compare; returns what report.json holds."""
     parser = argparse.ArgumentParser("demo.py", description=__doc__)
     parser.add_argument("--output_dir", default="demo", type=Path, help="folder for the runs and the report")
-    parser.add_argument("--total_itrs", type=int, default=260, help="iterations of SGD and SAM (at: twice as many)")
+    parser.add_argument("--total_itrs", type=int, default=300, help="iterations of SGD and SAM (at: twice as many)")
     parser.add_argument("--seed", default="1", help="of the images and the networks")
     opts = parser.parse_args(argv)
     with reported_errors():
         run_side_by_side({name: command_of(name, opts) for name in RUNS}, opts.output_dir, title="training, attacking",
-                         total=sum(passes_of(name, opts) + PASSES * ATTACKED for name in RUNS),
-                         count_done=lambda name: count_passes(name, opts))
+                         total=sum(passes_of(name, opts) + ATTACK_COST * ATTACKED for name in RUNS),
+                         count_done=lambda name: count_work(name, opts))
     folder = str(opts.output_dir)
     report = main(["--report", "sgd", "sam", "at", "--output_dir", folder, "--report_dir", folder])
     with (opts.output_dir / "report.md").open("a", encoding="utf-8") as file:
@@ -49,8 +50,8 @@ def demo(argv=None) -> dict:
 
 def command_of(name: str, opts) -> list[str]:
     """Return the command of a run."""
-    flags, share, _ = RUNS[name]
-    length = str(round(share * opts.total_itrs))
+    flags, times, _ = RUNS[name]
+    length = str(times * opts.total_itrs)
     return [sys.executable, str(Path(__file__).with_name("main.py")), "--output_dir", str(opts.output_dir),
             "--exp_name", name, "--total_itrs", length, "--val_interval", length, "--random_seed", opts.seed,
             *COMMON, *flags, *ATTACK]
@@ -58,17 +59,17 @@ def command_of(name: str, opts) -> list[str]:
 
 def passes_of(name: str, opts) -> int:
     """Return how many passes a run's training takes."""
-    _, share, passes = RUNS[name]
-    return passes * round(share * opts.total_itrs)
+    _, times, passes = RUNS[name]
+    return passes * times * opts.total_itrs
 
 
-def count_passes(name: str, opts) -> int:
-    """Return how many passes a run has made, by its log and its records."""
+def count_work(name: str, opts) -> int:
+    """Return the work that a run has done, in passes of training, by its log and its records."""
     log = (opts.output_dir / f"{name}.log").read_text(errors="replace")
     if "Scores of the best" not in log:  # it trains; records, if any, are those of an earlier run
         return RUNS[name][2] * max(map(int, re.findall(r"Itrs (\d+)/", log)), default=0)
-    records = (opts.output_dir / name / "records").glob("*.jsonl")
-    return passes_of(name, opts) + PASSES * sum(path.read_text().count('"image":') for path in records)
+    records = (opts.output_dir / name / "records").glob("pgd*.jsonl")
+    return passes_of(name, opts) + ATTACK_COST * sum(path.read_text().count('"image":') for path in records)
 
 
 def verdict(rows: list[dict]) -> str:

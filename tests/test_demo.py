@@ -1,5 +1,6 @@
 """The demo's whole path: three runs, the comparison, the pictures, the verdict; shorter than `make demo`."""
 import json
+from argparse import Namespace
 
 import pytest
 from PIL import Image
@@ -9,20 +10,23 @@ import demo
 
 @pytest.mark.slow
 def test_demo_compares_three_runs_draws_them_and_ends_in_a_verdict(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "ATTACK", ["--attack", "pgd", "--eps", "4/255", "--steps", "1"])
+    monkeypatch.setattr(demo, "ATTACK", ["--attack", "pgd", "--eps", "4/255", "5/255", "6/255", "--steps", "1"])
     report = demo.demo(["--output_dir", str(tmp_path), "--total_itrs", "1"])
     assert json.loads((tmp_path / "report.json").read_text()) == report
     assert [(row["run"], row["attack"]) for row in report["rows"]] == [
-        (run, attack) for run in ("sgd", "sam", "at") for attack in ("none", "pgd")]
+        (run, attack) for run in ("sgd", "sam", "at") for attack in ("none", "pgd", "pgd", "pgd")]
     for row in report["rows"]:
         results = json.loads((tmp_path / row["run"] / "results.json").read_text())
-        (own,) = [own for own in results["results"] if own["attack"] == row["attack"]]
+        (own,) = [own for own in results["results"] if own["eps"] == row["eps"]]
         assert row["Mean IoU"] == own["Mean IoU"]
         assert (results["options"]["optimizer"], results["options"]["adv"]) == {
             "sgd": ("sgd", False), "sam": ("SAM", False), "at": ("sgd", True)}[row["run"]]
     for name in ("curves.png", *(f"sheet_{run}_linf_4-255.png" for run in demo.RUNS)):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 200
+    opts = Namespace(output_dir=tmp_path, total_itrs=1)
+    for run in demo.RUNS:
+        assert demo.count_work(run, opts) == demo.passes_of(run, opts) + demo.ATTACK_COST * demo.ATTACKED
     words = demo.verdict(report["rows"])
     assert (tmp_path / "report.md").read_text().rstrip().endswith(words)
     out, err = capsys.readouterr()

@@ -96,7 +96,7 @@ def test_overwrite_starts_again(tmp_path, train, real_network):
     (["--test_only", "--exp_name", "nothing"], ["no best_", "train first", "--ckpt"]),
     (["--continue_training", "--exp_name", "nothing"], ["no latest_", "train first", "--ckpt"]),
     (["--ckpt", "none.pth", "--test_only"], ["none.pth", "--ckpt"]),
-    (["--num_classes", "7"], ["--num_classes 7", "5"]),
+    (["--num_classes", "7"], ["--num_classes 7", "synthetic has 5"]),
     (["--batch_size", "257"], ["--batch_size 257", "256"]),
     (["--batch_size", "1"], ["--batch_size 1", "a multiple of 2"]),
     (["--dataset", "camvid", "--data_root", "nowhere"], ["nowhere", "--data_root"]),
