@@ -9,7 +9,6 @@ import sys
 from itertools import combinations
 from pathlib import Path
 
-from datasets.synthetic import LENGTHS
 from engine.records.naming import format_radius
 from engine.run.exits import reported_errors
 from main import main
@@ -22,7 +21,7 @@ COMMON = ["--dataset", "synthetic", "--no-pretrained_backbone", "--separable_con
 RUNS = {"at": (["--adv", "--train_eps", "24/255", "--train_step", "1", "--train_alpha", "30/255"], 2, 2),
         "sam": (["--optimizer", "SAM", "--rho", "0.02"], 1, 2), "sgd": (["--optimizer", "sgd"], 1, 1)}
 ATTACK = ["--attack", "pgd", "--steps", "30", "--eps", "6/255", "12/255", "20/255"]
-ATTACKED = 3 * LENGTHS["val"]  # images that a run attacks: all at each eps
+ATTACKED = 3 * 32  # images that a run attacks: all validation images at each eps
 ATTACK_COST = 2  # attacking an image takes about as long as this many passes of training
 CLOSE = 0.05  # mIoU: runs that are closer may change places with another seed
 LIMITS = ("This does not show how methods compare on real images, or whether SAM helps there: it is one seed, small "

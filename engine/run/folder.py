@@ -1,6 +1,7 @@
 """A run's folder: its files, when and by whom it may be written, and the command that continues the run."""
 import shlex
 import shutil
+import weakref
 from pathlib import Path
 
 from engine.options import FLAGS, as_flags
@@ -70,9 +71,10 @@ class Run:
                 raise UserError(f"{self.folder} can't be written ({error}): choose another --output_dir") from None
 
     def _lock_folder(self):
-        """Lock the folder until this process ends, even if it is killed; loader workers don't hold the lock."""
-        self._lock = open(self.folder / ".lock", "w")  # noqa: SIM115, open until the process ends
-        if not files.try_lock(self._lock, per_process=True):
+        """Lock the folder as long as this object is, or until the process is killed; loader workers don't lock it."""
+        lock = open(self.folder / ".lock", "w")  # noqa: SIM115, the next line closes it
+        weakref.finalize(self, lock.close)
+        if not files.try_lock(lock, per_process=True):
             raise UserError(f"{self.folder} is being trained in by another process: wait for it to end, or end it "
                             "(docs/resume.md#checkpoints)")
 

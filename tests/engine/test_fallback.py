@@ -1,13 +1,17 @@
 """Checkpoints that are torn, gone, foreign, or can't be written: what a run does then."""
+import gc
 import os
 import re
 import shutil
 import subprocess
 import sys
+import warnings
+from glob import glob
 
 import pytest
 import torch
 
+from engine.run.folder import Run
 from main import main
 from utils import checkpoint
 
@@ -237,3 +241,19 @@ def test_a_folder_that_can_not_be_written_is_refused_at_the_start(tmp_path, smal
     line, = (line for line in done.stderr.splitlines() if "error" in line)
     assert done.returncode == 2 and f"{tmp_path}/exp can't be written" in line and "Read-only file system" in line
     assert "Traceback" not in done.stderr and "Itrs" not in done.stdout
+
+
+def test_the_lock_file_is_closed_even_where_run_and_file_are_collected_at_once(tmp_path, monkeypatch):
+    """An exception's traceback can keep both until then."""
+    remarks = []
+    monkeypatch.setattr(sys, "unraisablehook", remarks.append)
+    circle = [Run(tmp_path / "exp")]
+    circle.append(circle)
+    circle[0].open(training=True)
+    held = [path for path in map(os.path.realpath, glob("/proc/self/fd/*")) if path.endswith("exp/.lock")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        del circle
+        gc.collect()
+    assert held == [str((tmp_path / "exp/.lock").resolve())] and not remarks
+    assert not [path for path in map(os.path.realpath, glob("/proc/self/fd/*")) if path.endswith("exp/.lock")]
