@@ -17,7 +17,7 @@ from utils.side_by_side import run_side_by_side
 COMMON = ["--dataset", "synthetic", "--no-pretrained_backbone", "--separable_conv", "--crop_size", "65", "--lr", "0.1",
           "--batch_size", "8", "--backbone_lr_mult", "1", "--bn_momentum", "0.1", "--val_batch_size", "32",
           "--num_workers", "0", "--overwrite"]
-# A run's flags, its iterations in units of --total_itrs, and how many passes an iteration takes.
+# A run's flags, how many times --total_itrs it trains, and how many passes an iteration takes.
 RUNS = {"at": (["--adv", "--train_eps", "24/255", "--train_step", "1", "--train_alpha", "30/255"], 2, 2),
         "sam": (["--optimizer", "SAM", "--rho", "0.02"], 1, 2), "sgd": (["--optimizer", "sgd"], 1, 1)}
 ATTACK = ["--attack", "pgd", "--steps", "30", "--eps", "6/255", "12/255", "20/255"]
