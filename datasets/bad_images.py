@@ -3,8 +3,9 @@ from utils import distributed
 from utils.errors import UserError
 from utils.logging import logger
 
-from .check import check_dataset, check_names
+from .check import check_dataset, check_names, find_shared
 from .image_lists import to_one_line
+from .label_check import log_odd_labels, read_suspicious, refuse_wrong_labels
 from .survey import log_survey, survey
 
 CHECKED_IMAGES = 8  # of each split, unless all are read
@@ -31,16 +32,38 @@ def check_and_filter(sets: dict, *, check_all: bool = False, skip_bad: bool = Fa
         bad = find_bad_images(sets, num_workers=num_workers, prefix="skipped" if skip_bad else "bad")
         if not skip_bad:
             raise_if_bad([line for found in bad.values() for lines in found.values() for line in lines])
-            return sets
         sets = remove_images(sets, bad)
-        log_skipped(sets, "--skip_bad_images")
-        return sets
-    try:
-        for dataset in sets.values():
-            check_dataset(dataset, limit=CHECKED_IMAGES)
-    except UserError as error:
-        raise UserError(f"{error} {HINT}") from None
+        if skip_bad:
+            log_skipped(sets, "--skip_bad_images")
+    return check_first(sets)
+
+
+def check_first(sets: dict) -> dict:
+    """Return the data sets if their first images and labels are right. Raises UserError."""
+    found = {}
+    with distributed.fail_together():
+        try:
+            for split, dataset in sets.items() if distributed.is_main() else ():
+                check_dataset(dataset, limit=CHECKED_IMAGES)
+                found[split] = read_suspicious(dataset, title=SPLITS[split], limit=CHECKED_IMAGES)
+        except UserError as error:
+            raise UserError(f"{error} {HINT}") from None
+        for split, labels in found.items():
+            if labels is not None:
+                refuse_wrong_labels(labels, sets[split], title=SPLITS[split])
+                log_odd_labels(labels, sets[split], title=SPLITS[split])
+        if len(found) > 1:
+            warn_about_shared(sets)
     return sets
+
+
+def warn_about_shared(sets: dict):
+    """Log how many validation images are training images too, by the content of their files."""
+    shared = find_shared(*(sets[split] for split in SPLITS))
+    if shared:
+        logger.warning("Warning: %d of %d validation images are also training images, the first is %s: scores on them "
+                       "do not show what the network does on new images (docs/data.md#check-the-data)", len(shared),
+                       len(sets["val"]), to_one_line(shared[0]))
 
 
 def find_bad_images(sets: dict, *, num_workers: int = 0, prefix: str = "bad") -> dict[str, dict[str, list[str]]]:

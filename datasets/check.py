@@ -1,8 +1,11 @@
 """Checks of images and masks, so that bad data is reported before a run starts."""
+import hashlib
 from collections import Counter
+from pathlib import Path
 
 from utils.errors import UserError
 
+from .files import read_bytes
 from .image_lists import to_one_line
 from .transforms import IGNORE
 
@@ -14,6 +17,7 @@ def check_dataset(dataset, *, limit: int | None = None):
     differ, a label is not a class, two images have the same name, or the split is empty.
     """
     check_names(dataset)
+    check_files(dataset)
     for i in range(len(dataset) if limit is None else min(limit, len(dataset))):
         image, label = dataset.read_pair(i)
         check_pair(image, label, num_classes=dataset.num_classes, files=dataset.files(i))
@@ -27,6 +31,31 @@ def check_names(dataset):
     name, count = Counter(map(dataset.name, range(len(dataset)))).most_common(1)[0]
     if count > 1:
         raise UserError(f"{count} images in {origin} have the name {to_one_line(name)}: keep one of them.")
+
+
+def check_files(dataset):
+    """Raise UserError if images or masks are missing; the message has their number."""
+    for kind, paths in zip(("images", "masks"), zip(*getattr(dataset, "pairs", ()), strict=True), strict=False):
+        missing = [path for path in paths if path in dataset.absent]
+        if missing:
+            rest = f"; {len(missing)} of {len(paths)} {kind} are missing" * (len(missing) > 1)
+            raise UserError(f"Missing file {to_one_line(missing[0])}{rest}: unpack the data set again or correct "
+                            "--data_root.")
+
+
+def find_shared(train, val) -> list[Path]:
+    """Return the validation images whose files are also in the training set, byte for byte, whatever their names."""
+    paths = [[image for image, _ in getattr(dataset, "pairs", ())] for dataset in (train, val)]
+    sizes = [{path: path.stat().st_size for path in images if path.exists()} for images in paths]
+    common = set(sizes[0].values()) & set(sizes[1].values())
+    train_content, val_content = ({path: _hash(path) for path, size in found.items() if size in common}
+                                  for found in sizes)
+    known = set(train_content.values())
+    return [path for path, content in val_content.items() if content in known]
+
+
+def _hash(path: Path) -> bytes:
+    return hashlib.sha256(read_bytes(path)).digest()
 
 
 def check_pair(image, label, *, num_classes: int, files: tuple[str, str]):
@@ -45,7 +74,8 @@ def check_label(label, *, num_classes: int, file: str):
     outside = label[(label < 0) | (label >= num_classes) & (label != IGNORE)]
     if outside.numel():
         raise UserError(f"{file} has the label {int(outside[0])}, but the classes are 0 to {num_classes - 1} "
-                        f"(and {IGNORE}, ignored): correct the mask or choose the --dataset that it belongs to.")
+                        f"(and {IGNORE}, ignored): correct the mask, choose the --dataset that it belongs to, or give "
+                        "--label_map (docs/data.md#wrong-labels).")
 
 
 def _format_size(tensor):

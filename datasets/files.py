@@ -16,6 +16,7 @@ from .image_lists import to_one_line
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")
 LOSSY = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF")
 MASK_MODES = ("P", "L", "1", "I", "I;16", "I;16B")
+COLOUR_MODES = ("RGB", "RGBA")
 GRAY_STRETCH = {"L;2": 85, "L;4": 17}  # PIL stretches gray levels of 2 and 4 bits to 0..255
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -44,9 +45,17 @@ def read_image(path: Path, *, upright: bool = False) -> tv_tensors.Image:
     return _read(path, decode)
 
 
-def read_mask(path: Path) -> tv_tensors.Mask:
-    """Return a mask's class indices [H, W]: palette indices or gray levels, not colours. Raises UserError."""
-    return _read(path, _to_indices)
+def read_mask(path: Path, colours: dict | None = None) -> tv_tensors.Mask:
+    """Return a mask's class indices [H, W]: palette indices or gray levels; with `colours`, colours too.
+
+    colours: {(red, green, blue): label}. Raises UserError, also for a colour that is not in it.
+    """
+    return _read(path, lambda file: _to_indices(file, colours or {}))
+
+
+def is_in_colours(path: Path) -> bool:
+    """Return whether a mask holds colours rather than indices, by its header. Raises UserError."""
+    return _read(path, lambda file: file.mode in COLOUR_MODES)
 
 
 def read_image_size(path: Path) -> tuple[int, int]:
@@ -117,15 +126,35 @@ def _exif_orientation(file) -> int:
     return found if found in TURNS else 1
 
 
-def _to_indices(file):
+def _to_indices(file, colours: dict):
     remedy = "save the class indices as palette or gray PNG"
     if file.format in LOSSY:
         raise _UnusableError(f"{file.format}, which blurs labels", remedy)
-    if file.mode not in MASK_MODES:
+    if file.mode not in MASK_MODES and not (colours and file.mode in COLOUR_MODES):
         raise _UnusableError(f"mode {file.mode}, but a mask holds class indices, not colours", remedy)
     if (frames := getattr(file, "n_frames", 1)) > 1:
         raise _UnusableError(f"{frames} pictures in one file", "save only the right one")
+    if file.mode in COLOUR_MODES:
+        return tv_tensors.Mask(torch.from_numpy(_match_colours(np.asarray(file.convert("RGB")), colours)))
     stretch = GRAY_STRETCH.get(file.tile[0].args, 1) if file.format == "PNG" else 1  # lost when pixels load
     indices = np.array(file) // stretch
     # uint8 is kept because the transforms resize and pad it fastest
     return tv_tensors.Mask(torch.from_numpy(indices if indices.dtype == np.uint8 else indices.astype(np.int64)))
+
+
+def _match_colours(pixels, colours: dict) -> np.ndarray:
+    """Return the labels [H, W] of RGB pixels [H, W, 3]; of grey pixels whose level is no known colour, the level."""
+    codes = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)  # [H, W]
+    found, where, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    known = {red << 16 | green << 8 | blue: label for (red, green, blue), label in colours.items()}
+    unknown = [(count, code) for code, count in zip(found.tolist(), counts.tolist(), strict=True) if code not in known]
+    if not unknown:
+        labels = np.array([known[code] for code in found.tolist()])
+    elif (found % 0x010101 == 0).all():  # red, green and blue are equal: indices that were saved as RGB
+        labels = found & 0xFF
+    else:
+        count, code = max(unknown)
+        raise _UnusableError(f"{sum(count for count, _ in unknown)} of its pixels have colours that are no class's, such "
+                             f"as {code >> 16} {code >> 8 & 0xFF} {code & 0xFF}", "correct the mask, or save the class "
+                             "indices as palette or gray PNG")
+    return labels.astype(np.uint8)[where].reshape(codes.shape)

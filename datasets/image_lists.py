@@ -1,9 +1,77 @@
-"""Read image names from lists and folders, and format them for messages."""
+"""Find images by name in folders, read lists of them, and format names for messages."""
+import re
 import unicodedata
-from pathlib import Path
+from collections import Counter, defaultdict
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from utils.errors import UserError
+from utils.logging import logger
 from utils.text import escape_unprintable
+
+# Of the formats in datasets/files.py, in lower case.
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".webp", ".ppm",
+                      ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif"))
+FORMS = {"name": "names", "file": "file names", "path": "paths", "columns": "two columns"}
+
+
+class Entry(NamedTuple):
+    """A line of a list: an image, its name alone or a path, and the path of its mask if the line gives one."""
+
+    image: PurePosixPath
+    mask: PurePosixPath | None = None
+
+    @property
+    def stem(self) -> str:
+        """Return the image's name without folder and suffix."""
+        return self.image.stem if self.image.suffix.lower() in SUFFIXES else self.image.name
+
+
+class ImageFolder:
+    """The images of a folder, found by their stem whatever their suffix and Unicode form (macOS writes NFD).
+
+    `absent` collects the paths that find() was asked for in vain.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.absent: set[Path] = set()
+        self._found = defaultdict(list)
+        for image in list_images(path) if path.is_dir() else ():
+            self._found[image.stem].append(image)
+        self._normalized = {unicodedata.normalize("NFC", stem): images for stem, images in self._found.items()}
+
+    def find(self, *stems: str, suffix: str) -> Path:
+        """Return the image of the first of these stems that has one, else the path with `suffix`, which is absent.
+
+        Raises UserError if two images have the stem.
+        """
+        for stem in stems:
+            images = self._found.get(stem) or self._normalized.get(unicodedata.normalize("NFC", stem))
+            if images and len(images) > 1:
+                raise UserError(f"{len(images)} images in {to_one_line(self.path)} have the name {to_one_line(stem)} "
+                                f"({', '.join(to_one_line(image.name) for image in images)}): keep one of them.")
+            if images:
+                return images[0]
+        missing = self.path / f"{stems[0]}{suffix}"
+        self.absent.add(missing)
+        return missing
+
+    def list_others(self, used: set[Path]) -> list[Path]:
+        """Return the images of the folder that are not in `used`."""
+        return [image for images in self._found.values() for image in images if image not in used]
+
+
+class ImageFolders(dict):
+    """ImageFolders by path, opened when they are first asked for."""
+
+    def __missing__(self, path: Path) -> ImageFolder:
+        return self.setdefault(path, ImageFolder(path))
+
+    @property
+    def absent(self) -> set[Path]:
+        """Return all paths that were looked for in vain."""
+        return set().union(*(folder.absent for folder in self.values()))
 
 
 def to_one_line(path) -> str:
@@ -11,38 +79,75 @@ def to_one_line(path) -> str:
     return escape_unprintable(str(path), keep="")
 
 
-def read_names(path: Path) -> list[str]:
-    """Return the names in a list, one per line; blank lines, outer spaces, CRLF and a byte order mark are ignored.
+def read_list(path: Path) -> list[Entry]:
+    """Return the entries of a list, one per line; blank lines, outer spaces, CRLF and a byte order mark are ignored.
 
-    Raises UserError if the list is not UTF-8 text or a name is a path.
+    All lines have one form: a name, a file name, the path of an image (also with backslashes), or the paths of an image
+    and its mask. A path is relative to the data set even if it begins with a slash, as in DeepLab's lists. Raises
+    UserError if the list is not UTF-8 text, mixes forms, or a path has no suffix of an image or leads upwards.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UserError(f"Can't read the list {to_one_line(path)} ({reason}): unpack the data set again.") from error
-    names = [line.strip() for line in lines if line.strip()]
-    for name in names:
-        # A path could lead outside the data set; control characters show that this is a binary file.
-        if Path(name).name != name or name == ".." or "\\" in name or any(ord(c) < 32 for c in name):
-            raise UserError(f'The list {to_one_line(path)} has the line "{to_one_line(name)[:80]}": write one name per '
+    parsed = {line: _parse_line(line) for line in map(str.strip, lines) if line}
+    for line, (form, _) in parsed.items():
+        if form is None:
+            raise UserError(f'The list {to_one_line(path)} has the line "{to_one_line(line)[:80]}": write one name per '
                             "line, without folder and suffix.")
-    return names
+    forms = {form: line for line, (form, _) in parsed.items()}
+    if len(forms) > 1:
+        raise UserError(f"The list {to_one_line(path)} mixes {' and '.join(FORMS[form] for form in forms)}, such as "
+                        f"{' and '.join(repr(to_one_line(line)[:80]) for line in forms.values())}: write all lines in "
+                        "one form.")
+    return [parsed[line][1] for line in map(str.strip, lines) if line]
+
+
+def _parse_line(line: str) -> tuple[str | None, Entry | None]:
+    """Return a line's form (None if it has none) and its Entry."""
+    if any(ord(c) < 32 for c in line):  # control characters show that this is a binary file
+        return None, None
+    endings = "|".join(re.escape(suffix) for suffix in SUFFIXES)
+    columns = re.fullmatch(rf"(\S.*?(?:{endings}))\s+(\S.*(?:{endings}))", line, re.IGNORECASE)
+    paths = [PurePosixPath(text.replace("\\", "/").lstrip("/")) for text in (columns.groups() if columns else [line])]
+    if any(".." in path.parts or not path.parts or re.match("[A-Za-z]:", str(path)) for path in paths):
+        return None, None
+    is_image = paths[0].suffix.lower() in SUFFIXES
+    if columns:
+        return "columns", Entry(*paths)
+    if "/" in line or "\\" in line:
+        return ("path", Entry(*paths)) if is_image else (None, None)
+    return "file" if is_image else "name", Entry(PurePosixPath(line))
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the PNG and JPEG files of a folder, sorted by name, without hidden files. Raises UserError."""
-    suffixes = {".png", ".jpg", ".jpeg"}
+    """Return the images of a folder, by suffix, sorted by name, without hidden files. Raises UserError."""
+    return sorted(path for path in _list_visible(folder) if path.suffix.lower() in SUFFIXES)
+
+
+def describe_unused(folder: Path) -> str:
+    """Return the files of a folder that list_images() leaves out, counted by suffix ("3 .txt, 1 .db"), or ""."""
+    counts = Counter(path.suffix.lower() or "without a suffix" for path in _list_visible(folder)
+                     if path.suffix.lower() not in SUFFIXES and path.is_file())
+    return ", ".join(f"{count} {to_one_line(suffix)}" for suffix, count in counts.most_common())
+
+
+def _list_visible(folder: Path) -> list[Path]:
     try:
-        return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
+        return [path for path in folder.iterdir() if not path.name.startswith(".")]
     except OSError as error:
         raise UserError(f"Can't read the folder {to_one_line(folder)} ({error.strerror}): make it readable.") from error
 
 
-def find_unicode_variant(path: Path) -> Path:
-    """Return the path or, if only that exists, the same name in another Unicode form (macOS writes NFD)."""
-    if not path.name.isascii() and not path.exists():
-        for form in ("NFC", "NFD"):
-            if (other := path.with_name(unicodedata.normalize(form, path.name))).exists():
-                return other
-    return path
+def log_unused(folder: Path):
+    """Log how many files of a folder of images are not used, by suffix."""
+    if counts := describe_unused(folder):
+        logger.info("Not used in %s, as they are not images: %s", to_one_line(folder), counts)
+
+
+def log_masks_without_image(masks: ImageFolder, pairs):
+    """Log how many masks of a folder belong to none of the pairs (image, mask)."""
+    if others := masks.list_others({mask for _, mask in pairs}):
+        logger.info("%d masks in %s have no image, the first is %s", len(others), to_one_line(masks.path),
+                    to_one_line(others[0].name))

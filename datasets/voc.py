@@ -1,6 +1,6 @@
 """Pascal VOC segmentation, 2007 to 2012, and 2012 with the additional masks of SBD."""
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from torchvision.datasets.voc import DATASET_YEAR_DICT
@@ -10,7 +10,9 @@ from utils.logging import logger
 
 from .base import PairedFiles, make_palette
 from .download import fetch_folder
-from .image_lists import list_images, read_names, to_one_line
+from .image_lists import Entry, ImageFolder, ImageFolders, list_images, read_list, to_one_line
+from .layouts import refuse_other_layout
+from .transforms import IGNORE
 
 AUG = "_aug"
 YEARS = ("2007", "2008", "2009", "2010", "2011", "2012", "2012_aug")
@@ -29,6 +31,7 @@ def compute_colours() -> np.ndarray:
 class VOCSegmentation(PairedFiles):
     """VOC: {root}/VOCdevkit/VOC2012/{JPEGImages, SegmentationClass, ImageSets/Segmentation}, 21 classes.
 
+    root may also be VOCdevkit or VOC2012.
     '2012_aug' trains on SegmentationClassAug (10,582 images) and validates on the 1449 images of '2012'.
     Everingham et al., "The Pascal Visual Object Classes Challenge", IJCV 2010; Hariharan et al., ICCV 2011.
     """
@@ -39,63 +42,90 @@ class VOCSegmentation(PairedFiles):
     num_classes = len(class_names)
     options = ("year", "download")
     palette = make_palette(compute_colours())
+    mask_colours = {tuple(colour): label for label, colour in enumerate(palette[:21].tolist())} | {
+        tuple(palette[IGNORE].tolist()): IGNORE}
 
-    def __init__(self, split, *, data_root, crop_size=None, year="2012", download=False, **_):
+    def __init__(self, split, *, data_root, crop_size=None, year="2012", download=False, label_map=None, **_):
         root = Path(data_root).expanduser()
         folder = find_folder(root, year, download=download)
         masks = folder / "SegmentationClass"
-        names, origin = read_split(folder, split)
+        entries, origin = read_split(folder, split)
         if year.endswith(AUG) and split == "train":
             masks = folder / "SegmentationClassAug"
-            names, origin = read_aug(root, folder, masks)
-        refuse_classification_list(names, origin, images=folder / "JPEGImages")
-        pairs = [(folder / "JPEGImages" / f"{name}.jpg", masks / f"{name}.png") for name in names]
-        super().__init__(pairs, split, origin=origin, crop_size=crop_size)
+            entries, origin = read_aug(root, folder, masks)
+        folders = ImageFolders()
+        images = folder / "JPEGImages"
+        refuse_classification_list(entries, origin, images=folders[images])
+        pairs = [find_pair(entry, folders, images=images, masks=masks, roots=(folder, root)) for entry in entries]
+        super().__init__(pairs, split, origin=origin, crop_size=crop_size, label_map=label_map, absent=folders.absent)
 
 
 def find_folder(root: Path, year: str, *, download: bool) -> Path:
-    """Return the folder of a year below root; with `download`, fetch it first. Raises UserError if it is missing."""
+    """Return the folder of a year at or below root; with `download`, fetch it if it is missing. Raises UserError."""
     if year not in YEARS:
         raise UserError(f"Unknown --year {year}: choose one of {', '.join(YEARS)}.")
     entry = DATASET_YEAR_DICT[year.removesuffix(AUG)]
+    usual = root / entry["base_dir"]  # VOCdevkit/VOC2012, of 2011 TrainVal/VOCdevkit/VOC2011
+    name = usual.name
+    others = [folder for folder in (root / "VOCdevkit" / name, root / name, *[root] * (root.resolve().name == name))
+              if (folder / "ImageSets" / "Segmentation").is_dir()]
+    if not usual.is_dir() and others:
+        logger.info("VOC %s: found in %s", year, others[0])
+        return others[0]
     if download:
         fetch_folder(root, entry["base_dir"], url=entry["url"], md5=entry["md5"])
-    folder = root / entry["base_dir"]
-    if not folder.is_dir():
-        raise UserError(f"VOC {year} not found: the folder {folder} does not exist. Set --data_root to the folder that "
+    if not usual.is_dir():
+        refuse_other_layout(root, "voc")
+        raise UserError(f"VOC {year} not found: the folder {usual} does not exist. Set --data_root to the folder that "
                         f"holds {Path(entry['base_dir']).parts[0]}, or download VOC with --download "
                         "(docs/data.md#voc).")
-    return folder
+    return usual
 
 
-def read_split(folder: Path, split: str) -> tuple[list[str], Path]:
-    """Return the image names of a split and the path of their list. Raises UserError."""
+def read_split(folder: Path, split: str) -> tuple[list[Entry], Path]:
+    """Return the entries of a split's list and its path. Raises UserError."""
     path = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
-    return read_names(path), path
+    return read_list(path), path
 
 
-def refuse_classification_list(names: list[str], origin: Path, *, images: Path):
+def find_pair(entry: Entry, folders: ImageFolders, *, images: Path, masks: Path, roots) -> tuple[Path, Path]:
+    """Return the image and mask of an entry: in the folders `images` and `masks`, or where the entry says.
+
+    An entry's folder is relative to the first of `roots` that has it.
+    """
+    def find(path: PurePosixPath, usual: Path, suffix: str) -> Path:
+        folder = usual
+        if len(path.parts) > 1:
+            folder = next((root for root in roots if (root / path.parent).is_dir()), roots[0]) / path.parent
+        return folders[folder].find(Entry(path).stem, suffix=suffix)
+
+    return (find(entry.image, images, ".jpg"), find(entry.mask or PurePosixPath(entry.stem), masks, ".png"))
+
+
+def refuse_classification_list(entries: list[Entry], origin: Path, *, images: ImageFolder):
     """Raise UserError for a list of ImageSets/Main, whose lines are an image name and -1, 0 or 1 for one class."""
+    names = [str(entry.image) for entry in entries]
     marked = names and all(re.fullmatch(r"\S+\s+(-1|0|1)", name) for name in names)
-    if marked and not (images / f"{names[0]}.jpg").exists():
+    if marked and images.find(names[0], suffix=".jpg") in images.absent:
         raise UserError(f"The list {to_one_line(origin)} is for classification (-1, 0 or 1 after each name): "
                         "replace it by the one from ImageSets/Segmentation.")
 
 
-def read_aug(root: Path, folder: Path, masks: Path) -> tuple[list[str], Path]:
-    """Return the image names of the augmented training set and the list or folder that they come from.
+def read_aug(root: Path, folder: Path, masks: Path) -> tuple[list[Entry], Path]:
+    """Return the entries of the augmented training set and the list or folder that they come from.
 
-    The names are those in root/train_aug.txt or, without that file, of all masks that are not in val.txt.
+    They are those of train_aug.txt, in root or beside the other lists, or, without that file, all masks that are not in
+    val.txt.
     """
     if not masks.is_dir():
         raise UserError(f"--year 2012_aug needs the folder {masks}: unpack the SegmentationClassAug masks there, "
                         "or use --year 2012.")
-    origin = root / "train_aug.txt"
-    if origin.exists():
-        names = read_names(origin)
+    lists = (root / "train_aug.txt", folder / "ImageSets" / "Segmentation" / "train_aug.txt")
+    origin = next((path for path in lists if path.exists()), masks)
+    if origin != masks:
+        entries = read_list(origin)
     else:
-        origin = masks
-        val = set(read_split(folder, "val")[0])
-        names = [path.stem for path in list_images(masks) if path.stem not in val]
-    logger.info("2012_aug: %d training images, listed in %s", len(names), origin)
-    return names, origin
+        val = {entry.stem for entry in read_split(folder, "val")[0]}
+        entries = [Entry(PurePosixPath(path.stem)) for path in list_images(masks) if path.stem not in val]
+    logger.info("2012_aug: %d training images, listed in %s", len(entries), origin)
+    return entries, origin

@@ -19,7 +19,7 @@ LABELS = {(split, k): RNG.integers(0, 5 + k, (70, 66)).astype(np.uint8)  # from 
 # File: what is there instead of the right one, and what is said of it
 BAD = {
     "train/009.png": (encoded(RNG.integers(0, 256, (70, 66, 3)).astype(np.uint8))[:3000], "truncated"),
-    "trainannot/010.png": (encoded(np.zeros((70, 66, 3), np.uint8)), "mode RGB"),
+    "trainannot/010.png": (encoded(np.full((70, 66, 3), (1, 2, 3), np.uint8)), "no class's, such as 1 2 3"),
     "train/011.png": (b"", "not an image"),
     "trainannot/011.png": (encoded(np.full((70, 66), 3.5, np.float32), "TIFF"), "mode F"),
     "valannot/002.png": (encoded(LABELS["val", 2][1:]), "is 66x69"),

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from datasets import build_datasets, check_dataset
-from datasets.image_lists import list_images, read_names, to_one_line
+from datasets.image_lists import list_images, read_list, to_one_line
 from utils.errors import UserError
 
 READ = {
@@ -19,6 +19,10 @@ READ = {
     "Unicode": ("Straße\n日本\nI\u0307\u2028x\n".encode(), ["Straße", "日本", "I\u0307\u2028x"]),
     "dots": (b"a.b\n..a\na..b\n.\xc3\xa4\n", ["a.b", "..a", "a..b", ".ä"]),
     "no bytes": (b"", []),
+    "file names": (b"a.jpg\nb.c.PNG\n", ["a", "b.c"]),
+    "paths": (b"JPEGImages/a.jpg\n/JPEGImages/b.jpeg\n", ["a", "b"]),
+    "backslashes": (b"JPEGImages\\a.jpg\r\n", ["a"]),
+    "DeepLab's columns": (b"/JPEGImages/a b.jpg /SegmentationClassAug/a b.png\n", ["a b"]),
     "blank lines alone": (b"\r\n \n\t\n", []),
 }
 REFUSED = {
@@ -27,7 +31,12 @@ REFUSED = {
     "a path upwards": (b"../../secret\n", 'the line "../../secret"'),
     "the folder above": (b"..\n", 'the line ".."'),
     "a path of Windows": (b"..\\secret\n", "the line"),
-    "two paths, as DeepLab's lists have": (b"/JPEGImages/a.jpg /SegmentationClassAug/a.png\n", "without folder"),
+    "two paths upwards": (b"/JPEGImages/a.jpg /../a.png\n", "without folder"),
+    "a drive": (b"C:\\a.jpg\n", "without folder"),
+    "the folder itself": (b".\n", "without folder"),
+    "names and file names": (b"a\nb.jpg\n", "mixes names and file names"),
+    "names and paths": (b"a\nJPEGImages/b.jpg\n", "mixes names and paths"),
+    "one column and two": (b"x/a.jpg\nx/b.jpg y/b.png\n", "mixes paths and two columns"),
     "a zero byte": (b"a\0b\n", "the line \"a\\x00b\""),
     "a terminal's code": (b"\x1b[31ma\n", "the line \"\\x1b[31ma\""),
     "UTF-16": ("a\nb\n".encode("utf-16"), "not UTF-8"),
@@ -41,7 +50,7 @@ REFUSED = {
 def test_a_list_that_works(tmp_path, kind):
     content, names = READ[kind]
     (tmp_path / "val.txt").write_bytes(content)
-    assert read_names(tmp_path / "val.txt") == names
+    assert [entry.stem for entry in read_list(tmp_path / "val.txt")] == names
 
 
 @pytest.mark.parametrize("kind", REFUSED)
@@ -49,7 +58,7 @@ def test_a_list_that_does_not_is_one_line(tmp_path, kind):
     content, words = REFUSED[kind]
     (tmp_path / "val.txt").write_bytes(content)
     with pytest.raises(UserError) as error:
-        read_names(tmp_path / "val.txt")
+        read_list(tmp_path / "val.txt")
     assert str(tmp_path / "val.txt") in str(error.value) and words in str(error.value)
     assert str(error.value).isprintable()
 
@@ -59,7 +68,7 @@ def test_a_list_that_is_a_folder_or_leads_nowhere(tmp_path):
     (tmp_path / "link.txt").symlink_to(tmp_path / "nowhere.txt")
     for path in (tmp_path / "folder.txt", tmp_path / "link.txt", tmp_path / "missing.txt"):
         with pytest.raises(UserError, match=path.name):
-            read_names(path)
+            read_list(path)
 
 
 @pytest.mark.parametrize("text", ["", "\r\n\n"])

@@ -1,0 +1,127 @@
+"""Find masks whose labels can't be what they should be: painted, scaled, numbered from 1, or ignored as a whole.
+
+They would train and score without an error, and give a wrong mIoU, often 1.0.
+"""
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from math import gcd
+
+import torch
+from tqdm import tqdm
+
+from utils.errors import UserError
+from utils.logging import logger
+
+from .image_lists import to_one_line
+from .transforms import IGNORE
+
+REMEDY = "(docs/data.md#wrong-labels)"
+SHOWN = 8  # labels in a message
+
+
+@dataclass
+class Labels:
+    """What the masks of a split hold: pixels by label and by class, and how many masks are ignored as a whole."""
+
+    labels: Counter = field(default_factory=Counter)   # after --label_map
+    classes: Counter = field(default_factory=Counter)  # of these what the data set uses, without IGNORE
+    foreign: Counter = field(default_factory=Counter)  # of the labels what it ignores, but for its own void label
+    first_foreign: str = ""  # the first file with such labels
+    masks: int = 0
+    ignored_masks: int = 0
+
+    def add(self, dataset, i: int):
+        """Count mask i of a data set."""
+        values, counts = torch.unique(torch.as_tensor(dataset.read_stored_label(i)), return_counts=True)
+        found = Counter()
+        for label, used, count in zip(dataset.map_label(values).tolist(), dataset.convert_label(values).tolist(),
+                                      counts.tolist(), strict=True):
+            self.labels[label] += count
+            found[used] += count
+            if used == IGNORE and label not in (IGNORE, dataset.num_classes):
+                self.foreign[label] += count
+                self.first_foreign = self.first_foreign or dataset.files(i)[1]
+        del found[IGNORE]
+        self.classes += found
+        self.masks += 1
+        self.ignored_masks += not found
+
+
+def read_suspicious(dataset, *, title: str, limit: int) -> Labels | None:
+    """Return the labels of all masks if those of the first `limit` are suspicious, else None.
+
+    Raises UserError for a mask that can't be read.
+    """
+    labels = count_labels(dataset, range(min(limit, len(dataset))))
+    if not is_suspicious(labels):
+        return None
+    return labels if len(dataset) <= limit else count_labels(dataset, tqdm(
+        range(len(dataset)), desc=f"reading {title} masks", unit="mask",
+        mininterval=0.2 if sys.stderr.isatty() else 30))
+
+
+def count_labels(dataset, indices) -> Labels:
+    """Return the labels of these masks. Raises UserError for one that can't be read."""
+    labels = Labels()
+    for i in indices:
+        labels.add(dataset, i)
+    return labels
+
+
+def is_suspicious(labels: Labels) -> bool:
+    """Return whether the labels of a few masks are a reason to read all masks."""
+    return bool(len(labels.classes) < 2 or labels.ignored_masks or labels.foreign or starts_at_1(labels))
+
+
+def refuse_wrong_labels(labels: Labels, dataset, *, title: str):
+    """Raise UserError if the labels of all masks of a split can't be right. `title`: training or validation."""
+    masks = f"The {labels.masks} {title} masks in {to_one_line(dataset.origin)}"
+    counts, classes = describe(labels.labels), f"the classes are 0 to {dataset.num_classes - 1}"
+    if labels.foreign and (factor := find_factor(labels.labels)):
+        raise UserError(f"{masks} have labels that are multiples of {factor}, as if scaled to be seen ({counts} pixels), "
+                        f"but {classes}: give --label_map with a line for each, such as '{factor} 1' {REMEDY}.")
+    if labels.foreign:
+        raise UserError(f"{masks} have labels that are not classes ({describe(labels.foreign)} pixels, "
+                        f"first in {labels.first_foreign}), but {classes}: give --label_map with a line for each, such as '{min(labels.foreign)} {IGNORE}' to ignore it "
+                        f"{REMEDY}.")
+    if not labels.classes:
+        raise UserError(f"{masks} have ignored pixels only ({counts} pixels): choose the --dataset that they belong to, "
+                        f"or give --label_map {REMEDY}.")
+    if len(labels.classes) == 1:
+        only = dataset.class_names[next(iter(labels.classes))]
+        raise UserError(f"{masks} have a single class, {only} ({counts} pixels), which would make every mIoU 1. If "
+                        f"{IGNORE} is a class, give --label_map with the line '{IGNORE} 1'; if the classes are your own, "
+                        f"--dataset folder {REMEDY}.")
+
+
+def log_odd_labels(labels: Labels, dataset, *, title: str):
+    """Log what is odd in the labels of all masks of a split but may be meant."""
+    if labels.ignored_masks:
+        logger.warning("Warning: all pixels of %d of the %d %s masks are ignored", labels.ignored_masks, labels.masks,
+                       title)
+    if starts_at_1(labels):
+        logger.warning("Warning: label 0 (%s) is in none of the %d %s masks, which have 1 to %d: if the classes are "
+                       "numbered from 1, give --label_map %s", dataset.class_names[0], labels.masks, title,
+                       max(labels.classes), REMEDY)
+    if absent := [name for label, name in enumerate(dataset.class_names) if label not in labels.classes]:
+        logger.info("%s masks have no pixel of %s", title.capitalize(), ", ".join(absent))
+
+
+def find_factor(pixels: Counter) -> int:
+    """Return the factor above 1 that all labels but 0 and IGNORE share, else 0."""
+    values = [label for label in pixels if label not in (0, IGNORE)]
+    factor = gcd(*values)
+    return factor if factor > 1 and len(values) > 1 else 0
+
+
+def starts_at_1(labels: Labels) -> bool:
+    """Return whether the classes run from 1 to several more without a gap, and 0 never occurs."""
+    found = sorted(labels.classes)
+    return len(found) > 1 and found == list(range(1, len(found) + 1))
+
+
+def describe(pixels: Counter) -> str:
+    """Return labels and their pixels in words: 0: 1,200, 255: 80."""
+    shown = [f"{label}: {pixels[label]:,}" for label in sorted(pixels)]
+    return ", ".join(shown[:SHOWN] + ["..."] * (len(shown) > SHOWN))
