@@ -2,36 +2,41 @@
 from utils.errors import UserError
 
 from .bad_images import check_and_filter
-from .base import Classes, SegmentationDataset, fingerprint
+from .base import Classes, SegmentationDataset, fingerprint, make_palette
 from .camvid import CamVid
 from .check import check_dataset
+from .folder import Folder
 from .loaders import build_loaders, list_batches, select_batches
 from .plain import ImageSet, with_indices
 from .survey import count_pixels
 from .synthetic import Synthetic
+from .transforms import IGNORE
 from .voc import VOCSegmentation
 
 __all__ = [
-    "DATASETS", "Classes", "ImageSet", "SegmentationDataset", "build_datasets", "build_loaders", "check_and_filter",
-    "check_dataset", "count_pixels", "describe", "fingerprint", "list_batches", "select_batches", "with_indices",
+    "DATASETS", "IGNORE", "Classes", "ImageSet", "SegmentationDataset", "build_datasets", "build_loaders",
+    "check_and_filter", "check_dataset", "count_pixels", "describe", "fingerprint", "list_batches", "make_palette",
+    "select_batches", "with_indices",
 ]
 
 DATASETS = {
     "voc": VOCSegmentation,
     "camvid": CamVid,
+    "folder": Folder,
     "synthetic": Synthetic,
 }
 
 
 def build_datasets(name: str, *, data_root, year: str = "2012", download: bool = False, crop_size: int = 513,
-                   crop_val: bool = False, seed: int = 1, train: bool = True):
+                   crop_val: bool = False, seed: int = 1, train: bool = True, **source):
     """Return (train_set, val_set): training at crop_size, validation at native size or, with crop_val, at crop_size.
 
     With train=False the training split is not read and train_set is None. `year` and `download` are for VOC, `seed`
-    is for the synthetic set. Raises UserError if the name is unknown or the data is not below data_root.
+    is for the synthetic set, `source` (label_map=, val_share=, ...) for the data sets that take it. Raises UserError if
+    the name is unknown or the data is not below data_root.
     """
     cls = _get_class(name)
-    source = {"data_root": data_root, "year": year, "download": download, "seed": seed}
+    source |= {"data_root": data_root, "year": year, "download": download, "seed": seed}
     return (cls("train", crop_size=crop_size, **source) if train else None,
             cls("val", crop_size=crop_size if crop_val else None, **source))
 

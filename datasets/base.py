@@ -45,16 +45,16 @@ class SegmentationDataset(Dataset):
     """Base class: images float32 [3, H, W] in [0, 1], not normalised; labels int64 [H, W], 255 = ignore.
 
     A subclass defines class_names, num_classes, palette, __len__, name(i) and read_pair(i). Its constructor is called
-    as cls(split, crop_size=, data_root=, year=, download=, seed=) with split 'train' or 'val' and ignores the
+    as cls(split, crop_size=, data_root=, year=, ...) with split 'train' or 'val' and ignores the
     arguments it does not use. If the classes depend on the data, it overrides describe().
     """
 
     class_names: list[str]
     num_classes: int
     palette: np.ndarray                 # [256, 3] uint8, the colour of every label
-    options: tuple[str, ...] = ()       # command-line flags that this data set takes beyond the common ones
     native_same_size = False            # True only if all validation images have one size; False is always safe
     skipped: list[str] = []             # names of the images that were left out
+    drawn: list[str] | None = None      # names of the validation images, if they were drawn from the training images
     origin = ""                         # the list or folder that the images come from, for messages
 
     def __init__(self, split: str, *, crop_size: int | None = None):
@@ -131,7 +131,7 @@ class PairedFiles(SegmentationDataset):
     """A data set whose image i and mask i are the files pairs[i].
 
     Pixels are used as stored. The EXIF orientation is applied to an image only if its mask then fits and otherwise
-    does not. label_map ({stored: used}) changes labels when a mask is read. absent: those of the paths that don't exist.
+    does not. label_map ({stored: used}) changes labels when a mask is read. absent: the paths that don't exist.
     """
 
     mask_colours: dict[tuple[int, int, int], int] = {}  # (red, green, blue) -> label, for masks in colours

@@ -79,20 +79,21 @@ def refuse_wrong_labels(labels: Labels, dataset, *, title: str):
     masks = f"The {labels.masks} {title} masks in {to_one_line(dataset.origin)}"
     counts, classes = describe(labels.labels), f"the classes are 0 to {dataset.num_classes - 1}"
     if labels.foreign and (factor := find_factor(labels.labels)):
-        raise UserError(f"{masks} have labels that are multiples of {factor}, as if scaled to be seen ({counts} pixels), "
-                        f"but {classes}: give --label_map with a line for each, such as '{factor} 1' {REMEDY}.")
-    if labels.foreign:
-        raise UserError(f"{masks} have labels that are not classes ({describe(labels.foreign)} pixels, "
-                        f"first in {labels.first_foreign}), but {classes}: give --label_map with a line for each, such as '{min(labels.foreign)} {IGNORE}' to ignore it "
+        raise UserError(f"{masks} have labels that are multiples of {factor}, as if scaled to be seen ({counts} "
+                        f"pixels), but {classes}: give --label_map with a line for each, such as '{factor} 1' "
                         f"{REMEDY}.")
+    if labels.foreign:
+        raise UserError(f"{masks} have labels that are not classes ({describe(labels.foreign)} pixels, first in "
+                        f"{labels.first_foreign}), but {classes}: give --label_map with a line for each, such as "
+                        f"'{min(labels.foreign)} {IGNORE}' to ignore it {REMEDY}.")
     if not labels.classes:
-        raise UserError(f"{masks} have ignored pixels only ({counts} pixels): choose the --dataset that they belong to, "
-                        f"or give --label_map {REMEDY}.")
+        raise UserError(f"{masks} have ignored pixels only ({counts} pixels): choose the --dataset that they belong "
+                        f"to, or give --label_map {REMEDY}.")
     if len(labels.classes) == 1:
         only = dataset.class_names[next(iter(labels.classes))]
         raise UserError(f"{masks} have a single class, {only} ({counts} pixels), which would make every mIoU 1. If "
-                        f"{IGNORE} is a class, give --label_map with the line '{IGNORE} 1'; if the classes are your own, "
-                        f"--dataset folder {REMEDY}.")
+                        f"{IGNORE} is a class, give --label_map with the line '{IGNORE} 1'; if the classes are your "
+                        f"own, --dataset folder {REMEDY}.")
 
 
 def log_odd_labels(labels: Labels, dataset, *, title: str):

@@ -40,7 +40,6 @@ class VOCSegmentation(PairedFiles):
                    "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
                    "train", "tvmonitor"]
     num_classes = len(class_names)
-    options = ("year", "download")
     palette = make_palette(compute_colours())
     mask_colours = {tuple(colour): label for label, colour in enumerate(palette[:21].tolist())} | {
         tuple(palette[IGNORE].tolist()): IGNORE}

@@ -6,11 +6,12 @@ import torch
 from torch import nn
 
 from attacks import Attack
-from datasets import build_datasets, build_loaders, check_and_filter, describe
+from datasets import IGNORE, Classes, build_datasets, build_loaders, check_and_filter, describe, make_palette
 from engine.evaluation.plan import plan_attacks
 from engine.options import PREDICT, REPORT, TEST, TRAIN, Options, as_text, read_call
+from engine.options.types import read_label_map
 from engine.run.folder import Run
-from engine.run.resume import Loaded, finish_options, load_checkpoint, read_skipped_images
+from engine.run.resume import Loaded, finish_options, load_checkpoint, read_described_data, read_skipped_images
 from network import build_model, load_weights, set_bn_momentum
 from utils import distributed
 from utils.checkpoint import model_state
@@ -49,7 +50,7 @@ class Setup:
         else:
             logger.info("Model restored from %s", self.checkpoint.path)
         self.run.open(training=self.options.mode == TRAIN, overwrite=self.options.overwrite,
-                      options_text=as_text(self.options),
+                      options_text=as_text(self.options), drawn=self.val_set.drawn,
                       fallback=self.checkpoint.fallback if self.checkpoint else None)
 
 
@@ -65,7 +66,12 @@ def prepare(argv=None, *, entry: str = "main.py") -> Setup:
     run = Run(Path(given["output_dir"]) / given["exp_name"])
     checkpoint = load_checkpoint(call, run.folder)
     options = finish_options(call, checkpoint)
-    classes = describe(options.dataset, data_root=options.data_root, year=options.year)
+    source = find_source(options, checkpoint)
+    classes = describe(options.dataset, **source)
+    for stored, used in source["label_map"].items():
+        if used >= classes.num_classes and used != IGNORE:
+            raise UserError(f"--label_map {stored}:{used}: the classes of {options.dataset} are 0 to "
+                            f"{classes.num_classes - 1}, and {IGNORE} is ignored")
     if options.num_classes not in (None, classes.num_classes):
         raise UserError(f"--num_classes {options.num_classes}: {options.dataset} has {classes.num_classes}")
     attacks = plan_attacks(options, num_classes=classes.num_classes)
@@ -75,22 +81,39 @@ def prepare(argv=None, *, entry: str = "main.py") -> Setup:
     seed_everything(options.random_seed)
     device = choose_device(options.gpu_id)
     skipped = read_skipped_images(options, checkpoint)
-    data = (None, None, None) if call.mode == PREDICT else build_data(options, device, skipped=skipped)
+    data = (None, None, None) if call.mode == PREDICT else build_data(options, device, source=source, skipped=skipped)
     model = build_network(options, device, num_classes=classes.num_classes, checkpoint=checkpoint)
     return Setup(options, run, checkpoint, classes, attacks, device, model, *data, skipped, build_dashboard(options))
 
 
-def build_data(options: Options, device: torch.device, *, skipped: dict | None = None):
+def find_source(options: Options, checkpoint: Loaded | None) -> dict:
+    """Return what tells a data set where its images are and what their labels mean.
+
+    The classes and the validation images of a checkpoint's run are used by data sets that don't fix them.
+    """
+    mapping = read_label_map(options.label_map) if options.label_map else {}
+    if mapping.setdefault(options.ignore_label, IGNORE) != IGNORE:
+        raise UserError(f"--ignore_label {options.ignore_label}: --label_map makes it {mapping[options.ignore_label]}, "
+                        "leave out one of them")
+    mapping = {stored: used for stored, used in mapping.items() if stored != used}
+    known = read_described_data(options, checkpoint)
+    names, colours = known.get("class_names"), known.get("class_colours")
+    return {"data_root": options.data_root, "year": options.year, "label_map": mapping, "val_share": options.val_share,
+            "val_names": known.get("val_names"),
+            "classes": Classes(tuple(names), make_palette(colours)) if names and colours else None}
+
+
+def build_data(options: Options, device: torch.device, *, source: dict, skipped: dict | None = None):
     """Return (train_loader or None, val_loader, val_set), whose first images have been checked.
 
-    --check_data reads all images, --skip_bad_images leaves bad ones out. skipped: {"train": names, "val": names} that
-    an earlier call left out.
+    source: of find_source(). --check_data reads all images, --skip_bad_images leaves bad ones out. skipped:
+    {"train": names, "val": names} that an earlier call left out.
     """
     training = options.mode == TRAIN
     with distributed.main_first():  # so that only one process downloads
         train_set, val_set = build_datasets(
-            options.dataset, data_root=options.data_root, year=options.year, download=options.download,
-            crop_size=options.crop_size, crop_val=options.crop_val, seed=options.random_seed, train=training)
+            options.dataset, **source, download=options.download, crop_size=options.crop_size,
+            crop_val=options.crop_val, seed=options.random_seed, train=training)
     sets = {"train": train_set, "val": val_set} if training else {"val": val_set}
     sets = check_and_filter(sets, check_all=options.check_data, skip_bad=options.skip_bad_images, skipped=skipped,
                             num_workers=options.num_workers)

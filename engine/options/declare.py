@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from engine.options.types import plain_text
-
 # Modes: what a call does. predict.py has one mode, main.py the others.
 TRAIN, TEST, VERIFY, REPORT, PREDICT = "train", "test", "verify", "report", "predict"
 # How long an option applies. run, test: saved in the checkpoint (but a test ignores saved "test" options); call: to be
@@ -84,8 +82,6 @@ class Flag:
             raise ValueError(f"wrong type {type(value).__name__}")
         if self.choices and value not in self.choices:
             raise ValueError(f"choose from {', '.join(map(str, self.choices))}")
-        if isinstance(value, str):
-            plain_text(value)
         return value if self.kind is bool or self.choices else self.kind(str(value))
 
 

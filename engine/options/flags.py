@@ -4,7 +4,7 @@ from functools import partial
 from engine.options.declare import PREDICT, REPORT, TEST, TRAIN, VERIFY, Flag, Need, list_attacks, list_registered
 from engine.options.needs import attack_with, dataset_with, given
 from engine.options.training_flags import ADVERSARIAL, NORMS, SCALE, SCHEDULE, SHARPNESS
-from engine.options.types import gpu_ids, number, plain_text, run_name, share_of_eps, target
+from engine.options.types import gpu_ids, label_map, number, plain_text, run_name, share_of_eps, target
 
 ATTACKS = list_registered("attacks/__init__.py", "ATTACKS")
 LOSSES = list_registered("attacks/losses.py", "LOSSES")
@@ -19,6 +19,12 @@ DATA = (
          choices=list_registered("datasets/__init__.py", "DATASETS"), fixed=True),
     data("year", plain_text, "2012", "of VOC; 2012_aug trains on SegmentationClassAug",
          choices=list_registered("datasets/voc.py", "YEARS"), needs=(dataset_with("year"),)),
+    data("label_map", label_map, None, "labels that the masks have, and the classes they mean: a file of lines `from "
+         "to`, or from:to,from:to", metavar="FILE|FROM:TO,...", needs=(dataset_with("label_map"),)),
+    data("ignore_label", number(int, low=0, high=65535), 255, "label of pixels that are neither attacked nor scored, "
+         "beside 255", needs=(dataset_with("label_map"),)),
+    data("val_share", number(float, above=0, high=0.9), 0.2, "share of the training images that validate, if the data "
+         "set has no val folder", needs=(dataset_with("val_share"),)),
     data("download", bool, False, "download VOC into data_root first, if it is not there", scope="once",
          needs=(dataset_with("download"),)),
     data("num_classes", number(int, low=1), None, "compared with the data set's own number", modes=WITH_NETWORK,

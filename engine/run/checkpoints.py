@@ -19,7 +19,8 @@ KEYS = {
     "skipped_in_a_row": (int, "the trainer's"), "measured": (dict, "the meter's"),
     "ranks": (list, "each process's: random numbers, BatchNorm statistics"),
     "options": (dict, "the run's"), "seed": (int, "the run's"), "normalization": (dict, "the network's"),
-    "class_names": (list, "the data set's"), "train_images": (str, "the data set's"),
+    "class_names": (list, "the data set's"), "class_colours": (list, "the data set's"),
+    "val_names": (list, "the data set's"), "train_images": (str, "the data set's"),
     "val_images": (str, "the data set's"), "skipped_images": (dict, "the data set's"),
     "format": (int, "of these keys"), "version": (str, "of this program"), "torch": (str, "torch's version"),
 }

@@ -11,7 +11,7 @@ from utils.distributed import fail_together, is_main
 from utils.errors import UserError
 
 OWN_FILES = (*CHECKPOINTS, "*.pth.tmp", "*.pth.damaged*", "opts.txt", "log.txt",
-             "results*.json", "val_results*", "records", "report", "verify*.json")
+             "val_images.txt", "results*.json", "val_results*", "records", "report", "verify*.json")
 
 
 class Run:
@@ -46,11 +46,13 @@ class Run:
         if overwrite and ckpt is not None and not foreign:
             raise UserError(f"--overwrite would delete --ckpt {ckpt}: choose another --exp_name")
 
-    def open(self, *, training: bool, overwrite: bool = False, options_text: str = "", fallback=None):
+    def open(self, *, training: bool, overwrite: bool = False, options_text: str = "", drawn=None,
+             fallback=None):
         """Create the folder and start log.txt; a training locks the folder and appends options_text to opts.txt.
 
-        overwrite: delete the earlier run. fallback: (valid checkpoint, the damaged latest_* that it replaces). Only
-        rank 0 does this; the others wait.
+        drawn: the names of validation images that were drawn from the training images, for val_images.txt. overwrite:
+        delete the earlier run. fallback: (valid checkpoint, the damaged latest_* that it replaces). Only rank 0 does
+        this; the others wait.
         """
         with fail_together():
             if not is_main():
@@ -67,6 +69,8 @@ class Run:
                 if training:
                     with open(self.folder / "opts.txt", "a", encoding="utf-8") as file:  # a continued run adds its own
                         file.write(options_text)
+                if training and drawn:
+                    (self.folder / "val_images.txt").write_text("\n".join([*drawn, ""]), encoding="utf-8")
             except OSError as error:
                 raise UserError(f"{self.folder} can't be written ({error}): choose another --output_dir") from None
 

@@ -68,6 +68,33 @@ def read_skipped_images(options: Options, loaded: Loaded | None) -> dict | None:
     return names
 
 
+def read_described_data(options: Options, loaded: Loaded | None) -> dict:
+    """Return those of class_names, class_colours and val_names that the tested or continued checkpoint has.
+
+    Empty for another data set. Raises UserError for an invalid value: the file may come from a stranger.
+    """
+    if loaded is None or (options.mode == TRAIN and not options.continue_training) or (
+            loaded.content.get("options", {}).get("dataset") != options.dataset):
+        return {}
+    found = {key: loaded.content[key] for key in DATA_KEYS if loaded.content.get(key)}
+    for key, value in found.items():
+        if not isinstance(value, list) or not all(map(DATA_KEYS[key], value)):
+            raise UserError(f"{loaded.path}: invalid {key}: give another checkpoint")
+    if "class_colours" in found and len(found["class_colours"]) != len(found.get("class_names", ())):
+        raise UserError(f"{loaded.path}: class_colours and class_names differ in number: give another checkpoint")
+    return found
+
+
+def _is_colour(value) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(
+        type(level) is int and 0 <= level <= 255 for level in value)
+
+
+# What a checkpoint says of its data: lists, whose elements are checked by these.
+DATA_KEYS = {"class_names": lambda name: isinstance(name, str), "class_colours": _is_colour,
+             "val_names": lambda name: isinstance(name, str)}
+
+
 def _refuse_another_run(options: Options, loaded: Loaded, saved: dict):
     """Raise UserError if network, data or kind of optimizer differ from the checkpoint's."""
     if "optimizer_state" not in loaded.content:

@@ -51,8 +51,10 @@ def build_trainer(setup) -> Trainer:
         paths={kind: checkpoints.make_path(run.folder, kind, model=options.model, dataset=options.dataset,
                                          output_stride=options.output_stride) for kind in ("latest", "best")},
         described={"options": options.to_dict(), "seed": options.random_seed, "normalization": model.normalization,
-                   "class_names": val_set.class_names, "train_images": fingerprint(train_loader.dataset),
-                   "val_images": fingerprint(val_set),
+                   "class_names": val_set.class_names,
+                   "class_colours": val_set.palette[:val_set.num_classes].tolist(),
+                   "val_names": val_set.drawn or [],
+                   "train_images": fingerprint(train_loader.dataset), "val_images": fingerprint(val_set),
                    "skipped_images": {"train": list(train_loader.dataset.skipped), "val": list(val_set.skipped)}})
     if options.continue_training:
         trainer.load_state_dict(setup.checkpoint.content, source=setup.checkpoint.path)

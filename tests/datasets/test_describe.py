@@ -36,8 +36,3 @@ def test_a_mask_is_coloured_by_its_labels():
 def test_an_unknown_name_lists_the_known():
     with pytest.raises(UserError, match="Unknown --dataset nope.*" + ".*".join(DATASETS)):
         describe("nope")
-
-
-def test_flags_beyond_the_common_ones():
-    assert {name: cls.options for name, cls in DATASETS.items()} == {
-        "voc": ("year", "download"), "camvid": (), "synthetic": ()}

@@ -1,0 +1,127 @@
+"""Your own images and masks."""
+import numpy as np
+import pytest
+
+from datasets import build_datasets, check_and_filter, describe
+from datasets.make_classes import main as make_classes
+from tests.datasets.pictures import encoded
+from utils.errors import UserError
+
+RNG = np.random.default_rng(1)
+SIZE = (8, 10)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Ten images with index masks of the labels 0 to 3, without a val folder."""
+    for i in range(10):
+        put(tmp_path / "train", f"{i:02}", RNG.integers(0, 4, SIZE))
+    return tmp_path
+
+
+def put(folder, name, mask):
+    """Write an image and its mask."""
+    for kind, content in (("images", RNG.integers(0, 256, (*SIZE, 3))), ("masks", mask)):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        (folder / kind / f"{name}.png").write_bytes(encoded(content.astype(np.uint8)))
+
+
+def names_of(dataset):
+    return [dataset.name(i) for i in range(len(dataset))]
+
+
+def test_without_val_a_share_of_the_training_images_validates(root, log):
+    train, val = build_datasets("folder", data_root=root, val_share=0.3, crop_size=8)
+    assert len(val) == 3 and sorted(names_of(train) + names_of(val)) == [f"{i:02}" for i in range(10)]
+    assert names_of(build_datasets("folder", data_root=root, val_share=0.3, seed=9)[1]) == names_of(val) == val.drawn
+    assert val.num_classes == 4 and val.class_names == ["0", "1", "2", "3"]
+    assert "No classes.txt" in log.text and "4 classes" in log.text
+    check_and_filter({"train": train, "val": val})
+
+
+def test_the_images_of_an_earlier_run_validate_again(root):
+    put(root / "train", "aa", RNG.integers(0, 4, SIZE))
+    _, val = build_datasets("folder", data_root=root, val_names=["03", "07"])
+    assert names_of(val) == ["03", "07"]
+    with pytest.raises(UserError, match="1 of the 2 validation images of this run are missing.*gone"):
+        build_datasets("folder", data_root=root, val_names=["03", "gone"])
+
+
+def test_with_val_both_folders_are_used(root):
+    put(root / "val", "v", RNG.integers(0, 4, SIZE))
+    train, val = build_datasets("folder", data_root=root)
+    assert len(train) == 10 and names_of(val) == ["v"] and val.drawn is None
+
+
+def test_classes_have_names_and_colours(root):
+    (root / "classes.txt").write_text("sky # 10 pixels\nold road 1 2 3\nwall 4 5 6\ntree\nignore 9 9 9\n")
+    train, _ = build_datasets("folder", data_root=root)
+    assert train.class_names == ["sky", "old road", "wall", "tree"]
+    assert train.decode_target([1, 255]).tolist() == [[1, 2, 3], [9, 9, 9]]
+    mask = np.array([(1, 2, 3), (4, 5, 6), (9, 9, 9)], np.uint8)[RNG.integers(0, 3, SIZE)]
+    (root / "train" / "masks" / f"{train.name(0)}.png").write_bytes(encoded(mask))
+    expected = np.select([mask[..., 0] == 1, mask[..., 0] == 4], [1, 2], 255)
+    assert (train.read_label(0).numpy() == expected).all()
+
+
+@pytest.mark.parametrize(("text", "words"), [("a\na\n", "line 2"), ("a 1 2 3\nb 1 2 3\n", "line 2"), ("\n", "0 classes"),
+                                             ("".join(f"{i}\n" for i in range(256)), "256 classes")])
+def test_classes_that_are_ambiguous_are_refused(root, text, words):
+    (root / "classes.txt").write_text(text)
+    with pytest.raises(UserError, match=f"classes.txt.*{words}"):
+        describe("folder", data_root=root)
+
+
+@pytest.mark.parametrize(("labels", "words"), [([0, 128], "0, 128, which"), ([0, 20, 40], "0, 20, 40, which"),
+                                               ([0, 7, 9], "0, 7, 9, which")])
+def test_labels_with_large_gaps_need_a_word(tmp_path, labels, words):
+    put(tmp_path / "train", "a", np.resize(labels, SIZE))
+    with pytest.raises(UserError, match=f"have the labels {words}.*--label_map.*classes.txt"):
+        describe("folder", data_root=tmp_path)
+    mapping = {label: i for i, label in enumerate(labels)}
+    assert describe("folder", data_root=tmp_path, label_map=mapping).num_classes == len(labels)
+
+
+def test_painted_masks_need_a_label_map(tmp_path):
+    for i in range(4):
+        put(tmp_path / "train", str(i), np.resize([0, 255], SIZE))
+    with pytest.raises(UserError, match="single class.*'255 1'"):
+        check_and_filter(dict(zip(("train", "val"), build_datasets("folder", data_root=tmp_path), strict=True)))
+    train, _ = build_datasets("folder", data_root=tmp_path, label_map={255: 1})
+    assert train.num_classes == 2 and check_and_filter({"train": train})
+
+
+def test_colours_without_names_name_the_command(tmp_path, capsys):
+    put(tmp_path / "train", "a", np.array([(0, 0, 0), (9, 8, 7)])[RNG.integers(0, 2, SIZE)])
+    with pytest.raises(UserError, match="in colours.*python -m datasets.make_classes --data_root"):
+        build_datasets("folder", data_root=tmp_path)
+    make_classes(["--data_root", str(tmp_path)])
+    lines = (tmp_path / "classes.txt").read_text().splitlines()
+    assert lines[0].startswith("colour_0_0_0 0 0 0 # ") and lines[1].endswith(" pixels in 1 masks")
+    assert build_datasets("folder", data_root=tmp_path)[0].num_classes == 2
+    before = (tmp_path / "classes.txt").read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        make_classes(["--data_root", str(tmp_path)])
+    assert stop.value.code == 2 and (tmp_path / "classes.txt").read_bytes() == before
+    assert "exists and stays" in capsys.readouterr().err
+
+
+def test_classes_of_index_masks_are_counted(root):
+    make_classes(["--data_root", str(root)])
+    pixels = np.bincount(np.concatenate([np.asarray(build_datasets("folder", data_root=root, val_names=[])[0].read_label(i))
+                                         for i in range(10)]).ravel())
+    assert (root / "classes.txt").read_text().splitlines() == [
+        f"class_{label} # {count:,} pixels in 10 masks" for label, count in enumerate(pixels)]
+
+
+@pytest.mark.parametrize(("folders", "words"), [
+    (["VOCdevkit/VOC2012/JPEGImages", "VOCdevkit/VOC2012/SegmentationClass",
+      "VOCdevkit/VOC2012/ImageSets/Segmentation"], "looks like that of voc: give --dataset voc --data_root"),
+    (["a/train", "a/trainannot", "a/val", "a/valannot"], "a looks like that of camvid: give --dataset camvid"),
+    (["leftImg8bit", "gtFine"], "looks like Cityscapes"), (["images", "masks"], "not split"),
+    (["x"], "Put them into train/images")])
+def test_another_layout_is_named(tmp_path, folders, words):
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    with pytest.raises(UserError, match=words):
+        build_datasets("folder", data_root=tmp_path)
