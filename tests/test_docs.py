@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from datasets import synthetic
+from datasets.make_classes import main as make_classes
 from engine.verify import CHECKS
 from main import main
 from predict import predict
@@ -189,11 +190,13 @@ def workplace(tmp_path, monkeypatch, one_thread):
     """A folder with what the pages take for granted: some photos, and CamVid, which is small here."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(synthetic, "LENGTHS", {"train": 4, "val": 2})
-    folders = ("photos", *(f"CamVid/{split}" for split in ("train", "trainannot", "val", "valannot")))
+    folders = ("photos", *(f"CamVid/{split}" for split in ("train", "trainannot", "val", "valannot")),
+               *(f"own/{split}/{kind}" for split in ("train", "val") for kind in ("images", "masks")))
     for folder in folders:
         (tmp_path / "path" / "to" / folder).mkdir(parents=True)
         for k in range(2):
-            picture = np.full((72, 80) if "annot" in folder else (72, 80, 3), k, np.uint8)
+            is_mask = folder.endswith(("annot", "masks"))
+            picture = np.full((72, 80) if is_mask else (72, 80, 3), k, np.uint8)
             Image.fromarray(picture).save(tmp_path / "path" / "to" / folder / f"{k}.png")
     return tmp_path
 
@@ -207,7 +210,10 @@ def test_commands_that_are_to_be_run_run(workplace, capsys):
         program, entry, *argv = command.words
         assert program == "python", command
         try:
-            {"main.py": main, "predict.py": predict}[entry](scaled(argv) if entry == "main.py" else argv)
+            if entry == "-m":
+                make_classes(argv[1:])
+            else:
+                {"main.py": main, "predict.py": predict}[entry](scaled(argv) if entry == "main.py" else argv)
         except SystemExit as stop:
             pytest.fail(f"{command}: exit code {stop.code}")
     printed = [without_figures(line) for line in capsys.readouterr().out.splitlines()]

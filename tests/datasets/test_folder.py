@@ -64,8 +64,8 @@ def test_classes_have_names_and_colours(root):
     assert (train.read_label(0).numpy() == expected).all()
 
 
-@pytest.mark.parametrize(("text", "words"), [("a\na\n", "line 2"), ("a 1 2 3\nb 1 2 3\n", "line 2"), ("\n", "0 classes"),
-                                             ("".join(f"{i}\n" for i in range(256)), "256 classes")])
+@pytest.mark.parametrize(("text", "words"), [("a\na\n", "line 2"), ("a 1 2 3\nb 1 2 3\n", "line 2"),
+                                             ("\n", "0 classes"), ("".join(f"{i}\n" for i in range(256)), "256 classes")])
 def test_classes_that_are_ambiguous_are_refused(root, text, words):
     (root / "classes.txt").write_text(text)
     with pytest.raises(UserError, match=f"classes.txt.*{words}"):
@@ -108,8 +108,8 @@ def test_colours_without_names_name_the_command(tmp_path, capsys):
 
 def test_classes_of_index_masks_are_counted(root):
     make_classes(["--data_root", str(root)])
-    pixels = np.bincount(np.concatenate([np.asarray(build_datasets("folder", data_root=root, val_names=[])[0].read_label(i))
-                                         for i in range(10)]).ravel())
+    train, _ = build_datasets("folder", data_root=root, val_names=[])
+    pixels = np.bincount(np.concatenate([train.read_label(i).numpy() for i in range(10)]).ravel())
     assert (root / "classes.txt").read_text().splitlines() == [
         f"class_{label} # {count:,} pixels in 10 masks" for label, count in enumerate(pixels)]
 

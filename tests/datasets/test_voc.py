@@ -4,6 +4,7 @@ import torch
 
 from datasets import build_datasets, check_dataset, describe
 from datasets.voc import DATASET_YEAR_DICT, YEARS, VOCSegmentation
+from tests.datasets.pictures import encoded
 from utils.errors import UserError
 
 # From the development kit's documentation, worked by hand from the bits
@@ -107,3 +108,63 @@ def test_real_images(real):
     assert [val.name(i) for i in range(3)] == ["val_0001", "val_0023", "val_0114"]
     image, label = val[0]
     assert image.shape == (3, 513, 513) and label.unique().tolist() == [0, 1, 255]
+
+
+def test_images_of_any_suffix_are_found(voc_root, write):
+    folder = voc_root / "VOCdevkit" / "VOC2012"
+    for name, suffix in (("a", ".png"), ("b", ".JPG"), ("c", ".jpeg")):
+        (folder / "JPEGImages" / f"{name}.jpg").rename(folder / "JPEGImages" / f"{name}{suffix}")
+    for dataset in build_datasets("voc", data_root=voc_root):
+        check_dataset(dataset)
+    write.image(folder / "JPEGImages" / "a.bmp")
+    with pytest.raises(UserError, match="2 images in .*JPEGImages have the name a .*a.bmp.*a.png"):
+        build_datasets("voc", data_root=voc_root)
+
+
+@pytest.mark.parametrize("lines", [
+    "a.jpg\nb.JPG\n", "JPEGImages/a.jpg\nJPEGImages/b.jpg\n", "JPEGImages\\a.jpg\r\nJPEGImages\\b.jpg\r\n",
+    "VOCdevkit/VOC2012/JPEGImages/a.jpg\nVOCdevkit/VOC2012/JPEGImages/b.jpg\n",
+    "/JPEGImages/a.jpg /SegmentationClass/a.png\n/JPEGImages/b.jpg /SegmentationClass/b.png\n"])
+def test_lists_of_other_forms(voc_root, write, lines):
+    write.text(voc_root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "train.txt", lines)
+    train, _ = build_datasets("voc", data_root=voc_root)
+    check_dataset(train)
+    assert [(train.name(i), int(train.read_label(i)[0, 0])) for i in range(2)] == [("a", 0), ("b", 1)]
+
+
+def test_a_list_says_which_masks(voc_root, write):
+    write.text(voc_root / "VOCdevkit" / "VOC2012" / "ImageSets" / "Segmentation" / "train.txt",
+               "/JPEGImages/a.jpg /SegmentationClassAug/d.png\n")
+    train, _ = build_datasets("voc", data_root=voc_root)
+    assert int(train.read_label(0)[0, 0]) == 13
+
+
+@pytest.mark.parametrize("below", ["VOCdevkit", "VOCdevkit/VOC2012"])
+def test_data_root_may_point_into_the_tree(voc_root, below, log):
+    train, _ = build_datasets("voc", data_root=voc_root / below)
+    check_dataset(train)
+    assert "VOC 2012: found in" in log.text
+
+
+def test_a_tree_without_vocdevkit(voc_root):
+    (voc_root / "VOCdevkit" / "VOC2012").rename(voc_root / "VOC2012")
+    check_dataset(build_datasets("voc", data_root=voc_root)[0])
+
+
+def test_a_tree_further_down_is_named(voc_root):
+    with pytest.raises(UserError, match="looks like that of voc: give --data_root .*VOC2012"):
+        build_datasets("voc", data_root=voc_root.parent)
+
+
+def test_masks_in_vocs_colours(voc_root):
+    label = np.array([[0, 1, 20, 255]], np.uint8).repeat(3, 0)
+    colours = np.array([HAND_MADE[value] for value in label.ravel()], np.uint8).reshape(*label.shape, 3)
+    path = voc_root / "VOCdevkit" / "VOC2012" / "SegmentationClass" / "a.png"
+    path.write_bytes(encoded(colours))
+    train, _ = build_datasets("voc", data_root=voc_root)
+    assert (train.read_label(0).numpy() == label).all()
+    path.write_bytes(encoded(label[..., None].repeat(3, -1)))  # indices, saved as RGB
+    with pytest.raises(UserError, match="colours"):
+        train.read_label(0)
+    path.write_bytes(encoded(np.array([[1, 2, 20]], np.uint8)[..., None].repeat(3, -1)))
+    assert train.read_label(0).tolist() == [[1, 2, 20]]

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from datasets import build_datasets, check_and_filter
+from datasets.camvid import CamVid
 from main import main
 from tests.datasets.pictures import encoded
 from utils.errors import UserError
@@ -16,7 +17,7 @@ def camvid(tmp_path):
     """Return a function that writes a CamVid whose masks are arrays, and returns its root and data sets."""
     def make(train, val=None, **flags):
         root = tmp_path / "data"
-        for split, masks in (("train", train), ("val", val if val is not None else [np.arange(120).reshape(SIZE) % 11])):
+        for split, masks in (("train", train), ("val", val or [np.arange(120).reshape(SIZE) % 11])):
             for i, mask in enumerate(masks):
                 for folder, content in ((split, RNG.integers(0, 256, (*SIZE, 3)).astype(np.uint8)),
                                         (f"{split}annot", np.asarray(mask, dtype=np.uint8))):
@@ -32,7 +33,7 @@ def draw(labels, count=1):
 
 
 @pytest.mark.parametrize(("train", "words"), [
-    (draw([0, 255], 3), "3 training masks .* have a single class, Sky \\(0: 180, 255: 180 pixels\\).*'255 1'.*--dataset"),
+    (draw([0, 255], 3), "3 training masks .* single class, Sky \\(0: 180, 255: 180 pixels\\).*'255 1'.*--dataset folder"),
     (draw([4], 2), "have a single class, Pavement \\(4: 240 pixels\\)"),
     (draw([0, 128], 2), "labels that are not classes \\(128: 120 pixels, first in .*000.png\\).*'128 255'"),
     (draw([*range(0, 240, 20)], 9), "multiples of 20, as if scaled.*0 to 10.*--label_map.*'20 1'"),
@@ -57,9 +58,8 @@ def test_the_other_masks_are_read_before_anything_is_refused(camvid, log):
 
 def test_masks_that_look_right_are_not_read_a_second_time(camvid, monkeypatch):
     _, sets = camvid(draw(range(11), 20))
-    read = []
-    monkeypatch.setattr(type(sets["train"]), "read_stored_label",
-                        lambda self, i, real=type(sets["train"]).read_stored_label: read.append(i) or real(self, i))
+    read, real = [], CamVid.read_stored_label
+    monkeypatch.setattr(CamVid, "read_stored_label", lambda self, i: read.append(i) or real(self, i))
     check_and_filter(sets)
     assert max(read) == 7
 
@@ -125,9 +125,8 @@ def test_kaggles_camvid_is_read(camvid):
 
 def test_images_of_any_format_are_used_and_other_files_counted(camvid, log):
     root, _ = camvid(draw(range(11), 3))
-    for name in ("003.TIF", "004.bmp", "005.webp", "006.Jpeg"):
-        (root / "train" / name).write_bytes(encoded(np.zeros((*SIZE, 3), np.uint8),
-                                                    {"tif": "TIFF", "jpe": "JPEG"}.get(name[4:7].lower(), name[4:].upper())))
+    for name, kind in (("003.TIF", "TIFF"), ("004.bmp", "BMP"), ("005.webp", "WEBP"), ("006.Jpeg", "JPEG")):
+        (root / "train" / name).write_bytes(encoded(np.zeros((*SIZE, 3), np.uint8), kind))
         (root / "trainannot" / f"{name[:3]}.png").write_bytes(encoded(draw(range(11))[0].astype(np.uint8)))
     (root / "train" / "Thumbs.db").write_bytes(b"")
     (root / "trainannot" / "099.png").write_bytes(encoded(np.zeros(SIZE, np.uint8)))
