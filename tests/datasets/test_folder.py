@@ -65,7 +65,8 @@ def test_classes_have_names_and_colours(root):
 
 
 @pytest.mark.parametrize(("text", "words"), [("a\na\n", "line 2"), ("a 1 2 3\nb 1 2 3\n", "line 2"),
-                                             ("\n", "0 classes"), ("".join(f"{i}\n" for i in range(256)), "256 classes")])
+                                             ("\n", "0 classes"),
+                                             ("".join(f"{i}\n" for i in range(256)), "256 classes")])
 def test_classes_that_are_ambiguous_are_refused(root, text, words):
     (root / "classes.txt").write_text(text)
     with pytest.raises(UserError, match=f"classes.txt.*{words}"):

@@ -33,7 +33,7 @@ def draw(labels, count=1):
 
 
 @pytest.mark.parametrize(("train", "words"), [
-    (draw([0, 255], 3), "3 training masks .* single class, Sky \\(0: 180, 255: 180 pixels\\).*'255 1'.*--dataset folder"),
+    (draw([0, 255], 3), "3 training masks .* single class, Sky \\(0: 180, 255: 180 pixels\\).*'255 1'.*--dataset"),
     (draw([4], 2), "have a single class, Pavement \\(4: 240 pixels\\)"),
     (draw([0, 128], 2), "labels that are not classes \\(128: 120 pixels, first in .*000.png\\).*'128 255'"),
     (draw([*range(0, 240, 20)], 9), "multiples of 20, as if scaled.*0 to 10.*--label_map.*'20 1'"),
