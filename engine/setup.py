@@ -92,7 +92,7 @@ def find_source(options: Options, checkpoint: Loaded | None) -> dict:
     The classes and the validation images of a checkpoint's run are used by data sets that don't fix them.
     """
     mapping = read_label_map(options.label_map) if options.label_map else {}
-    if mapping.setdefault(options.ignore_label, IGNORE) != IGNORE:
+    if options.ignore_label != IGNORE and mapping.setdefault(options.ignore_label, IGNORE) != IGNORE:
         raise UserError(f"--ignore_label {options.ignore_label}: --label_map makes it {mapping[options.ignore_label]}, "
                         "leave out one of them")
     mapping = {stored: used for stored, used in mapping.items() if stored != used}
