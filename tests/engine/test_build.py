@@ -164,6 +164,7 @@ def test_a_checkpoint_replaces_the_download_and_brings_its_normalisation(monkeyp
     assert torch.equal(model.eval()(images), donor.eval()(images))
 
 
+@pytest.mark.slow
 def test_torchvisions_weights_are_read_from_a_file_and_give_its_outputs(tmp_path):
     torch.manual_seed(0)
     segmentation = torchvision.models.segmentation

@@ -75,6 +75,7 @@ def test_the_documented_lines_give_the_numbers_of_main(tmp_path, monkeypatch):
     assert ours["fgsm", "ce"]["loss"] > ours["none", None]["loss"]  # else this would compare little
 
 
+@pytest.mark.slow
 def test_the_documented_lines_leave_records_named_by_index(documented):
     _, folder = documented
     written = json.loads((folder / "my_network" / "results.json").read_text())

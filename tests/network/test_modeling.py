@@ -31,6 +31,7 @@ def test_the_names_can_be_read_without_importing_torch():
     assert [ast.literal_eval(key) for key in models.keys] == list(network.MODELS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", network.MODELS)
 @torch.no_grad()
 def test_any_size_from_65_up(name):

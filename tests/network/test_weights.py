@@ -37,6 +37,7 @@ def refusal(model, state):
     return message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILDERS)
 @torch.no_grad()
 def test_torchvisions_network_gives_the_same_logits_to_the_bit(name):
@@ -46,6 +47,7 @@ def test_torchvisions_network_gives_the_same_logits_to_the_bit(name):
     assert (ours(images) - theirs(images)["out"]).abs().max() == 0.0
 
 
+@pytest.mark.slow
 def test_torchvisions_weights_are_an_error_for_other_networks():
     with torch.device("meta"):
         state = BUILDERS["deeplabv3_resnet50"](weights=None, weights_backbone=None).state_dict()

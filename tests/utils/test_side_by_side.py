@@ -14,6 +14,7 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
+@pytest.mark.slow
 def test_all_run_at_most_two_at_once_with_a_log_each(tmp_path, capfd):
     """Each command counts who is there with it."""
     code = f"""import os, pathlib, time
