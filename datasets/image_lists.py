@@ -5,6 +5,9 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.text import escape_unprintable
 
+# Of the formats that datasets.files reads, in lower case.
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".webp", ".ppm",
+                      ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c", ".avif"))
 
 def to_one_line(path) -> str:
     """Return a path or name for a message, on one line whatever characters it has."""
@@ -31,10 +34,9 @@ def read_names(path: Path) -> list[str]:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Return the PNG and JPEG files of a folder, sorted by name, without hidden files. Raises UserError."""
-    suffixes = {".png", ".jpg", ".jpeg"}
+    """Return the images of a folder by their suffix, sorted by name, without hidden files. Raises UserError."""
     try:
-        return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith("."))
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     except OSError as error:
         raise UserError(f"Can't read the folder {to_one_line(folder)} ({error.strerror}): make it readable.") from error
 
