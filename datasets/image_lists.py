@@ -6,8 +6,9 @@ from utils.errors import UserError
 from utils.text import escape_unprintable
 
 # Of the formats that datasets.files reads, in lower case.
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".webp", ".ppm",
-                      ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c", ".avif"))
+SUFFIXES = frozenset((".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".gif", ".webp",
+                      ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c", ".avif",
+                      ".avifs"))
 
 def to_one_line(path) -> str:
     """Return a path or name for a message, on one line whatever characters it has."""
