@@ -18,8 +18,8 @@ from tests.calls import options_of
 from utils.launch import TORCHRUN
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("training", "sharpness", "adversarial", "resume", "data", "evaluation", "attacks", "records", "verify", "gpus",
-         "dashboards", "python", "differences", "development", "flags", "experiments/camvid")
+PAGES = ("training", "sharpness", "adversarial", "resume", "data", "evaluation", "predict", "attacks", "records",
+         "verify", "gpus", "dashboards", "python", "differences", "development", "flags", "experiments/camvid")
 FILES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in PAGES))
 PACKAGES = ("engine", "network", "datasets", "optim", "attacks", "metrics", "utils", "benchmarks", "tests", "docs")
 RUN = "<!-- run -->"  # the line above a block of commands that are run
@@ -186,14 +186,14 @@ def scaled(argv: list[str]) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch, one_thread):
-    """A folder with what the pages take for granted: some photos, and CamVid, which is small here."""
+    """A folder with what the pages take for granted: some photos and their masks, and CamVid, which is small here."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(synthetic, "LENGTHS", {"train": 4, "val": 2})
-    folders = ("photos", *(f"CamVid/{split}" for split in ("train", "trainannot", "val", "valannot")))
+    folders = ("photos", "masks", *(f"CamVid/{split}" for split in ("train", "trainannot", "val", "valannot")))
     for folder in folders:
         (tmp_path / "path" / "to" / folder).mkdir(parents=True)
         for k in range(2):
-            picture = np.full((72, 80) if "annot" in folder else (72, 80, 3), k, np.uint8)
+            picture = np.full((72, 80) if folder.endswith(("annot", "masks")) else (72, 80, 3), k, np.uint8)
             Image.fromarray(picture).save(tmp_path / "path" / "to" / folder / f"{k}.png")
     return tmp_path
 
@@ -215,7 +215,7 @@ def test_commands_that_are_to_be_run_run(workplace, capsys):
     assert len(quoted) > 10
     assert [line for line in quoted if not any(other.startswith(without_figures(line)) for other in printed)] == []
     assert (workplace / "checkpoints" / "toy" / "report" / "curves.png").is_file()
-    assert len(list((workplace / "predictions").iterdir())) == 4
+    assert len(list((workplace / "predictions").iterdir())) == 5
 
 
 def without_figures(line: str) -> str:

@@ -17,6 +17,7 @@ from engine.setup import build_network
 from predict import predict
 from tests import thin
 from tests.calls import options_of
+from utils.launch import TORCHRUN
 
 RECORD = "predictions.jsonl"
 
@@ -56,7 +57,8 @@ def fails(call, capsys):
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             call(*flags, **how)
-        return stop.value.code, [line for line in capsys.readouterr().err.splitlines() if line and "batch/s" not in line]
+        lines = capsys.readouterr().err.splitlines()
+        return stop.value.code, [line for line in lines if line and "batch/s" not in line]  # without the bar
 
     return run
 
@@ -230,7 +232,7 @@ def test_what_cannot_be_read_costs_only_itself(tmp_path, call, fails):
         f"{name}{kind}" for name in "acd" for kind in (".png", "_overlay.png")] + [RECORD]
     assert read("out/d.png").shape == (1, 1)
     assert lines[-1].startswith("error: 4 of 7 images can't be segmented") and len(lines) == 5
-    assert [sum(name in line for line in lines[:-1]) for name in ("b.png", "e.png", "f.jpg", "gone.png")] == [1] * 4
+    assert [sum(name in line for line in lines[:-1]) for name in ("/b.png", "/e.png", "/f.jpg", "/gone.png")] == [1] * 4
 
 
 @pytest.mark.parametrize(("flags", "inputs", "words"), [
@@ -259,12 +261,21 @@ def test_what_is_refused_is_one_line_with_code_2(tmp_path, fails, flags, inputs,
     assert not (tmp_path / "out").exists()
 
 
+def test_several_processes_are_refused(tmp_path, fails, monkeypatch):
+    draw(tmp_path / "in" / "a.png")
+    for name, value in zip(TORCHRUN, ("0", "2", "0", "localhost", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    code, (line,) = fails()
+    assert code == 2 and "predict.py runs in one process: start it with python predict.py" in line
+
+
 def test_logits_are_those_of_the_label_map(tmp_path, weights, call):
     pixels = draw(tmp_path / "in" / "a.png")
     call("--save_logits")
     with np.load("out/a_logits.npz") as saved:  # without pickle
         logits, names = saved["logits"], saved["classes"]
-    assert logits.dtype == np.float32 and logits.shape == (5, 24, 30) and list(names) == list(describe("synthetic").names)
+    assert logits.dtype == np.float32 and logits.shape == (5, 24, 30)
+    assert tuple(names) == describe("synthetic").names
     assert (logits.argmax(0) == read("out/a.png")).all()
     with torch.no_grad():
         expected = weights[0](torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)[0].numpy()
