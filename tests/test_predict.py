@@ -1,5 +1,6 @@
 """predict.py on files, folders and lists, with a checkpoint of a thin network."""
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,14 @@ def test_nothing_that_was_there_is_overwritten(tmp_path, call):
     assert all((tmp_path / "in" / path).read_bytes() == content for path, content in before.items())
 
 
+def test_names_that_are_long_or_not_utf_8(tmp_path, call):
+    names = ["ä" * 60 + "x" * 130 + ".png", "y" * 250 + ".png", os.fsdecode(b"z\xff.png")]
+    for name in names:
+        draw(tmp_path / "in" / name)
+    assert call() == [names[0][:-4][:140] + ".png", "y" * 200 + ".png", names[2]]
+    assert call("--overwrite")[1:] == ["y" * 200 + ".png", names[2]] and len(files_in("out")) == 7
+
+
 def test_own_earlier_files_are_replaced_only_with_overwrite(tmp_path, call, fails):
     for k, name in enumerate("ab"):
         draw(tmp_path / "in" / f"{name}.jpg", seed=k)
@@ -341,6 +350,24 @@ def test_a_mask_that_does_not_fit_is_named(tmp_path, call, fails):
     Image.new("L", (24, 30)).save(tmp_path / "masks" / "b.png")
     code, lines = fails("--attack", "fgsm", "--masks", "masks")
     assert code == 1 and "masks/b.png is 24x30" in lines[0] and "a_adv.png" in files_in("out")
+
+
+def test_a_target_map_is_for_the_images_of_its_size(tmp_path, call, fails):
+    draw(tmp_path / "in" / "a.png")
+    draw(tmp_path / "in" / "b.png", (24, 31))
+    Image.new("L", (30, 24), 2).save(tmp_path / "target.png")
+    code, lines = fails("--attack", "fgsm", "--target_class", "target.png")
+    assert code == 1 and "in/b.png: --target_class" in lines[0] and "24x31" in lines[0]
+    assert "a_adv.png" in files_in("out") and "b.png" not in files_in("out")
+
+
+def test_masks_that_are_earlier_results_are_kept(tmp_path, call):
+    """--overwrite would replace them while they are read."""
+    draw(tmp_path / "in" / "a.png")
+    call()
+    before = Path("out/a.png").read_bytes()
+    assert call("--overwrite", "--attack", "fgsm", "--masks", "out") == ["a_2.png"]
+    assert Path("out/a.png").read_bytes() == before and record_of("out")[-1]["labels"] == "out/a.png"
 
 
 def test_an_images_random_numbers_depend_on_nothing_but_the_image(tmp_path, call):

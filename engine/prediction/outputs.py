@@ -59,8 +59,7 @@ class Outputs:
             earlier += there
             targets[image] = self.folder / stem
             if stem != image.name.with_suffix(""):
-                logger.info("%s is written as %s, because %s or a file beside it belongs to something else", image.path,
-                            f"{stem}.png", f"{image.name.with_suffix('')}.png")
+                logger.info("%s is written as %s.png: its own name is taken or too long", image.path, stem)
         if earlier and not overwrite:
             raise UserError(f"{to_one_line(self.folder)} holds {len(earlier)} files of an earlier call, such as "
                             f"{to_one_line(earlier[0].name)}: give --overwrite to replace them, or another "
