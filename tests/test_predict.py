@@ -190,8 +190,8 @@ def test_names_that_are_long_or_not_utf_8(tmp_path, call):
     names = ["ä" * 60 + "x" * 130 + ".png", "y" * 250 + ".png", os.fsdecode(b"z\xff.png")]
     for name in names:
         draw(tmp_path / "in" / name)
-    assert call() == [names[0][:-4][:140] + ".png", "y" * 200 + ".png", names[2]]
-    assert call("--overwrite")[1:] == ["y" * 200 + ".png", names[2]] and len(files_in("out")) == 7
+    expected = {"ä" * 60 + "x" * 80 + ".png", "y" * 200 + ".png", names[2]}  # of 200 bytes
+    assert {*call()} == {*call("--overwrite")} == expected and len(files_in("out")) == 7
 
 
 def test_own_earlier_files_are_replaced_only_with_overwrite(tmp_path, call, fails):
