@@ -1,83 +1,70 @@
-"""Segment images: a file or a folder in, label maps and overlays out; see --help.
+"""Segment images: files, folders or lists in, label maps and overlays out; see --help.
 
     python predict.py --input photos --exp_name sam                     with the run's best checkpoint
     python predict.py --input a.jpg --ckpt best.pth --model deeplabv3plus_resnet101 --dataset voc
+    python predict.py --input photos --exp_name sam --attack pgd        attacked as well
 
-Writes <name>.png, the classes as a palette PNG, and <name>_overlay.png; sub-folders of the input are kept.
+Writes NAME.png, the classes as a palette PNG, and NAME_overlay.png (docs/predict.md).
 """
 from pathlib import Path
 
-import torch
-from PIL import Image
-
-from datasets.files import read_image
-from datasets.image_lists import list_images
+from engine.prediction.inputs import find_images, find_masks
+from engine.prediction.outputs import Outputs
+from engine.prediction.segment import LABEL_MAP, Segmenter
 from engine.run.exits import reported_errors
 from engine.setup import prepare
-from network import precise
-from utils.errors import UserError
-from utils.images import overlay, to_uint8
 from utils.logging import logger
-from utils.modes import eval_mode
 
 
 def predict(argv=None) -> list[Path]:
-    """Segment the images that argv names; return the label maps' paths."""
+    """Segment the images that argv names; return the label maps' paths. Exits with code 1 if some can't be read."""
     with reported_errors():
         setup = prepare(argv, entry="predict.py")
         options = setup.options
-        images = pair_with_targets(find_images(Path(options.input)), Path(options.save_val_results_to))
-        model = precise(setup.model, amp=options.amp)
-        logger.info("Model restored from %s", setup.checkpoint.path)
-        written, problems = [], []
-        for path, target in images:
-            try:
-                written.append(segment(model, path, target, setup.classes))
-            except UserError as problem:  # the other images can still be segmented
-                problems.append(problem)
-                logger.warning("Skipped: %s", problem)
-        logger.info("%d label maps and overlays written to %s", len(written), options.save_val_results_to)
-        if problems:
-            raise UserError(f"{len(problems)} of {len(images)} images can't be read: {problems[0]}")
+        outputs = Outputs(Path(options.save_val_results_to))
+        images = find_images(list(map(Path, options.input)), is_own=outputs.is_own)
+        masks = find_masks(images, Path(options.masks)) if options.masks else {}
+        segmenter = Segmenter(
+            setup.model, setup.classes, amp=options.amp, attack=next(iter(setup.attacks), None), masks=masks,
+            save_logits=options.save_logits, overlay_alpha=options.overlay_alpha)
+        targets = outputs.plan(images, segmenter.endings, kept=masks.values(), overwrite=options.overwrite)
+        log_start(setup.checkpoint.path, segmenter)
+        written = segment(segmenter, images, outputs, targets, batch_size=options.val_batch_size,
+                          checkpoint=setup.checkpoint.path)
+        log_end(written, outputs, segmenter, total=len(images))
+    return [written[image] for image in images]
+
+
+def segment(segmenter: Segmenter, images: list, outputs: Outputs, targets: dict, *, batch_size: int,
+            checkpoint: str) -> dict:
+    """Segment the images and write their files; return {image: its label map}."""
+    how = {"checkpoint": checkpoint, "attack": segmenter.attack.settings() if segmenter.attack else None}
+    written = {}
+    with outputs.recorded():
+        for image, files, described in segmenter.run(images, batch_size=batch_size):
+            target = targets[image]
+            outputs.write(target, files, {**described, **how})
+            written[image] = target.with_name(target.name + LABEL_MAP)
     return written
 
 
-def find_images(source: Path) -> list[tuple[Path, Path]]:
-    """Return (image, its path relative to `source`) for a file or for all images below a folder."""
-    if source.is_file():
-        return [(source, Path(source.name))]
-    folders = [source, *sorted(path for path in source.rglob("*") if path.is_dir())] if source.is_dir() else []
-    images = [(path, path.relative_to(source)) for folder in folders for path in list_images(folder)]
-    if not images:
-        raise UserError(f"--input {source}: contains no PNG or JPEG")
-    return images
+def log_start(checkpoint: str, segmenter: Segmenter):
+    """Log the weights and the attack with its labels."""
+    logger.info("Model restored from %s", checkpoint)
+    if segmenter.attack is not None:
+        logger.info("Attack: %s, on %s as labels", segmenter.attack,
+                    "the masks" if segmenter.masks else "the clean predictions")
 
 
-def pair_with_targets(images: list[tuple[Path, Path]], folder: Path) -> list[tuple[Path, Path]]:
-    """Return (image, path of its label map); raise UserError if a map would overwrite an image or another map."""
-    targets = {}
-    for path, name in images:
-        target = folder / name.with_suffix(".png")
-        if target in targets.values() or target.resolve() in {path.resolve() for path, _ in images}:
-            raise UserError(f"the label map of {path} would overwrite {target}: rename one, or choose another "
-                            "--save_val_results_to")
-        targets[path] = target
-    return list(targets.items())
-
-
-@torch.no_grad()
-def segment(model, path: Path, target: Path, classes) -> Path:
-    """Write the label map `target` and the overlay of one image, upright and at its own size; return `target`."""
-    image = read_image(path, upright=True).as_subclass(torch.Tensor).float().div(255)  # [3, H, W]
-    with eval_mode(model):
-        pred = model(image[None].to(next(model.parameters()).device)).argmax(1)[0].byte().cpu().numpy()  # [H, W]
-    label_map = Image.fromarray(pred, mode="P")
-    label_map.putpalette(classes.palette.tobytes())
-    target.parent.mkdir(parents=True, exist_ok=True)
-    label_map.save(target)
-    colours = overlay(to_uint8(image), classes.decode_target(pred))
-    Image.fromarray(colours).save(target.with_name(f"{target.stem}_overlay.png"))
-    return target
+def log_end(written: dict, outputs: Outputs, segmenter: Segmenter, *, total: int):
+    """Log what was written; name the images that weren't, and exit with code 1 if there are any."""
+    logger.info("%d label maps and overlays written to %s", len(written), outputs.folder)
+    if segmenter.problems:
+        for problem in segmenter.problems:
+            logger.error("not segmented: %s", problem)
+        logger.error("error: %d of %d images can't be segmented, see the lines above; the others are written",
+                     len(segmenter.problems), total)
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

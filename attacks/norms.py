@@ -1,14 +1,16 @@
 """The ball an attack searches: all images with values in [0, 1] within eps of the given ones.
 
-To add a norm, write one class with three short methods and one entry in NORMS. Images, points and gradients are
+To add a norm, write one class with four short methods and one entry in NORMS. Images, points and gradients are
 [B, C, H, W]; `draw` is an attacks.draw.Draw.
 """
+import math
+
 import torch
 from torch import Tensor
 
 
 class Ball:
-    """What the norms share: starting points. A norm adds draw_point(), direction() and project()."""
+    """What the norms share: starting points. A norm adds draw_point(), direction(), project() and round_levels()."""
 
     def __init__(self, images: Tensor, eps: float):
         self.images, self.eps = images, eps
@@ -18,6 +20,11 @@ class Ball:
         if initial.points is not None:
             return self.project(initial.points)
         return self.images.clone() if initial.draw is None else self.draw_point(initial.draw)
+
+    def to_8_bits(self, points: Tensor) -> Tensor:
+        """Return points of the ball as images of 256 levels, still in the ball if `images` have such levels too."""
+        levels = self.images.double().mul(255).round()
+        return (levels + self.round_levels(points.double() * 255 - levels)).to(points.dtype) / 255
 
     def draw_corner(self, draw) -> Tensor:
         """Draw sign noise: a random +-1 for every value, scaled as far as eps allows, then clipped to [0, 1]."""
@@ -46,6 +53,11 @@ class LinfBall(Ball):
         """Return the nearest points of the ball."""
         return torch.clamp(points, self.low, self.high)
 
+    def round_levels(self, delta: Tensor) -> Tensor:
+        """Return delta in grey levels as the nearest whole ones of at most eps: 2.55 levels allow 2."""
+        most = math.floor(self.eps * 255 + 1e-6)  # 4/255 as a float may lie below 4 levels
+        return delta.round().clamp(-most, most)
+
 
 class L2Ball(Ball):
     """Each image within eps: ||adv - images||_2 <= eps over its C*H*W values in [0, 1] units."""
@@ -68,6 +80,20 @@ class L2Ball(Ball):
         delta = points - self.images
         scale = (self.eps / _l2_norms(delta).clamp_min(torch.finfo(delta.dtype).tiny)).clamp_max(1)
         return (self.images + delta * scale).clamp(0, 1)
+
+    def round_levels(self, delta: Tensor) -> Tensor:
+        """Return delta in grey levels as whole ones, of at most delta's length.
+
+        All are rounded towards 0; what that saves of the length moves the largest remainders one level on. Rounding to
+        the nearest would lengthen some deltas and leave nothing of those that spread less than half a level everywhere.
+        """
+        whole = delta.trunc()
+        rest = (delta - whole).abs().flatten(1)  # [B, n]
+        cost = torch.where(rest > 1e-3, 2 * whole.abs().flatten(1) + 1, torch.inf)  # (k + 1)^2 - k^2; 1e-3: rounding
+        order = rest.argsort(dim=1, descending=True)
+        saved = (delta.square() - whole.square()).flatten(1).sum(1, keepdim=True)
+        moves = torch.zeros_like(rest).scatter(1, order, (cost.gather(1, order).cumsum(1) <= saved).to(rest))
+        return whole + delta.sign() * moves.view_as(delta)
 
 
 NORMS = {"linf": LinfBall, "l2": L2Ball}

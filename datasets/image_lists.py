@@ -10,8 +10,9 @@ from utils.logging import logger
 from utils.text import escape_unprintable
 
 # Of the formats in datasets/files.py, in lower case.
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".gif", ".webp",
-                      ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif"))
+SUFFIXES = frozenset((".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".gif",
+                      ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c", ".avif",
+                      ".avifs"))
 FORMS = {"name": "names", "file": "file names", "path": "paths", "columns": "two columns"}
 
 

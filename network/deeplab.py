@@ -94,7 +94,10 @@ class DeepLabHeadV3Plus(nn.Module):
 
 
 class DeepLab(nn.Module):
-    """A backbone and a head: normalised images [B, 3, H, W] -> logits [B, num_classes, H, W]; H and W at least 65."""
+    """A backbone and a head: normalised images [B, 3, H, W] -> logits [B, num_classes, H, W].
+
+    H and W are at least backbone.least_size; NormalizedModel pads smaller images.
+    """
 
     def __init__(self, backbone: Backbone, head: type[nn.Module], *, num_classes: int):
         super().__init__()

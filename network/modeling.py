@@ -134,4 +134,4 @@ def build_model(
     model = MODELS[name](num_classes, output_stride, pretrained_backbone)
     if separable_conv:
         convert_to_separable_conv(model.classifier)
-    return NormalizedModel(model, **model.backbone.normalization)
+    return NormalizedModel(model, **model.backbone.normalization, least_size=model.backbone.least_size)

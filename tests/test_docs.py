@@ -19,8 +19,8 @@ from tests.calls import options_of
 from utils.launch import TORCHRUN
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("training", "sharpness", "adversarial", "resume", "data", "evaluation", "attacks", "records", "verify", "gpus",
-         "dashboards", "python", "differences", "development", "flags", "experiments/camvid")
+PAGES = ("training", "sharpness", "adversarial", "resume", "data", "evaluation", "predict", "attacks", "records",
+         "verify", "gpus", "dashboards", "python", "differences", "development", "flags", "experiments/camvid")
 FILES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in PAGES))
 PACKAGES = ("engine", "network", "datasets", "optim", "attacks", "metrics", "utils", "benchmarks", "tests", "docs")
 RUN = "<!-- run -->"  # the line above a block of commands that are run
@@ -187,10 +187,10 @@ def scaled(argv: list[str]) -> list[str]:
 
 @pytest.fixture
 def workplace(tmp_path, monkeypatch, one_thread):
-    """A folder with what the pages take for granted: some photos, and CamVid, which is small here."""
+    """A folder with what the pages take for granted: some photos and their masks, and CamVid, which is small here."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(synthetic, "LENGTHS", {"train": 4, "val": 2})
-    folders = ("photos", *(f"CamVid/{split}" for split in ("train", "trainannot", "val", "valannot")),
+    folders = ("photos", "masks", *(f"CamVid/{split}" for split in ("train", "trainannot", "val", "valannot")),
                *(f"own/{split}/{kind}" for split in ("train", "val") for kind in ("images", "masks")))
     for folder in folders:
         (tmp_path / "path" / "to" / folder).mkdir(parents=True)
@@ -221,7 +221,7 @@ def test_commands_that_are_to_be_run_run(workplace, capsys):
     assert len(quoted) > 10
     assert [line for line in quoted if not any(other.startswith(without_figures(line)) for other in printed)] == []
     assert (workplace / "checkpoints" / "toy" / "report" / "curves.png").is_file()
-    assert len(list((workplace / "predictions").iterdir())) == 4
+    assert len(list((workplace / "predictions").iterdir())) == 5
 
 
 def without_figures(line: str) -> str:

@@ -1,13 +1,32 @@
-"""predict.py on a folder of images and a checkpoint."""
+"""predict.py on files, folders and lists, with a checkpoint of a thin network."""
+import json
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from attacks import PGD
 from datasets import describe
+from datasets.image_lists import SUFFIXES
+from engine.prediction.inputs import find_images
+from engine.prediction.segment import Segmenter
 from engine.setup import build_network
 from predict import predict
+from tests import thin
 from tests.calls import options_of
+from utils.launch import TORCHRUN
+
+RECORD = "predictions.jsonl"
+
+
+@pytest.fixture(autouse=True)
+def thin_network(one_thread):
+    with thin.installed():
+        yield
 
 
 @pytest.fixture
@@ -20,73 +39,365 @@ def weights(tmp_path):
     return model, ["--ckpt", str(tmp_path / "weights.pth"), "--model", "deeplabv3_mobilenet", "--dataset", "synthetic"]
 
 
-def test_a_folder_becomes_label_maps_and_overlays_of_the_same_sizes(tmp_path, weights):
-    model, flags = weights
-    rng = np.random.RandomState(0)
+@pytest.fixture
+def call(tmp_path, weights, monkeypatch):
+    """A function that calls predict.py in tmp_path with the images in/ and the results out/, unless told otherwise."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags, inputs=("in",), out="out"):
+        written = predict(["--input", *inputs, "--save_val_results_to", out, *weights[1], *flags])
+        return [path.relative_to(out).as_posix() for path in written]
+
+    return run
+
+
+@pytest.fixture
+def fails(call, capsys):
+    """A function that returns the exit code and the lines on stderr of a call that ends with an error."""
+    def run(*flags, **how):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            call(*flags, **how)
+        lines = capsys.readouterr().err.splitlines()
+        return stop.value.code, [line for line in lines if line and "batch/s" not in line]  # without the bar
+
+    return run
+
+
+def draw(path, size=(24, 30), *, seed: int = 0, **how) -> np.ndarray:
+    """Write a picture of random pixels; return them."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.RandomState(seed).randint(0, 256, (*size, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path, **how)
+    return pixels
+
+
+def read(path) -> np.ndarray:
+    with Image.open(path) as file:
+        return np.array(file)
+
+
+def files_in(folder) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
+
+
+def record_of(folder) -> list[dict]:
+    return [json.loads(line) for line in (Path(folder) / RECORD).read_text().splitlines()]
+
+
+@torch.no_grad()
+def segment(model, pixels: np.ndarray) -> np.ndarray:
+    return model(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 255)[0].argmax(0).numpy()
+
+
+def test_a_folder_becomes_label_maps_and_overlays_of_the_same_sizes(tmp_path, weights, call, capsys):
     pictures = {"a.JPG": (70, 90), "more/a.png": (65, 66), "more/b c.jpeg": (80, 65)}
     for name, size in pictures.items():
-        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.randint(0, 256, (*size, 3)).astype(np.uint8)).save(tmp_path / "in" / name)
+        draw(tmp_path / "in" / name, size)
     (tmp_path / "in" / "notes.txt").write_text("no image")
-    written = predict(["--input", str(tmp_path / "in"), "--save_val_results_to", str(tmp_path / "out"), *flags])
-    assert [str(path.relative_to(tmp_path / "out")) for path in written] == ["a.png", "more/a.png", "more/b c.png"]
-    for path, size in zip(written, pictures.values(), strict=True):
-        with Image.open(path) as label_map, Image.open(path.with_name(f"{path.stem}_overlay.png")) as overlay:
+    (tmp_path / "in" / "more" / "d.HEIC").touch()
+    (tmp_path / "in" / "more" / "README").touch()
+    draw(tmp_path / "in" / ".cache" / "a.png")
+    assert call() == ["a.png", "more/a.png", "more/b c.png"]
+    assert "Not used of the folders: 1 .heic, 1 .txt, 1 without suffix\n" in capsys.readouterr().out
+    out = tmp_path / "out"
+    for name, size in zip(["a", "more/a", "more/b c"], pictures.values(), strict=True):
+        with Image.open(out / f"{name}.png") as label_map, Image.open(out / f"{name}_overlay.png") as overlay:
             assert label_map.mode == "P" and label_map.size == overlay.size == size[::-1]
+    assert len(files_in(out)) == 7
 
-    with Image.open(tmp_path / "in" / "more" / "a.png") as image, Image.open(written[1]) as shown:
-        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
-        expected = model(tensor).argmax(1)[0].numpy()
-        assert (np.array(shown) == expected).mean() > 0.999  # channels_last may turn a tie
-        assert (np.array(shown.convert("RGB")) == describe("synthetic").decode_target(np.array(shown))).all()
+    with Image.open(out / "more" / "a.png") as shown:
+        preds = np.array(shown)
+        assert (preds == segment(weights[0], read("in/more/a.png"))).mean() > 0.999  # channels_last may turn a tie
+        assert len(np.unique(preds)) > 1
+        assert (np.array(shown.convert("RGB")) == describe("synthetic").decode_target(preds)).all()
 
 
-def test_an_image_is_segmented_as_one_sees_it(tmp_path, weights):
+def test_an_image_is_segmented_as_one_sees_it(tmp_path, weights, call):
     """Upright by its EXIF orientation, and with the brightness of its 16 bits."""
-    model, flags = weights
-    rng = np.random.RandomState(0)
-    (tmp_path / "in").mkdir()
-    turned, deep = rng.randint(0, 256, (70, 90, 3)).astype(np.uint8), rng.randint(0, 2**16, (66, 80)).astype(np.uint16)
     exif = Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(turned).save(tmp_path / "in" / "a.png", exif=exif)
+    turned = draw(tmp_path / "in" / "a.png", (70, 90), exif=exif)
+    deep = np.random.RandomState(0).randint(0, 2**16, (66, 80)).astype(np.uint16)
     Image.fromarray(deep).save(tmp_path / "in" / "b.png")
-    written = predict(["--input", str(tmp_path / "in"), "--save_val_results_to", str(tmp_path / "out"), *flags])
+    draw(tmp_path / "in" / "c.png", (70, 90))  # of the same size as the turned one by its header
+    written = call()
     expected = np.rot90(turned, -1), (deep // 256)[..., None].repeat(3, axis=2)
-    for path, picture in zip(written, expected, strict=True):
-        preds = model(torch.from_numpy(picture.copy()).permute(2, 0, 1)[None] / 255).argmax(1)[0].numpy()
-        with Image.open(path) as label_map:
-            assert label_map.size == picture.shape[1::-1] and (np.array(label_map) == preds).mean() > 0.99
+    for path, picture in zip(written, expected, strict=False):
+        preds = segment(weights[0], picture)
+        assert read(Path("out", path)).shape == preds.shape and (read(Path("out", path)) == preds).mean() > 0.99
 
 
-@pytest.mark.parametrize(("names", "out"), [(["a.jpg", "a.png"], "out"), (["a.png"], "in")])
-def test_nothing_is_written_over_an_image_or_another_label_map(tmp_path, weights, capsys, names, out):
-    (tmp_path / "in").mkdir()
+def test_every_suffix_of_a_readable_format_in_any_case(tmp_path, call):
+    Image.init()
+    from datasets.files import FORMATS
+
+    registered = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+    assert registered - SUFFIXES == {".pfm"}  # floats, which are refused
+    for k, name in enumerate(("a.png", "b.JPG", "c.Tif", "d.bmp", "e.WEBP", "f.ppm", "g.gif", "h.jp2")):
+        draw(tmp_path / "in" / name, seed=k)
+    assert call() == [f"{letter}.png" for letter in "abcdefgh"]
+
+
+def test_several_inputs_each_file_once(tmp_path, call):
+    """Folders below their own names, files and lists beside them; a link back to a folder ends the search there."""
+    for name in ("one/in/a.png", "two/in/a.png", "two/in/b.png", "c.png", "lists/x/d.png", "lists/y/d.png"):
+        draw(tmp_path / name)
+    (tmp_path / "two" / "in" / "loop").symlink_to(tmp_path / "two")
+    (tmp_path / "lists" / "all.txt").write_bytes(b"\xef\xbb\xbfx\\d.png\r\n\r\n" + b"lists/y/d.png\r\n" +
+                                                 str(tmp_path / "c.png").encode())
+    written = call(inputs=["c.png", "one/in", "two/in", "two/in/b.png", "lists/all.txt"])
+    assert written == ["c.png", "one/in/a.png", "two/in/a.png", "two/in/b.png", "lists/x/d.png", "lists/y/d.png"]
+
+
+def test_folders_at_the_root_of_the_disk_stay_below_the_results(tmp_path, monkeypatch):
+    """/photos and /x/photos are told apart by their parents; "//photos" would lead out of the folder."""
+    for name in ("photos", "x/photos"):
+        draw(tmp_path / name / "a.png")
+    monkeypatch.setattr("engine.prediction.inputs.name_folders", lambda folders: {
+        "//photos": (tmp_path / "photos").resolve(), "x/photos": (tmp_path / "x" / "photos").resolve()})
+    images = find_images([tmp_path / "photos", tmp_path / "x" / "photos"], is_own=lambda path: False)
+    assert [str(image.name) for image in images] == ["photos/a.png", "x/photos/a.png"]
+
+
+def test_an_overlay_is_not_the_overlay_of_another_image(tmp_path, weights, call, capsys):
+    for k, name in enumerate(("x.png", "x_overlay.png", "y.jpg", "y.png", "z.png")):
+        draw(tmp_path / "in" / name, seed=k)
+    (tmp_path / "in" / "z.tif").write_bytes((tmp_path / "in" / "z.png").read_bytes())
+    draw(tmp_path / "in" / "y.png.d" / "a.png")
+    assert call() == ["x.png", "x_overlay_2.png", "y.png", "y_2.png", "z.png", "z_2.png", "y.png.d/a.png"]
+    assert "in/x_overlay.png is written as x_overlay_2.png" in capsys.readouterr().out
+    assert len(files_in("out")) == 2 * 7 + 1
+    for name, source in (("x", "x.png"), ("x_overlay_2", "x_overlay.png"), ("y_2", "y.png")):
+        assert (read(f"out/{name}.png") == segment(weights[0], read(f"in/{source}"))).mean() > 0.99
+
+
+def test_nothing_that_was_there_is_overwritten(tmp_path, call):
+    """Results beside the images: these are PNGs themselves, have masks beside them, and an overlay of another program;
+    a folder has the name of a result."""
+    for k, name in enumerate(("a.png", "b.jpg", "c.jpg", "c_overlay.png", "d.jpg", "e.png/f.jpg", "e.jpg")):
+        draw(tmp_path / "in" / name, seed=k)
+    Image.new("L", (30, 24)).save(tmp_path / "in" / "b.png")
+    before = {path: (tmp_path / "in" / path).read_bytes() for path in files_in("in")}
+    written = call(out="in")
+    assert written == ["a_2.png", "b_2.png", "b_3.png", "c_2.png", "c_overlay_2.png", "d.png", "e_2.png", "e.png/f.png"]
+    assert all((tmp_path / "in" / path).read_bytes() == content for path, content in before.items())
+    assert call("--overwrite", out="in") == written  # its own files are no images, and are replaced
+    assert all((tmp_path / "in" / path).read_bytes() == content for path, content in before.items())
+
+
+def test_names_that_are_long_or_not_utf_8(tmp_path, call):
+    names = ["ä" * 60 + "x" * 130 + ".png", "y" * 250 + ".png", os.fsdecode(b"z\xff.png")]
     for name in names:
-        Image.new("RGB", (65, 65)).save(tmp_path / "in" / name)
-    with pytest.raises(SystemExit) as stop:
-        predict(["--input", str(tmp_path / "in"), "--save_val_results_to", str(tmp_path / out), *weights[1]])
-    assert stop.value.code == 2 and "--save_val_results_to" in capsys.readouterr().err
-    assert sorted(path.name for path in (tmp_path / "in").iterdir()) == names and not (tmp_path / "out").exists()
+        draw(tmp_path / "in" / name)
+    expected = {"ä" * 60 + "x" * 80 + ".png", "y" * 200 + ".png", names[2]}  # of 200 bytes
+    assert {*call()} == {*call("--overwrite")} == expected and len(files_in("out")) == 7
 
 
-def test_what_cannot_be_segmented_is_one_line(tmp_path, weights, capsys):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n")
-    for source in ("empty", "missing", "torn.png"):
-        with pytest.raises(SystemExit) as stop:
-            predict(["--input", str(tmp_path / source), "--save_val_results_to", str(tmp_path / "out"), *weights[1]])
-        assert stop.value.code == 2 and source in capsys.readouterr().err
+def test_own_earlier_files_are_replaced_only_with_overwrite(tmp_path, call, fails):
+    for k, name in enumerate("ab"):
+        draw(tmp_path / "in" / f"{name}.jpg", seed=k)
+    call()
+    first = {path: Path("out", path).read_bytes() for path in files_in("out")}
+    code, (line,) = fails("--overlay_alpha", "0")
+    assert code == 2 and "4 files of an earlier call" in line and "--overwrite" in line
+    assert {path: Path("out", path).read_bytes() for path in files_in("out")} == first
+
+    corrected = read("out/b.png") * 0
+    Image.fromarray(corrected).save("out/b.png")  # by hand: no longer a file of predict.py
+    assert call("--overwrite", "--overlay_alpha", "0") == ["a.png", "b_2.png"]
+    assert (read("out/b.png") == corrected).all() and (read("out/a_overlay.png") == read("in/a.jpg")).all()
+    assert Path("out/b_overlay.png").read_bytes() == first["b_overlay.png"]
 
 
-def test_a_damaged_image_costs_only_itself(tmp_path, weights, capsys):
-    (tmp_path / "in").mkdir()
+def test_earlier_results_below_the_input_are_not_segmented(tmp_path, call, capsys):
+    draw(tmp_path / "in" / "a.png")
+    call(out="in/results")
+    assert call(out="in/others") == ["a.png"]
+    assert "Not used of the folders: 3 files that predict.py wrote\n" in capsys.readouterr().out
+    assert call(inputs=["in/results/a.png"], out="in/results") == ["a_2.png"]  # named itself, it is an image
+
+
+def test_a_record_of_somebody_else_is_left_alone(tmp_path, call, fails):
+    draw(tmp_path / "in" / "a.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / RECORD).write_text('{"mine": 1}\n')
+    code, (line,) = fails()
+    assert code == 2 and f"out/{RECORD} is not a record of predict.py" in line and "--save_val_results_to" in line
+    assert files_in("out") == [RECORD]
+
+
+def test_what_cannot_be_read_costs_only_itself(tmp_path, call, fails):
+    """Torn in the pixels and in the header, not an image, missing from the disk; and one of a single pixel is fine."""
     for name in "abc":
-        Image.new("RGB", (65, 65)).save(tmp_path / "in" / f"{name}.png")
-    (tmp_path / "in" / "b.png").write_bytes((tmp_path / "in" / "b.png").read_bytes()[:60])
-    with pytest.raises(SystemExit) as stop:
-        predict(["--input", str(tmp_path / "in"), "--save_val_results_to", str(tmp_path / "out"), *weights[1]])
-    assert stop.value.code == 2
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "a_overlay.png", "c.png",
-                                                                        "c_overlay.png"]
-    assert "error: 1 of 3 images can't be read: " in (err := capsys.readouterr().err) and "b.png" in err
+        draw(tmp_path / "in" / f"{name}.png", (65, 65))
+    draw(tmp_path / "in" / "d.png", (1, 1))
+    (tmp_path / "in" / "b.png").write_bytes((tmp_path / "in" / "b.png").read_bytes()[:600])
+    (tmp_path / "in" / "e.png").write_bytes(b"\x89PNG\r\n")
+    (tmp_path / "in" / "f.jpg").write_text("<html>")
+    (tmp_path / "list.txt").write_text("in/a.png\nin/gone.png\n")
+    code, lines = fails(inputs=["in", "list.txt"])
+    assert code == 1 and files_in("out") == [
+        f"{name}{kind}" for name in "acd" for kind in (".png", "_overlay.png")] + [RECORD]
+    assert read("out/d.png").shape == (1, 1)
+    assert lines[-1].startswith("error: 4 of 7 images can't be segmented") and len(lines) == 5
+    assert [sum(name in line for line in lines[:-1]) for name in ("/b.png", "/e.png", "/f.jpg", "/gone.png")] == [1] * 4
+
+
+@pytest.mark.parametrize(("flags", "inputs", "words"), [
+    ([], ["empty"], ["--input empty", "1 .pdf"]), ([], ["missing"], ["--input missing", "no such file"]),
+    ([], ["in", "missing"], ["--input missing"]), ([], ["wrong.txt"], ["wrong.txt", "none of its 1 lines"]),
+    ([], ["binary.txt"], ["binary.txt", "UTF-8"]),
+    (["--masks", "in"], ["in"], ["--masks", "--attack"]), (["--eps", "4/255"], ["in"], ["--eps", "--attack"]),
+    (["--attack_seed", "2"], ["in"], ["--attack_seed", "--attack"]), (["--steps", "2"], ["in"], ["--steps"]),
+    (["--attack", "pgd", "fgsm"], ["in"], ["--attack", "one"]),
+    (["--attack", "pgd", "--eps", "1/255", "2/255"], ["in"], ["--eps", "one"]),
+    (["--attack", "pgd", "--attack_loss", "ce", "mce"], ["in"], ["--attack_loss", "one"]),
+    (["--attack", "sea"], ["in"], ["sea", "mce_bal"]), (["--attack", "pgd", "--warm_start"], ["in"], ["--warm_start"]),
+    (["--attack", "pgd", "--masks", "gone"], ["in"], ["--masks gone"]),
+    (["--attack", "pgd", "--masks", "empty"], ["in"], ["--masks empty", "1 of 1 images", "a.png"]),
+    (["--attack", "pgd", "--masks", "twice"], ["in"], ["--masks twice", "a.gif and a.png"]),
+    (["--overlay_alpha", "2"], ["in"], ["--overlay_alpha"]), (["--crop_val"], ["in"], ["--crop_val"])])
+def test_what_is_refused_is_one_line_with_code_2(tmp_path, fails, flags, inputs, words):
+    for name in ("in/a.png", "twice/a.png", "twice/a.gif"):
+        draw(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.pdf").touch()
+    (tmp_path / "wrong.txt").write_text("nowhere.png\n")
+    (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    code, (line,) = fails(*flags, inputs=inputs)
+    assert code == 2 and all(word in line for word in words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_processes_are_refused(tmp_path, fails, monkeypatch):
+    draw(tmp_path / "in" / "a.png")
+    for name, value in zip(TORCHRUN, ("0", "2", "0", "localhost", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    code, (line,) = fails()
+    assert code == 2 and "predict.py runs in one process: start it with python predict.py" in line
+
+
+def test_logits_are_those_of_the_label_map(tmp_path, weights, call):
+    pixels = draw(tmp_path / "in" / "a.png")
+    call("--save_logits")
+    with np.load("out/a_logits.npz") as saved:  # without pickle
+        logits, names = saved["logits"], saved["classes"]
+    assert logits.dtype == np.float32 and logits.shape == (5, 24, 30)
+    assert tuple(names) == describe("synthetic").names
+    assert (logits.argmax(0) == read("out/a.png")).all()
+    with torch.no_grad():
+        expected = weights[0](torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)[0].numpy()
+    np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_overlay_alpha(tmp_path, call):
+    pixels = draw(tmp_path / "in" / "a.png")
+    for alpha in ("0", "1", "0.25"):
+        call("--overlay_alpha", alpha, out=alpha)
+    colours = describe("synthetic").decode_target(read("1/a.png"))
+    assert (read("0/a_overlay.png") == pixels).all() and (read("1/a_overlay.png") == colours).all()
+    assert (read("0.25/a_overlay.png") == np.rint(0.75 * pixels + 0.25 * colours)).all()
+
+
+@pytest.mark.parametrize("flags", [["--eps", "3/255"], ["--eps", "0.01"], ["--attack_norm", "l2", "--eps", "0.5"]])
+def test_the_adversarial_image_of_8_bits_is_within_eps_and_is_what_was_predicted(tmp_path, weights, call, flags):
+    pixels = draw(tmp_path / "in" / "a.png").astype(int)
+    call("--attack", "pgd", "--steps", "3", "--save_logits", *flags)
+    assert files_in("out") == ["a.png", "a_adv.png", "a_adv_logits.npz", "a_adv_overlay.png", "a_adv_pred.png",
+                               "a_logits.npz", "a_overlay.png", RECORD]
+    moved = read("out/a_adv.png").astype(int) - pixels
+    size = np.sqrt((moved ** 2).sum()) / 255 if "l2" in flags else np.abs(moved).max()
+    assert 0 < size <= {"3/255": 3, "0.01": 2, "0.5": 0.5}[flags[-1]]
+    call(inputs=["out/a_adv.png"], out="again")
+    assert (read("again/a_adv.png") == read("out/a_adv_pred.png")).all()
+    changed = (read("out/a_adv_pred.png") != read("out/a.png")).mean()
+    line, = record_of("out")
+    assert line["changed_pixels"] == pytest.approx(changed) and changed > 0
+    assert line["labels"] == "clean prediction" and line["attack"]["attack"] == "pgd" and len(line["files"]) == 7
+
+
+def test_the_labels_are_the_masks_if_there_are_some(tmp_path, weights, call, capsys):
+    """Against PGD called directly; masks of another class than the prediction lead elsewhere."""
+    pixels = {name: draw(tmp_path / "in" / name, seed=k) for k, name in enumerate(("a.jpg", "more/a.png"))}
+    masks = {}
+    for name in pixels:
+        masks[name] = np.full((24, 30), 3, np.uint8)
+        masks[name][:9] = 255
+        path = (tmp_path / "masks" / name).with_suffix(".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(masks[name]).save(path)
+    flags = ["--attack", "fgsm", "--eps", "4/255"]
+    call(*flags, "--masks", "masks")
+    assert "on the masks as labels" in capsys.readouterr().out
+    assert [line["labels"] for line in record_of("out")] == ["masks/a.png", "masks/more/a.png"]
+    call(*flags, out="clean")
+    assert "on the clean predictions as labels" in capsys.readouterr().out
+    image = torch.from_numpy(read("in/more/a.png")).permute(2, 0, 1)[None].float() / 255
+    fgsm = PGD(eps=4 / 255, step_size=4 / 255, steps=1, random_start=False)
+    for folder, labels in (("out", masks["more/a.png"]), ("clean", read("clean/more/a.png"))):
+        adv = fgsm(weights[0], image, torch.from_numpy(labels)[None].long())
+        expected = adv[0].mul(255).round().byte().permute(1, 2, 0).numpy()
+        assert (read(f"{folder}/more/a_adv.png") == expected).mean() > 0.99
+    assert (read("out/more/a_adv.png") != read("clean/more/a_adv.png")).mean() > 0.1
+
+
+def test_a_mask_that_does_not_fit_is_named(tmp_path, call, fails):
+    for name in "ab":
+        draw(tmp_path / "in" / f"{name}.png")
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (30, 24)).save(tmp_path / "masks" / "a.png")
+    Image.new("L", (24, 30)).save(tmp_path / "masks" / "b.png")
+    code, lines = fails("--attack", "fgsm", "--masks", "masks")
+    assert code == 1 and "masks/b.png is 24x30" in lines[0] and "a_adv.png" in files_in("out")
+
+
+def test_a_target_map_is_for_the_images_of_its_size(tmp_path, call, fails):
+    draw(tmp_path / "in" / "a.png")
+    draw(tmp_path / "in" / "b.png", (24, 31))
+    Image.new("L", (30, 24), 2).save(tmp_path / "target.png")
+    code, lines = fails("--attack", "fgsm", "--target_class", "target.png")
+    assert code == 1 and "in/b.png: --target_class" in lines[0] and "24x31" in lines[0]
+    assert "a_adv.png" in files_in("out") and "b.png" not in files_in("out")
+
+
+def test_masks_that_are_earlier_results_are_kept(tmp_path, call):
+    """--overwrite would replace them while they are read."""
+    draw(tmp_path / "in" / "a.png")
+    call()
+    before = Path("out/a.png").read_bytes()
+    assert call("--overwrite", "--attack", "fgsm", "--masks", "out") == ["a_2.png"]
+    assert Path("out/a.png").read_bytes() == before and record_of("out")[-1]["labels"] == "out/a.png"
+
+
+def test_an_images_random_numbers_depend_on_nothing_but_the_image(tmp_path, call):
+    for k in range(3):
+        draw(tmp_path / "in" / f"{k}.png", seed=k)
+    call("--attack", "noise", "--eps", "8/255", "--val_batch_size", "2")
+    call("--attack", "noise", "--eps", "8/255", inputs=["in/2.png"], out="alone")
+    assert (read("out/2_adv.png") == read("alone/2_adv.png")).all()
+    call("--attack", "noise", "--eps", "8/255", "--attack_seed", "2", inputs=["in/2.png"], out="other")
+    assert (read("other/2_adv.png") != read("alone/2_adv.png")).mean() > 0.5
+
+
+def test_images_of_one_size_share_batches(tmp_path, monkeypatch):
+    """At most batch_size, and at most so many pixels; in which order they come changes nothing."""
+    class Watched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shapes = []
+
+        def forward(self, images):
+            self.shapes.append(tuple(images.shape))
+            return images
+
+    for k, size in enumerate([(4, 5), (8, 8), (4, 5), (4, 5), (4, 5), (8, 8), (5, 4)]):
+        draw(tmp_path / f"{k}.png", size, seed=k)
+    images = find_images([tmp_path], is_own=lambda path: False)
+    monkeypatch.setattr("engine.prediction.segment.MOST_PIXELS", 120)
+    model = Watched()
+    results = list(Segmenter(model, describe("synthetic")).run(images, batch_size=3))
+    assert model.shapes == [(3, 3, 4, 5), (1, 3, 4, 5), (1, 3, 8, 8), (1, 3, 8, 8), (1, 3, 5, 4)]
+    for image, files, _ in results:
+        (tmp_path / "map.png").write_bytes(files[".png"])
+        assert (read(tmp_path / "map.png") == read(image.path).argmax(2)).all()

@@ -73,16 +73,17 @@ def write_together(folder: Path):
 class AppendOnly:
     """The file `path`, created if missing and locked until close(); text is only ever appended, completely.
 
-    Raises UserError if the file cannot be written or another process has locked it.
+    Raises UserError if the file cannot be written, naming the flag that chooses its folder, or if another process has
+    locked it.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, flag: str = "--output_dir"):
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = io.FileIO(path, "a+")
         except OSError as error:
-            raise UserError(f"{path} can't be written ({error}): choose another --output_dir") from None
+            raise UserError(f"{path} can't be written ({error}): choose another {flag}") from None
         deadline = time.monotonic() + LOCK_WAIT
         while not try_lock(self._file):
             if time.monotonic() >= deadline:

@@ -8,9 +8,9 @@ def to_uint8(image: Tensor) -> np.ndarray:
     return image.detach().mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
-def overlay(image: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Return `image` with the class colours at 70 % opacity over it; all are uint8 [H, W, 3]."""
-    return np.rint(0.3 * image + 0.7 * colours).astype(np.uint8)
+def overlay(image: np.ndarray, colours: np.ndarray, *, alpha: float = 0.7) -> np.ndarray:
+    """Return `image` with the class colours at opacity `alpha` over it; all are uint8 [H, W, 3]."""
+    return np.rint(round(1 - alpha, 12) * image + alpha * colours).astype(np.uint8)
 
 
 def scale_perturbation(delta: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ ATTACKS = list_registered("attacks/__init__.py", "ATTACKS")
 LOSSES = list_registered("attacks/losses.py", "LOSSES")
 MODELS = list_registered("network/modeling.py", "MODELS")
 WITH_DATA, WITH_NETWORK = (TRAIN, TEST, VERIFY), (TRAIN, TEST, VERIFY, PREDICT)
-SCORING = (TRAIN, TEST)
+SCORING, ATTACKING = (TRAIN, TEST), (TRAIN, TEST, PREDICT)
 
 data = partial(Flag, group="data", modes=WITH_DATA)
 DATA = (
@@ -33,7 +33,8 @@ DATA = (
     data("crop_val", bool, False, "validate on images resized and centre-cropped to crop_size, as VainF's published "
          "figures were; without it at native size"),
     data("batch_size", number(int, low=1), 16, "training images per iteration, over all GPUs, processes and parts"),
-    data("val_batch_size", number(int, low=1), 4, "validation images per batch; 1 where their sizes differ"),
+    data("val_batch_size", number(int, low=1), 4, "validation images per batch; 1 where their sizes differ "
+         "(predict.py: images of one size, at most 8 megapixels)", modes=WITH_NETWORK),
     data("num_workers", number(int, low=0, high=256), 2, "processes that load images", scope="call"),
     data("random_seed", number(int, low=0, high=2**32 - 1), 1, "seed of weights and data"),
     data("check_data", bool, False, "before anything else read every image and mask, not only the first ones: list all "
@@ -54,22 +55,24 @@ MODEL = (
           "deeplabv3_resnet", scope="call", metavar="FILE"),
 )
 
-ATTACKED = Need(lambda options: (options.mode not in SCORING or list_attacks(options)
+ATTACKED = Need(lambda options: (options.mode not in ATTACKING or list_attacks(options)
                                  or ("attack" in options.given and not options.adv)),
                 lambda _: "for --attack, which is not given; the radius in training is --train_eps and --norm")
-attack = partial(Flag, group="attacked evaluation", modes=SCORING, scope="call")
+OF_PREDICTION = given(lambda options: options.mode != PREDICT or list_attacks(options), "add --attack NAME")
+attack = partial(Flag, group="attacked evaluation", modes=ATTACKING, scope="call")
 ATTACK = (
     attack("test_only", bool, False, "evaluate, without training; model, data and seed are the checkpoint's unless "
            "given", modes=(TEST, VERIFY)),
     attack("attack", plain_text, ("none",), "attacks to evaluate under: none, " + ", ".join(ATTACKS) + "; clean images "
-           "always come first", choices=("none", *ATTACKS), many=True, metavar="NAME", modes=(*SCORING, REPORT)),
+           "always come first", choices=("none", *ATTACKS), many=True, metavar="NAME", modes=(*ATTACKING, REPORT)),
     attack("eps", number(float, low=0), None, "radii: 4/255 or a number in [0, 1]; for l2 any (default: 2/255 4/255 "
-           "8/255; l2 0.5 1 2)", many=True, modes=(*WITH_DATA, REPORT), needs=(ATTACKED,)),
-    attack("attack_norm", plain_text, "linf", "norm of the radius", choices=NORMS, modes=(*SCORING, REPORT),
+           "8/255; l2 0.5 1 2; --verify and predict.py take one, 4/255 or l2 0.5)", many=True,
+           modes=(*WITH_NETWORK, REPORT), needs=(ATTACKED,)),
+    attack("attack_norm", plain_text, "linf", "norm of the radius", choices=NORMS, modes=(*ATTACKING, REPORT),
            needs=(ATTACKED,)),
     attack("attack_loss", plain_text, None, "losses that fgsm, pgd and apgd ascend: " + ", ".join(LOSSES) +
            " (default: ce); the other attacks have their own", choices=LOSSES, many=True, metavar="NAME",
-           modes=(*SCORING, REPORT), needs=(attack_with("attack_loss"),)),
+           modes=(*ATTACKING, REPORT), needs=(attack_with("attack_loss"),)),
     attack("steps", number(int, low=1), None, "gradient steps (default: pgd, segpgd, cospgd 10, apgd 100, sea and "
            "ensemble 300 for each loss), queries of square (1000)", needs=(attack_with("steps"),)),
     attack("alpha", share_of_eps, "eps/4", "step size of pgd, segpgd, cospgd: a share of eps, or a number",
@@ -81,17 +84,17 @@ ATTACK = (
     attack("restarts", number(int, low=1), 1, "attempts from new random points; each image keeps its worst",
            needs=(attack_with("restarts"),)),
     attack("attack_seed", number(int, low=0, high=2**32 - 1), 1, "seed of the attacks' random numbers",
-           modes=WITH_DATA),
+           modes=WITH_NETWORK, needs=(OF_PREDICTION,)),
     attack("target_class", target, None, "drive predictions to class K, or to a label map (an image of class numbers)",
            metavar="K|FILE", needs=(attack_with("target"),)),
     attack("warm_start", bool, False, "begin at the result for the next smaller --eps: no image then gets better as "
-           "eps grows", needs=(attack_with("eps"),)),
+           "eps grows", modes=SCORING, needs=(attack_with("eps"),)),
     attack("val_images", number(int, low=1), None, "evaluate on N validation images, evenly spaced, instead of all",
            metavar="N", modes=(TEST, VERIFY)),
     attack("save_val_results", bool, False, "write image, target, pred, overlay and perturbation PNGs of every result "
-           "and image"),
+           "and image", modes=SCORING),
     attack("sheet_images", number(int, low=0), 3, "number of images whose PNGs are always written, for the sheets of "
-           "--report"),
+           "--report", modes=SCORING),
 )
 
 report = partial(Flag, group="reports and checks", scope="call")
@@ -109,7 +112,8 @@ run = partial(Flag, group="run", scope="call")
 RUN = (
     run("output_dir", plain_text, "checkpoints", "folder of all runs", modes=(*WITH_NETWORK, REPORT)),
     run("exp_name", run_name, "exp", "name of this run, its folder in output_dir", modes=WITH_NETWORK),
-    run("overwrite", bool, False, "delete the run of that name and start again", scope="once", modes=(TRAIN,)),
+    run("overwrite", bool, False, "delete the run of that name and start again; predict.py: replace its own earlier "
+        "files", scope="once", modes=(TRAIN, PREDICT)),
     run("continue_training", bool, False, "continue the run of that name, or in a new folder the training state in "
         "--ckpt; options are the run's own unless given", modes=(TRAIN,)),
     run("options", plain_text, None, "run again what an opts.txt describes, under another --exp_name; other flags that "
@@ -129,8 +133,13 @@ DASHBOARD = (
 
 predict = partial(Flag, group="segmented images", scope="call", modes=(PREDICT,))
 SEGMENTED = (
-    predict("input", plain_text, None, "an image, or a folder that is searched throughout"),
+    predict("input", plain_text, None, "images, folders that are searched throughout, .txt lists of one image a line",
+            many=True, metavar="PATH"),
     predict("save_val_results_to", plain_text, "predictions", "folder for the results", metavar="FOLDER"),
+    predict("save_logits", bool, False, "write each image's logits too, float32 [C, H, W]: NAME_logits.npz"),
+    predict("overlay_alpha", number(float, low=0, high=1), 0.7, "opacity of the class colours over the image"),
+    predict("masks", plain_text, None, "the images' masks, in a tree like theirs: the labels for --attack (default: "
+            "the clean predictions)", metavar="FOLDER", needs=(OF_PREDICTION,)),
 )
 
 FLAGS = {flag.name: flag for flag in (*DATA, *MODEL, *SCHEDULE, *SHARPNESS, *ADVERSARIAL, *SCALE, *ATTACK, *REPORTS,

@@ -14,10 +14,11 @@ DESCRIPTIONS = {
   python main.py --optimizer SAM --rho 0.02          train
   python main.py --test_only --attack pgd            mIoU, clean and attacked, of what was trained
   python main.py --continue_training                 continue a run that was stopped (Ctrl-C is safe)""",
-    "predict.py": """Segment images: a file or a folder in, label maps and overlays out.
+    "predict.py": """Segment images: files, folders or lists in, label maps and overlays out; --attack attacks them too.
 
   python predict.py --input photos --exp_name sam                     with the run's best checkpoint
-  python predict.py --input a.jpg --ckpt best.pth --model deeplabv3plus_resnet101 --dataset voc""",
+  python predict.py --input a.jpg --ckpt best.pth --model deeplabv3plus_resnet101 --dataset voc
+  python predict.py --input photos --exp_name sam --attack pgd --eps 4/255""",
 }
 # Flags of other programs, without dashes and underscores -> ours.
 FOREIGN = {

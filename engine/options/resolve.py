@@ -9,8 +9,7 @@ from engine.options.parser import Call, format_value, parse
 from utils.errors import UserError
 
 DEFAULT_EPS = {"linf": (2 / 255, 4 / 255, 8 / 255), "l2": (0.5, 1.0, 2.0)}
-VERIFY_EPS = (4 / 255,)
-TRAIN_EPS = {"linf": 4 / 255, "l2": 0.5}
+SINGLE_EPS = {"linf": 4 / 255, "l2": 0.5}  # of a training, --verify and predict.py
 COMPLETED = ("output_stride", "eps", "lr", "train_eps")  # whose defaults depend on other flags, see _complete()
 HEADER, END = "------------ Options -------------", "-------------- End ----------------"
 
@@ -99,9 +98,11 @@ def _complete(values: dict) -> dict:
     return {**values,
             "test_only": options.mode != TRAIN and options.mode != REPORT,
             "output_stride": values["output_stride"] or (4 if "hrnet" in options.model else 16),
-            "eps": values["eps"] or (VERIFY_EPS if options.mode == VERIFY else DEFAULT_EPS[options.attack_norm]),
+            "eps": values["eps"] or (
+                (SINGLE_EPS[options.attack_norm],) if options.mode in (VERIFY, PREDICT)
+                else DEFAULT_EPS[options.attack_norm]),
             "lr": (5e-4 if adam else 0.01) if values["lr"] is None else values["lr"],
-            "train_eps": TRAIN_EPS[options.norm] if values["train_eps"] is None else values["train_eps"]}
+            "train_eps": SINGLE_EPS[options.norm] if values["train_eps"] is None else values["train_eps"]}
 
 
 def _find_completed(saved: dict) -> set[str]:

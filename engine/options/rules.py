@@ -19,7 +19,7 @@ def check_call(call, options):
     """Raise UserError for contradictions within a call, whatever its checkpoint holds."""
     refuse_useless(call)
     if call.mode == REPORT:
-        _refuse_ranks("--report")
+        _refuse_ranks("--report", "main.py")
         return
     for name in call.given:
         if FLAGS[name].scope in ("call", "once") and not _is_off(name, options) and (
@@ -27,16 +27,14 @@ def check_call(call, options):
             raise UserError(f"--{name}: {remedy}")
     if options.continue_training and options.overwrite:
         raise UserError("--continue_training keeps the run that --overwrite would delete: give only one of them")
-    if call.mode == PREDICT and not options.input:
-        raise UserError("--input: name an image, or a folder of images")
-    if call.mode == PREDICT and not Path(options.input).exists():
-        raise UserError(f"--input {options.input}: no such file or folder")
+    if call.mode == PREDICT:
+        _check_prediction(options)
     for flag, size in (("eps", max(options.eps)), ("alpha", compute_step_size(options.alpha, max(options.eps)))):
         if options.attack_norm == "linf" and size > 1:
             raise UserError(f"--{flag} {size:g}: for linf at most 1, as pixels are in [0, 1]; write {size:g}/255 for "
                             f"{size:g} grey levels (docs/evaluation.md#eps-and-norms)")
     if call.mode == VERIFY:
-        _refuse_ranks("--verify")
+        _refuse_ranks("--verify", "main.py")
         if len(options.eps) > 1:
             raise UserError("--eps: --verify checks attacks at one radius: give one")
         if options.eps[0] == 0:
@@ -163,6 +161,21 @@ def _refuse_small_parts(options):
         refuse_small_shares(options, len(options.gpu_id.split(",")))
 
 
-def _refuse_ranks(flag: str):
+def _check_prediction(options):
+    _refuse_ranks("predict.py", "predict.py")
+    if not options.input:
+        raise UserError("--input: name an image, a folder of images, or a .txt list of images")
+    for path in options.input:
+        if not Path(path).exists():
+            raise UserError(f"--input {path}: no such file or folder")
+    if options.masks is not None and not Path(options.masks).is_dir():
+        raise UserError(f"--masks {options.masks}: no such folder")
+    for flag, values in (("attack", list_attacks(options)), ("eps", options.eps),
+                         ("attack_loss", options.attack_loss or ())):
+        if len(values) > 1:
+            raise UserError(f"--{flag}: predict.py writes one adversarial image for each image: give one value")
+
+
+def _refuse_ranks(what: str, entry: str):
     if launch.world_size() > 1:
-        raise UserError(f"{flag} runs in one process: start it with python main.py")
+        raise UserError(f"{what} runs in one process: start it with python {entry}")

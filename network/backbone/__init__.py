@@ -11,13 +11,15 @@ class Backbone(nn.Module):
 
     forward: normalised images [B, 3, H, W] -> a dict of the feature maps named in `returns`:
     "out" [B, channels["out"], H/output_stride, W/output_stride], "low_level" [B, channels["low_level"], H/4, W/4].
-    `normalization` is the mean and std that the weights expect. Raises UserError for an output_stride not in `strides`.
+    `normalization` is the mean and std that the weights expect, `least_size` the smallest height and width of an image
+    that no layer refuses. Raises UserError for an output_stride not in `strides`.
     """
 
     strides: tuple[int, ...] = (8, 16)
     channels: dict[str, int]  # by feature map
     returns: tuple[str, ...] = ("out", "low_level")
     normalization: dict[str, list[float]] = IMAGENET
+    least_size: int = 1
 
     def __init__(self, output_stride: int):
         super().__init__()

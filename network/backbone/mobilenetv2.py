@@ -66,6 +66,7 @@ class MobileNetV2(Backbone):
     """out = the last block (320 channels), low_level = the third (24); keys have torchvision's feature indices."""
 
     channels = {"out": 320, "low_level": 24}
+    least_size = 3  # of the stem's kernel, as it isn't padded
 
     def __init__(self, *, output_stride: int):
         super().__init__(output_stride)

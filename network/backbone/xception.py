@@ -56,6 +56,7 @@ class Xception(Backbone):
     """
 
     channels = {"out": 2048, "low_level": 128}
+    least_size = 7  # of which conv1 makes 3 and conv2, which isn't padded either, 1
 
     def __init__(self, *, output_stride: int):
         super().__init__(output_stride)

@@ -4,7 +4,7 @@ import torch
 
 from datasets import voc
 from engine import setup
-from engine.options import FLAGS
+from engine.options import FLAGS, PREDICT
 from engine.options.parser import build_parser
 from main import main
 from network import pretrained
@@ -155,13 +155,14 @@ def test_every_flag_is_a_number_in_bounds_a_choice_a_switch_or_one_of_these():
     others = {name for name, flag in FLAGS.items() if not (flag.bounds or flag.choices or flag.kind is bool)}
     # Paths, names and labels, the GPUs' numbers, and a class or a file, which --dataset bounds.
     assert others == {"data_root", "ckpt", "output_dir", "exp_name", "options", "report", "report_dir", "vis_env",
-                      "gpu_id", "target_class", "input", "save_val_results_to"}
+                      "gpu_id", "target_class", "input", "save_val_results_to", "masks"}
     assert len(numeric_flags()) >= 35
 
 
 @pytest.mark.parametrize("name", numeric_flags())
 def test_every_number_has_bounds_that_help_and_error_name(name, capsys):
-    flag, parser = numeric_flags()[name], build_parser()
+    flag = numeric_flags()[name]
+    parser = build_parser("predict.py" if flag.modes == (PREDICT,) else "main.py")
     (entry,) = [text for text in parser.format_help().replace("\n  --", "\n\n  --").split("\n\n")
                 if text.split()[0:1] == [name]]
     assert " ".join(entry.split()).endswith((f"; {flag.bounds})", f"; {flag.bounds}"))
