@@ -124,7 +124,7 @@ def build_network(options: Options, device: torch.device, *, num_classes: int,
         model.normalization = load_backbone(model.model.backbone, options.model.partition("_")[2],
                                             model_state(content), source=options.backbone_weights)
         _take_normalization(model, content, source=options.backbone_weights)
-    if options.freeze_backbone:
+    if options.freeze_backbone and options.mode == TRAIN:
         freeze_backbone(model.model)
     return model.to(device, memory_format=torch.channels_last)  # faster convolutions on CPU and GPU
 

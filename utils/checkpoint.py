@@ -19,7 +19,8 @@ from utils.file_kinds import explain
 from utils.inert import ALLOWED, replace_arrays
 
 FORMAT = 2  # version of the keys; 1 had neither generator states nor versions
-# Where other programs have the weights.
+# Where programs have the weights: ours and many others; some others, if a dict is there.
+KEYS = ("model_state", "state_dict", "model")
 OTHER_KEYS = ("model_state_dict", "net", "network", "weights", "params", "model_ema", "ema")
 
 
@@ -138,13 +139,11 @@ def load(path, *, flag: str = "--ckpt") -> dict:
 
 def model_state(checkpoint: dict) -> dict:
     """Return the weights: model_state, or state_dict or model as other programs write it, else all of `checkpoint`."""
-    for key in ("model_state", "state_dict", "model"):
-        if key in checkpoint:
-            return checkpoint[key]
-    for key in OTHER_KEYS:
-        if isinstance(checkpoint.get(key), dict):
-            return checkpoint[key]
-    return checkpoint
+    found = next((checkpoint[key] for key in KEYS if key in checkpoint), checkpoint)
+    for _ in range(3):  # a dict in a dict
+        found = next((found[key] for key in (*KEYS, *OTHER_KEYS) if isinstance(found, dict)
+                      and isinstance(found.get(key), dict)), found)
+    return found
 
 
 def _refuse_attributes(checkpoint):

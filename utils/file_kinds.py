@@ -90,7 +90,7 @@ def _find_weights(content: bytes, name: str) -> str:
     with suppress(ValueError, IndexError):  # damaged from here on
         for opcode, argument, _ in pickletools.genops(io.BytesIO(content)):
             if "UNICODE" in opcode.name:
-                last = argument
+                last = last if argument == "module" and last else argument  # torch marks classes so before 1.6
                 names.add(argument)
             elif opcode.name == "GLOBAL" and key is None and argument.replace(" ", ".") == name:
                 key = last
