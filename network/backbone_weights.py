@@ -22,10 +22,15 @@ def load_backbone(backbone: Backbone, name: str, state: State, *, source: str) -
     """
     own = list_shapes(backbone)
     found, fit = match_backbone(own, state)
+    left = [key for key in found if key not in own and not key.endswith("num_batches_tracked")]
+    if len(left) > (1 - LEAST_FIT) * len(own) and (other := name_backbone(state)) not in (None, name):
+        raise UserError(f"--backbone_weights {source}: the file is of the {other} backbone, not of {name}: choose a "
+                        "--model with it")  # ResNet-101 has all tensors of ResNet-50, and more
     if len(fit) < LEAST_FIT * len(own):
+        other = name_backbone(state)
+        remedy = f"; the file is of the {other} backbone: choose a --model with it" if other else ""
         raise UserError(f"--backbone_weights {source}: {len(fit)} of the {len(own)} tensors of the {name} backbone "
-                        f"fit, at least {LEAST_FIT:.0%} must: {_describe_misfits(own, found)}"
-                        f"{_suggest(state, name)}")
+                        f"fit, at least {LEAST_FIT:.0%} must: {_describe_misfits(own, found)}{remedy}")
     backbone.load_state_dict({key: tensor for key, tensor in found.items()
                               if key in fit or key.endswith("num_batches_tracked")}, strict=False)
     new = [key for key in own if key not in fit]
@@ -52,18 +57,14 @@ def match_backbone(own: dict[str, torch.Size], state: State) -> tuple[State, set
 
 
 def name_backbone(state: State) -> str | None:
-    """Return the backbone that the tensors are of, None if they are of no known one."""
+    """Return the backbone that the tensors are of, the largest that fits; None if they are of no known one."""
+    fits = {}
     for name, build in BACKBONES.items():
         with torch.device("meta"):
             own = list_shapes(build(output_stride=4 if "hrnet" in name else 16))
-        if len(match_backbone(own, state)[1]) >= LEAST_FIT * len(own):
-            return name
-    return None
-
-
-def _suggest(state: State, name: str) -> str:
-    other = name_backbone(state)
-    return f"; the file is of the {other} backbone: choose a --model with it" if other not in (None, name) else ""
+        if (count := len(match_backbone(own, state)[1])) >= LEAST_FIT * len(own):
+            fits[name] = count
+    return max(fits, key=fits.get, default=None)
 
 
 def _describe_misfits(own: dict[str, torch.Size], found: State) -> str:

@@ -78,7 +78,8 @@ def _check_fit(model: DeepLab, state: State, source: str) -> None:
         return
     shapes = [f"{key} {format_shape(state[key])} in the file, {format_shape(own[key])} in the model"
               for key in reshaped]
-    parts = [_explain(own, state, missing + unexpected + reshaped), _format_part("missing", missing),
+    theirs = {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
+    parts = [_explain(own, theirs, missing + unexpected + reshaped), _format_part("missing", missing),
              _format_part("unexpected", unexpected), _format_part("with another shape", shapes)]
     raise UserError(f"{source}: the weights don't fit the model: {'; '.join(part for part in parts if part)}")
 
