@@ -12,9 +12,9 @@ from engine.options import PREDICT, REPORT, TEST, TRAIN, Options, as_text, read_
 from engine.options.types import read_label_map
 from engine.run.folder import Run
 from engine.run.resume import Loaded, finish_options, load_checkpoint, read_described_data, read_skipped_images
-from network import build_model, load_weights, set_bn_momentum
+from network import build_model, freeze_backbone, load_backbone, load_weights, set_bn_momentum
 from utils import distributed
-from utils.checkpoint import model_state
+from utils.checkpoint import load, model_state
 from utils.dashboards import NullVisualizer, Visualizer
 from utils.device import choose_device
 from utils.errors import UserError
@@ -129,21 +129,37 @@ def build_data(options: Options, device: torch.device, *, source: dict, skipped:
 
 def build_network(options: Options, device: torch.device, *, num_classes: int,
                   checkpoint: Loaded | None = None) -> nn.Module:
-    """Return the normalised model with initial weights: the checkpoint's, else the backbone's published ones."""
+    """Return the normalised model with initial weights: the checkpoint's, else the backbone's published or given ones.
+
+    --new_head takes all but the last layer of the checkpoint, --freeze_backbone keeps the backbone from being trained.
+    """
     with distributed.main_first():
         model = build_model(
             options.model, num_classes=num_classes, output_stride=options.output_stride,
-            separable_conv=options.separable_conv,
-            pretrained_backbone=options.pretrained_backbone and checkpoint is None)
+            separable_conv=options.separable_conv, pretrained_backbone=(
+                options.pretrained_backbone and checkpoint is None and options.backbone_weights is None))
     set_bn_momentum(model.model.backbone, momentum=options.bn_momentum)  # the head keeps 0.1
     if checkpoint is not None:
-        load_weights(model.model, model_state(checkpoint.content), source=checkpoint.path)
-        if "normalization" in checkpoint.content:
-            try:
-                model.normalization = checkpoint.content["normalization"]
-            except (LookupError, TypeError, ValueError, ArithmeticError) as error:
-                raise UserError(f"{checkpoint.path}: invalid normalization ({error})") from None
+        load_weights(model.model, model_state(checkpoint.content), source=checkpoint.path, new_head=options.new_head)
+        _take_normalization(model, checkpoint.content, source=checkpoint.path)
+    elif options.backbone_weights is not None:
+        content = load(options.backbone_weights, flag="--backbone_weights")
+        model.normalization = load_backbone(model.model.backbone, options.model.partition("_")[2],
+                                            model_state(content), source=options.backbone_weights)
+        _take_normalization(model, content, source=options.backbone_weights)
+    if options.freeze_backbone and options.mode == TRAIN:
+        freeze_backbone(model.model)
     return model.to(device, memory_format=torch.channels_last)  # faster convolutions on CPU and GPU
+
+
+def _take_normalization(model: nn.Module, content: dict, *, source: str):
+    """Set the normalisation that a checkpoint has, if it has one; raise UserError if that is invalid."""
+    if "normalization" not in content:
+        return
+    try:
+        model.normalization = content["normalization"]
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise UserError(f"{source}: invalid normalization ({error})") from None
 
 
 def build_dashboard(options: Options):

@@ -106,6 +106,14 @@ class DeepLab(nn.Module):
         self.backbone = backbone
         self.classifier = head(backbone.channels, num_classes, rates=RATES[backbone.output_stride])
         backbone.returns = head.uses
+        self.frozen_backbone = False
+
+    def train(self, mode: bool = True):
+        """Set training mode, or eval mode; a frozen backbone stays in eval mode, so that its statistics stay too."""
+        super().train(mode)
+        if self.frozen_backbone:
+            self.backbone.eval()
+        return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Extract features, classify, and resize the logits to the images."""
@@ -156,3 +164,9 @@ def set_bn_momentum(module: nn.Module, momentum: float) -> None:
     for layer in module.modules():
         if isinstance(layer, _BatchNorm):
             layer.momentum = momentum
+
+
+def freeze_backbone(model: DeepLab) -> None:
+    """Keep the backbone as it is in training: no gradients, and BatchNorm with its running statistics, unchanged."""
+    model.frozen_backbone = True
+    model.backbone.requires_grad_(False).eval()

@@ -2,30 +2,46 @@
 from torch import Tensor
 
 from network.backbone.resnet import ResNet
+from network.backbone_weights import format_shape
 from network.deeplab import DeepLab, DeepLabHead
+from network.identify import describe, list_last_layer
+from network.keys import State, strip_prefix
 from utils.errors import UserError
+from utils.logging import logger
 
-State = dict[str, Tensor]
-MAX_KEYS_SHOWN = 3  # per line of a message
+MAX_KEYS_SHOWN = 3  # of each kind in a message
 OTHER_MODEL_FROM = 10  # with at least this many mismatched keys, assume another network rather than a damaged file
-TORCHVISION_ASPP = "classifier.0."  # prefix of the ASPP keys in torchvision's DeepLabV3, and of no key of ours
+TORCHVISION_ASPP = "classifier.0.convs."  # prefix of the ASPP keys in torchvision's DeepLabV3, and of no key of ours
 
 
-def load_weights(model: DeepLab, state_dict: State, *, source: str) -> None:
-    """Load a checkpoint's weights into the bare network `model`, strictly.
+def load_weights(model: DeepLab, state_dict: State, *, source: str, new_head: bool = False) -> None:
+    """Load a checkpoint's weights into the bare network `model`, strictly; with new_head all but the last layer.
 
-    Accepts the keys of this project's networks, also with the prefixes of DataParallel (`module.`) and torch.compile,
-    and those of torchvision's deeplabv3_resnet50 and deeplabv3_resnet101. Raises UserError, starting with `source` (the
-    file's name) and saying why, for weights that don't fit; the model is then unchanged.
+    Accepts the keys of this project's networks, also with the prefixes of wrappers (`module.`, `model.` and others,
+    nested), and those of torchvision's deeplabv3_resnet50 and deeplabv3_resnet101. Raises UserError, starting with
+    `source` (the file's name) and saying why, for weights that don't fit; the model is then unchanged.
     """
     if not all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state_dict.items()):
         raise UserError(f"{source}: not a state_dict (a dict of tensors by name)")
-    state = {key.removeprefix("module.").removeprefix("_orig_mod."): tensor for key, tensor in state_dict.items()}
+    state = strip_prefix(_strip_compiled(state_dict), source=source)
     if any(key.startswith(TORCHVISION_ASPP) for key in state):
         state = _convert_torchvision(model, state, source)
     state = _add_batch_counts(model, state)
-    _check_fit(model, state, source)
-    model.load_state_dict(state)
+    last = list_last_layer(model.state_dict()) if new_head else []
+    whole = {**state, **{key: model.state_dict()[key] for key in last}}
+    _check_fit(model, whole, source)
+    model.load_state_dict(whole)
+    if new_head:
+        theirs = f" instead of {len(state[last[-1]])}" if last[-1] in state else ""
+        logger.info("--new_head: took %d tensors from %s; new, for %d classes%s: %s", len(whole) - len(last), source,
+                    model.num_classes, theirs, " and ".join(last))
+
+
+def _strip_compiled(state: State) -> State:
+    """Return the tensors without the prefixes of DataParallel and torch.compile, which any network may have."""
+    while state and all(key.startswith(("module.", "_orig_mod.")) for key in state):
+        state = {key.partition(".")[2]: tensor for key, tensor in state.items()}
+    return state
 
 
 def _convert_torchvision(model: DeepLab, state: State, source: str) -> State:
@@ -53,49 +69,46 @@ def _add_batch_counts(model: DeepLab, state: State) -> State:
 
 
 def _check_fit(model: DeepLab, state: State, source: str) -> None:
-    """Raise UserError, with a few lines, unless `state` has exactly the model's keys and shapes."""
+    """Raise UserError, in one line, unless `state` has exactly the model's keys and shapes."""
     own = model.state_dict()
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
     reshaped = [key for key in own if key in state and state[key].shape != own[key].shape]
     if not (missing or unexpected or reshaped):
         return
-    shapes = [f"{key} {_format_shape(state[key])} in the file, {_format_shape(own[key])} in the model"
+    shapes = [f"{key} {format_shape(state[key])} in the file, {format_shape(own[key])} in the model"
               for key in reshaped]
-    lines = [
-        f"{source}: the weights don't fit the model",
-        _format_line("missing", missing),
-        _format_line("unexpected", unexpected),
-        _format_line("with another shape", shapes),
-        _explain(own, state, missing + unexpected + reshaped),
-    ]
-    raise UserError("\n".join(line for line in lines if line))
+    theirs = {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
+    parts = [_explain(own, theirs, missing + unexpected + reshaped), _format_part("missing", missing),
+             _format_part("unexpected", unexpected), _format_part("with another shape", shapes)]
+    raise UserError(f"{source}: the weights don't fit the model: {'; '.join(part for part in parts if part)}")
 
 
-def _format_shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _format_line(kind: str, items: list[str]) -> str:
+def _format_part(kind: str, items: list[str]) -> str:
     if not items:
         return ""
     more = ", ..." if len(items) > MAX_KEYS_SHOWN else ""
-    return f"  {len(items)} {kind}: {', '.join(items[:MAX_KEYS_SHOWN])}{more}"
+    return f"{len(items)} {kind}: {', '.join(items[:MAX_KEYS_SHOWN])}{more}"
 
 
 def _explain(own: State, state: State, mismatched: list[str]) -> str:
     """Return the likely reason for the mismatch, or an empty string."""
-    last_layer = list(own)[-2:]  # weight and bias of the 1x1 convolution to the classes
-    if set(mismatched) <= set(last_layer) <= state.keys():
-        theirs, ours = len(state[last_layer[-1]]), len(own[last_layer[-1]])
-        return f"  the file has {theirs} classes, the model {ours}: --dataset must be the one it was trained on"
+    last = list_last_layer(own)
+    if set(mismatched) <= set(last) <= state.keys() and all(state[key].dim() == own[key].dim() for key in last):
+        theirs, ours = len(state[last[-1]]), len(own[last[-1]])
+        return (f"the file has {theirs} classes, the model {ours}: --dataset must be the one it was trained on, or "
+                "train a new last layer with --new_head")
     separable = _is_separable(state)
     if separable != _is_separable(own) and not any(key.startswith("backbone.") for key in mismatched):
         made, remedy = ("with", "add") if separable else ("without", "omit")
-        return f"  the file was made {made} --separable_conv: {remedy} this flag"
-    if len(mismatched) >= OTHER_MODEL_FROM:
-        return "  these look like the weights of another model: check --model"
-    return ""
+        found = describe(state)
+        return f"the file was made {made} --separable_conv: {remedy} this flag{f' ({found})' if found else ''}"
+    if found := describe(state):
+        return found
+    if len(mismatched) < OTHER_MODEL_FROM:
+        return ""
+    parts = list(dict.fromkeys(key.partition(".")[0] for key in state))[:MAX_KEYS_SHOWN]
+    return f"none of the twelve networks of --model has these tensors ({', '.join(f'{part}.*' for part in parts)})"
 
 
 def _is_separable(state: State) -> bool:

@@ -8,7 +8,6 @@ import os
 import pickle
 import re
 import shutil
-import struct
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -16,37 +15,13 @@ from pathlib import Path
 import torch
 
 from utils.errors import UserError
+from utils.file_kinds import explain
+from utils.inert import ALLOWED, replace_arrays
 
 FORMAT = 2  # version of the keys; 1 had neither generator states nor versions
-
-
-class _Float64:
-    """Replace numpy.dtype when unpickling, because it accepts any state, even one that reads invalid memory."""
-
-    __slots__ = ()
-
-    def __init__(self, kind, *_):
-        if kind != "f8":
-            raise pickle.UnpicklingError(f"a numpy scalar that is not a float64: {kind!r}")
-
-    def __setstate__(self, state):
-        if tuple(state[1:5]) != ("<", None, None, None):
-            raise pickle.UnpicklingError("a float64 with another byte order or with fields")
-
-
-def _to_float(_, content: bytes) -> float:
-    """Replace numpy's scalar() when unpickling."""
-    (value,) = struct.unpack("<d", content)
-    return value
-
-
-# What VainF's and SAM_AT's files need besides tensors: their best_score is a numpy.float64, pickled as a call of a
-# function that has different names in numpy 1 and 2.
-_ALLOWED = [
-    (_to_float, "numpy.core.multiarray.scalar"),
-    (_to_float, "numpy._core.multiarray.scalar"),
-    (_Float64, "numpy.dtype"),
-]
+# Where programs have the weights: ours and many others; some others, if a dict is there.
+KEYS = ("model_state", "state_dict", "model")
+OTHER_KEYS = ("model_state_dict", "net", "network", "weights", "params", "model_ema", "ema")
 
 
 class WriteError(UserError):
@@ -135,24 +110,24 @@ def _link_or_copy(path: Path, other: Path):
         shutil.copyfile(path, other)
 
 
-def load(path) -> dict:
-    """Return a checkpoint or a bare state dict, on the CPU; read with weights_only plus the names that old files need.
+def load(path, *, flag: str = "--ckpt") -> dict:
+    """Return a checkpoint or a bare state dict, on the CPU; nothing in it is run (see utils/inert.py).
 
     Raises UserError if the file does not exist, is not a checkpoint, holds more than data, is damaged, or was written
-    by a later version of this program.
+    by a later version of this program. flag: the flag that named the path, for the message.
     """
     if Path(path).is_dir():
         raise UserError(f"{path} is a folder: give the path of a checkpoint in it")
     if not Path(path).is_file():
-        raise UserError(f"no checkpoint at {path}: check the path given to --ckpt")
+        raise UserError(f"no checkpoint at {path}: check the path given to {flag}")
     try:
         _check_checksums(path)
-        with torch.serialization.safe_globals(_ALLOWED):
+        with torch.serialization.safe_globals(ALLOWED):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         _refuse_attributes(checkpoint)
+        checkpoint = replace_arrays(checkpoint)
     except Exception as error:  # on bad bytes, torch.load raises nearly any exception
-        raise UserError(f"{path} can't be read as a checkpoint ({type(error).__name__}): it is damaged or holds more "
-                        "than tensors and plain values, such as a pickled model, which could run code") from None
+        raise UserError(f"{path} can't be read as a checkpoint: {explain(path, error)}") from None
     if not isinstance(checkpoint, dict) or not isinstance(model_state(checkpoint), dict):
         raise UserError(f"{path} is not a checkpoint: expected a dict of weights or a dict with the key model_state")
     version = checkpoint.get("format", 0)
@@ -164,10 +139,11 @@ def load(path) -> dict:
 
 def model_state(checkpoint: dict) -> dict:
     """Return the weights: model_state, or state_dict or model as other programs write it, else all of `checkpoint`."""
-    for key in ("model_state", "state_dict", "model"):
-        if key in checkpoint:
-            return checkpoint[key]
-    return checkpoint
+    found = next((checkpoint[key] for key in KEYS if key in checkpoint), checkpoint)
+    for _ in range(3):  # a dict in a dict
+        found = next((found[key] for key in (*KEYS, *OTHER_KEYS) if isinstance(found, dict)
+                      and isinstance(found.get(key), dict)), found)
+    return found
 
 
 def _refuse_attributes(checkpoint):

@@ -15,6 +15,7 @@ from engine.records.naming import make_title
 from metrics import counts_per_image
 from utils.device import device_of
 from utils.distributed import fail_together, is_main, world_size
+from utils.divergence import LIMIT, has_diverged
 from utils.logging import PipeSafeStream
 from utils.modes import eval_mode
 
@@ -57,7 +58,10 @@ def evaluate(model, loader, metrics, attack=None, *, on_batch=None, title: str |
 
 
 def score_batches(model, loader, attacks: list) -> Iterator[Scored]:
-    """Yield every batch of `loader`, scored under each of `attacks` (None: clean), each from the previous result."""
+    """Yield every batch of `loader`, scored under each of `attacks` (None: clean), each from the previous result.
+
+    Raises FloatingPointError for logits of a network that has diverged, which would have a mean IoU like any others.
+    """
     device = device_of(model)
     seen = 0
     with eval_mode(model):
@@ -76,6 +80,9 @@ def score_batches(model, loader, attacks: list) -> Iterator[Scored]:
                 points = images if outcome is None else outcome.images
                 with torch.no_grad():
                     logits = model(points)
+                if has_diverged(logits):
+                    raise FloatingPointError("the network has no score, as its logits are not finite or beyond "
+                                             f"{LIMIT:g}")
                 yield Scored(indices, images, points, labels, logits, logits.argmax(dim=1), outcome)
 
 
@@ -94,8 +101,6 @@ def make_lines(scored: Scored, images: ImageSet, attack: Attack | None) -> list[
     losses = Pixels(scored.logits, scored.labels).cross_entropy()
     passes = torch.zeros(2, len(scored.indices)) if scored.outcome is None else torch.stack(
         [scored.outcome.forwards, scored.outcome.backwards])
-    if not losses.isfinite().all():
-        raise FloatingPointError("the model's logits are not finite")
     hits = [{}] * len(scored.indices)  # labelled pixels predicted as the target
     if attack is not None and attack.target is not None:
         labelled = (scored.labels >= 0) & (scored.labels < images.num_classes)

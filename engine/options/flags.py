@@ -51,8 +51,18 @@ MODEL = (
           choices=(4, 8, 16), fixed=True),
     model("pretrained_backbone", bool, True, "start from published ImageNet weights where there are any (not with "
           "--ckpt)"),
+    model("backbone_weights", plain_text, None, "local file of the backbone's ImageNet weights, instead of a download: "
+          "of torchvision, timm or this program", scope="call", metavar="FILE", modes=(TRAIN,)),
     model("ckpt", plain_text, None, "weights to start from: of this program, VainF, SAM_AT, or torchvision's "
           "deeplabv3_resnet", scope="call", metavar="FILE"),
+    model("new_head", bool, False, "take all but the last layer from --ckpt, which may have other classes; the last "
+          "layer is new", scope="call", modes=(TRAIN,),
+          needs=(given(lambda options: options.ckpt, "takes all but the last layer from a file: give --ckpt FILE"),)),
+    model("freeze_backbone", bool, False, "train the head alone: the backbone's weights and BatchNorm statistics stay",
+          modes=(TRAIN, TEST, VERIFY),
+          needs=(given(lambda options: options.ckpt or options.backbone_weights or (
+              options.pretrained_backbone and "hrnet" not in options.model), "for a trained backbone, this one is "
+              "random: give --ckpt or --backbone_weights FILE"),)),
 )
 
 ATTACKED = Need(lambda options: (options.mode not in ATTACKING or list_attacks(options)

@@ -42,10 +42,10 @@ def resolve(call: Call, saved: dict | None = None, *, ckpt: str | None = None) -
     saved: the result of take_over() for a checkpoint's options; ckpt: the path of that checkpoint.
     """
     values = _draft_values(call, saved)
+    values["ckpt"] = ckpt or values["ckpt"]
     for name, flag in FLAGS.items() if call.mode == TRAIN else ():
         if name not in call.given and values[name] != flag.default and flag.unmet(Options(**values)):
             values[name] = flag.default  # saved, but without effect here, for example with another --optimizer
-    values = {**values, "ckpt": ckpt or values["ckpt"]}
     options = Options(**_complete(values))
     if call.mode != REPORT:
         rules.check(options)

@@ -21,6 +21,7 @@ def check_call(call, options):
     if call.mode == REPORT:
         _refuse_ranks("--report", "main.py")
         return
+    _check_start_weights(options)
     for name in call.given:
         if FLAGS[name].scope in ("call", "once") and not _is_off(name, options) and (
                 remedy := FLAGS[name].unmet(options)):
@@ -40,6 +41,17 @@ def check_call(call, options):
         if options.eps[0] == 0:
             raise UserError("--eps 0: --verify checks attacks at a radius above 0, at most 1")
     _check_attacks(options)
+
+
+def _check_start_weights(options):
+    """Raise UserError if two flags name different weights to start from."""
+    for flag in ("new_head", "backbone_weights"):
+        if options.continue_training and getattr(options, flag):
+            raise UserError(f"--{flag} is for the start of a run, which --continue_training continues with the weights "
+                            "that it has: leave one of them out (docs/weights.md)")
+    if options.backbone_weights and options.ckpt:
+        raise UserError("--backbone_weights and --ckpt both have weights of the backbone: give one of them "
+                        "(docs/weights.md)")
 
 
 def refuse_useless(call):

@@ -17,6 +17,8 @@ SEVERAL_STEPS = given(lambda options: options.adv_attack != "fgsm",
                       "fgsm is one step of the whole eps from the image itself; for another one choose "
                       "--adv_attack pgd --train_step 1")
 AWP = given(lambda options: options.awp_gamma, "for weight perturbation: add --awp_gamma")
+TRAINED_BACKBONE = given(lambda options: not options.freeze_backbone, "--freeze_backbone leaves the backbone as it is: "
+                         "leave one of them out")
 STEP_POLICY = Need(lambda options: options.lr_policy == "step",
                    lambda options: f"for --lr_policy step, this run has {options.lr_policy}")
 
@@ -26,13 +28,13 @@ SCHEDULE = (
     schedule("optimizer", plain_text, "sgd", "SAM and its kin are on top of --base_optimizer", choices=OPTIMIZERS),
     schedule("lr", number(float, above=0), None, "learning rate of the head (default: 0.01; adam 5e-4)"),
     schedule("backbone_lr_mult", number(float, low=0), 0.1,
-             "the backbone's learning rate is this times lr (VainF 0.1, SAM_AT 1)"),
+             "the backbone's learning rate is this times lr (VainF 0.1, SAM_AT 1)", needs=(TRAINED_BACKBONE,)),
     schedule("lr_policy", plain_text, "poly", "poly: power 0.9 down to 1e-6 at total_itrs; step: x 0.1 every step_size",
              choices=list_registered("optim/__init__.py", "SCHEDULERS")),
     schedule("step_size", number(int, low=1), 10000, "iterations, for --lr_policy step", needs=(STEP_POLICY,)),
     schedule("weight_decay", number(float, low=0), 1e-4, "on all parameters"),
     schedule("bn_momentum", number(float, above=0, high=1), 0.01,
-             "momentum of the backbone's BatchNorm statistics; a short training needs 0.1"),
+             "momentum of the backbone's BatchNorm statistics; a short training needs 0.1", needs=(TRAINED_BACKBONE,)),
     schedule("loss_type", plain_text, "cross_entropy", "focal_loss has gamma 2",
              choices=list_registered("optim/__init__.py", "LOSSES")),
     schedule("print_interval", number(int, low=1), 10, "iterations between loss lines"),

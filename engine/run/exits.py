@@ -19,9 +19,10 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM
 def reported_errors():
     """Log inside this context; an error that the user can fix becomes one line on stderr and exit code 2.
 
-    Such errors are UserError, FloatingPointError (weights or gradients that are not finite), a full GPU, a disk that
-    is full or can't be written, and a killed process of the loader. Ctrl-C exits with 130, SIGTERM with 143. Of several
-    processes the failing one reports its error; an error of all, such as a wrong flag, only rank 0 reports.
+    Such errors are UserError, a full GPU, a disk that is full or can't be written, and a killed process of the loader.
+    FloatingPointError (a network that has diverged) is one line too, with exit code 1. Ctrl-C exits with 130, SIGTERM
+    with 143. Of several processes the failing one reports its error; an error of all, such as a wrong flag, only rank 0
+    reports.
     """
     start_log()
     interrupts = Interrupts()
@@ -37,7 +38,7 @@ def reported_errors():
         if not is_main():
             time.sleep(RANK0_REPORTS_FIRST_SECONDS)
         logger.error("error: %s", _describe(error))
-        raise SystemExit(2) from error
+        raise SystemExit(1 if isinstance(error, FloatingPointError) else 2) from error
     except OtherRankFailed as error:
         logger.info("%s", error)
         time.sleep(3 * RANK0_REPORTS_FIRST_SECONDS)  # the failing rank reports first

@@ -85,7 +85,8 @@ class Run:
     def continue_command(self, given: dict) -> str:
         """Return the command that continues this run. given: this call's flags; a checkpoint keeps those of the run."""
         start = ["torchrun", f"--nproc_per_node={launch.local_world_size()}"] if launch.launched() else ["python"]
-        covered = ("ckpt", "continue_training", "output_dir", "exp_name")  # by the words below
+        covered = {"continue_training", "output_dir", "exp_name"}  # by the words below
+        covered |= {"ckpt", "new_head", "backbone_weights"}  # by the checkpoint that the run continues from
         repeated = {name: value for name, value in sorted(given.items())
                     if FLAGS[name].scope == "call" and name not in covered}
         return shlex.join([*start, "main.py", "--continue_training", f"--output_dir={self.folder.parent}",

@@ -152,7 +152,8 @@ def _log_optimizer(options, optimizer):
 
 def _warn_about_slow_statistics(options):
     """Warn if a new run is too short for its --bn_momentum: its validations would use initial statistics."""
-    if options.ckpt is None and options.total_itrs * options.bn_momentum < BN_ITRS_TIMES_MOMENTUM:
+    frozen = options.freeze_backbone
+    if options.ckpt is None and not frozen and options.total_itrs * options.bn_momentum < BN_ITRS_TIMES_MOMENTUM:
         left = 100 * (1 - options.bn_momentum) ** options.total_itrs
         logger.warning("Warning: --total_itrs %d is too short for --bn_momentum %g: %.0f %% of the backbone's initial "
                        "BatchNorm statistics will remain; give --bn_momentum 0.1 "

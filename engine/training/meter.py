@@ -1,4 +1,4 @@
-"""The figures of the log line: means since the previous line, speed, time left, peak memory; skipped iterations."""
+"""The figures of the log line: means since the previous line, speed, time left, peak memory."""
 import time
 from collections import defaultdict
 from datetime import timedelta
@@ -6,9 +6,6 @@ from datetime import timedelta
 import torch
 
 from utils.device import peak_memory
-from utils.logging import logger
-
-MAX_SKIPPED = 10  # iterations in a row; then the run ends
 
 
 class Meter:
@@ -52,22 +49,6 @@ class Meter:
                   "Memory": peak_memory(self.device)}
         self.clear()
         return means
-
-
-class Skips:
-    """Counts iterations that are skipped because something was not finite."""
-
-    def __init__(self, count: int = 0, in_a_row: int = 0):
-        self.count, self.in_a_row = count, in_a_row
-
-    def add(self, itr: int, error: FloatingPointError):
-        """Log a skipped iteration; raise FloatingPointError after MAX_SKIPPED in a row."""
-        self.count, self.in_a_row = self.count + 1, self.in_a_row + 1
-        logger.warning("Iteration %d skipped: %s (%d in a row, %d in total)", itr, error, self.in_a_row, self.count)
-        if self.in_a_row == MAX_SKIPPED:
-            raise FloatingPointError(
-                f"{MAX_SKIPPED} iterations in a row, up to {itr}, had a loss or gradient that is not finite: choose a "
-                "lower --lr; earlier checkpoints are unchanged (docs/training.md#loss-not-finite)")
 
 
 def format_line(seen: dict) -> str:

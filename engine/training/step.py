@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from optim import count_valid_pixels, grad_norm
 from utils import distributed
+from utils.divergence import LIMIT
 
 
 class TrainingStep:
@@ -19,8 +20,8 @@ class TrainingStep:
     attack: (model, images, labels) -> images, run part by part at the weights w before the step; attacked: the model
     that it attacks (default: `model`); adv_ratio: the share of the whole batch that is attacked, evenly spread.
 
-    An attack, loss or gradient that is not finite raises FloatingPointError in all processes alike, and leaves weights,
-    optimizer and BatchNorm statistics unchanged.
+    An attack, loss or gradient that is not finite, or a loss beyond LIMIT, raises FloatingPointError in all processes
+    alike, and leaves weights, optimizer and BatchNorm statistics unchanged.
     """
 
     def __init__(self, model: nn.Module, net: nn.Module, *, optimizer, criterion, attack=None, attacked=None,
@@ -91,10 +92,12 @@ class TrainingStep:
         norm = grad_norm(self.model.parameters())
         if self.micro:  # the norm for the part's own mean loss
             norm = norm / parts[0][2].clamp(min=1e-12).to(norm)
-        seen = torch.stack([loss.to(norm), norm, (~(loss.isfinite() & norm.isfinite())).to(norm)])
+        sane = (loss.abs() <= LIMIT) & norm.isfinite()
+        seen = torch.stack([loss.to(norm), norm, (~sane).to(norm)])
         loss, norm, broken = distributed.sum_over_ranks(seen)  # an error in one process ends the step of all
         if broken:
-            raise FloatingPointError("the loss or its gradient is not finite")
+            raise FloatingPointError(f"the loss is beyond {LIMIT:g}" if loss.isfinite() and norm.isfinite() else
+                                     "the loss or its gradient is not finite")
         processes = distributed.world_size()
         self._passes.append((getattr(self.optimizer, "in_second_pass", False), loss / processes, norm / processes,
                              getattr(self.optimizer, "radius", None)))

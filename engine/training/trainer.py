@@ -7,7 +7,8 @@ import torch
 from engine.run import checkpoints
 from engine.run.interrupts import Interrupts, Stopped
 from engine.training.comparison import MISFITS, compare_data, read_best_score
-from engine.training.meter import Meter, Skips, format_line
+from engine.training.divergence import Skips, describe_divergence
+from engine.training.meter import Meter, format_line
 from engine.training.step import TrainingStep
 from optim import load_optimizer, load_schedule, set_sam_step
 from utils import checkpoint, distributed
@@ -49,8 +50,7 @@ class Trainer:
         """Train to `total_itrs`, validating every `val_interval` iterations and at the end.
 
         Writes latest_* at the start, before and after a validation, every `save_interval` iterations, and before a
-        signal or an unreadable image raises. Raises FloatingPointError, with checkpoints unchanged, after MAX_SKIPPED
-        iterations in a row that were not finite; WriteError if a checkpoint can't be written.
+        signal or an unreadable image raises. Raises FloatingPointError if it diverges, WriteError if it can't write.
         """
         if self.cur_itrs >= total_itrs and not self._owes_validation(total_itrs, val_interval):
             logger.info("Nothing to train: iteration %d has reached --total_itrs %d (counted from the start; raise it "
@@ -67,8 +67,10 @@ class Trainer:
                 if not self._unwritable:
                     self.save("latest")
                 self._log_how_to_continue(total_itrs)
-                self.interrupts.check()  # of several reasons to stop, a signal decides the exit code
+                self.interrupts.check()  # a signal decides the exit code
                 raise stop from None
+            except FloatingPointError as error:
+                raise FloatingPointError(describe_divergence(self.cur_itrs, error, self.paths["best"])) from None
 
     def _train(self, batches, total_itrs: int, print_interval: int, val_interval: int, save_interval: int | None):
         while (due := self._owes_validation(total_itrs, val_interval)) or self.cur_itrs < total_itrs:
@@ -133,14 +135,13 @@ class Trainer:
     def save(self, kind: str):
         """Write the `kind` checkpoint unless it is already written; all ranks call it.
 
-        Raises FloatingPointError and writes nothing if a weight is not finite.
+        Raises FloatingPointError, and writes nothing, if a weight is not finite.
         """
         now = (self.cur_itrs, self.validated)
         if kind == "latest" and self._written == now:
             return
         if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
-            raise FloatingPointError(f"the weights are not finite at iteration {self.cur_itrs}: choose a lower --lr; "
-                                     "earlier checkpoints are unchanged (docs/training.md#loss-not-finite)")
+            raise FloatingPointError("the weights are not finite")
         state = self.state_dict()
         keep = self.keep if kind == "latest" and self.latest_itr != self.cur_itrs else None
         self._unwritable = True

@@ -119,16 +119,17 @@ def test_training_in_a_folder_that_only_holds_test_results_is_no_overwriting(tra
     assert (tmp_path / "exp" / "results.1.json").exists() and checkpoint_of(tmp_path / "exp").exists()
 
 
-def test_results_found_before_an_error_are_written(trained, refused, monkeypatch):
+def test_results_found_before_an_error_are_written(trained, capsys, monkeypatch):
     from attacks import APGD
 
     def not_finite(*_, **__):
         raise FloatingPointError("the gradient is not finite")
 
     monkeypatch.setattr(APGD, "attempt", not_finite)
-    line = refused(["--test_only", "--attack", "fgsm", "apgd", "--eps", "2/255", "--num_workers", "0",
-                    "--output_dir", str(trained)])
-    assert "not finite" in line
+    with pytest.raises(SystemExit) as stop:
+        main(["--test_only", "--attack", "fgsm", "apgd", "--eps", "2/255", "--num_workers", "0",
+              "--output_dir", str(trained)])
+    assert stop.value.code == 1 and "not finite" in capsys.readouterr().err
     rows = json.loads((trained / "exp" / "results.json").read_text())["results"]
     assert [row["attack"] for row in rows] == ["none", "fgsm"]
 

@@ -1,4 +1,6 @@
 """evaluate(): the same numbers as a loop written out, whatever the batches."""
+from contextlib import nullcontext
+
 import pytest
 import torch
 from sklearn.metrics import jaccard_score
@@ -87,3 +89,19 @@ def test_progress_shows_the_running_miou(toy, pictures, capsys):
     result = score(toy, pictures, FGSM(eps=0.1))
     err = capsys.readouterr().err
     assert "fgsm linf 0.1" in err and f"mIoU {result['Mean IoU']:.4f}" in err
+
+
+@pytest.mark.parametrize(("scale", "scored"), [(1e13, True), (1e16, False), (1e29, False), (float("nan"), False)])
+def test_logits_of_a_diverged_network_have_no_score(scale, scored):
+    """At a learning rate of 3000 they are finite, and argmax finds classes in them."""
+    class Constant(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.tensor(scale))
+
+        def forward(self, images):
+            return torch.cat([images[:, :2] * 0 + 1, images[:, :1] * 0], dim=1) * self.scale
+
+    loader = DataLoader(TensorDataset(torch.rand(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64)), 2)
+    with nullcontext() if scored else pytest.raises(FloatingPointError, match="no score.*beyond 1e.15"):
+        assert evaluate(Constant(), loader, StreamSegMetrics(3))["Overall Acc"] == 1

@@ -167,7 +167,8 @@ def test_sam_on_top_of_an_sgd_checkpoint_counts_the_iterations_that_sgd_made(tmp
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, data):
     trainer_of(tmp_path, data).train(1, print_interval=10, val_interval=10)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(FloatingPointError, match="not finite at iteration 2: choose a lower --lr"):
+    with pytest.raises(FloatingPointError, match="diverged at iteration 2: the weights are not finite; .*"
+                       "last good .*best.pth, of iteration 1: .*lower --lr"):
         trainer_of(tmp_path, data, lr=float("inf")).train(6, print_interval=10, val_interval=2)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
@@ -245,9 +246,34 @@ def test_ten_in_a_row_end_the_run_and_keep_the_last_good_checkpoint(tmp_path, da
     trainer = trainer_of(tmp_path, data, total=40)
     trainer.load_state_dict(checkpoint.load(tmp_path / "latest.pth"), source="latest.pth")
     trainer.loader = Poisoned(data, {*range(3, 12), *range(13, 23), 30})
-    with pytest.raises(FloatingPointError, match="10 iterations in a row, up to 23, .* choose a lower --lr"):
+    with pytest.raises(FloatingPointError, match="diverged at iteration 22: 10 iterations in a row, up to 23, .*"
+                       "best.pth, of iteration 2:"):
         trainer.train(40, print_interval=50, val_interval=50)
     assert trainer.skips.count == 19 and (tmp_path / "latest.pth").read_bytes() == before
+
+
+@pytest.mark.parametrize(("scale", "skipped"), [(1e14, False), (1e16, True), (float("nan"), True)])
+def test_a_loss_beyond_any_that_works_is_skipped(tmp_path, data, scale, skipped):
+    trainer = trainer_of(tmp_path, data)
+    trainer.training_step.criterion = lambda logits, _: logits.mean() * 0 + scale
+    assert (trainer.step(*next(trainer.loader.iterate_from(0))) == {}) == skipped
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_a_validation_that_finds_a_diverged_network_ends_the_run_and_scores_nothing(tmp_path, data, validated):
+    trainer = trainer_of(tmp_path, data)
+    good, validate = trainer.validate, lambda _: (_ for _ in ()).throw(FloatingPointError("no score"))
+    trainer.validate = lambda it: (good if validated and it.cur_itrs == 2 else validate)(it)
+    last = "best.pth, of iteration 2" if validated else "no checkpoint of this run has passed a validation"
+    with pytest.raises(FloatingPointError, match=f"^diverged at iteration {4 if validated else 2}: no score; .*{last}"):
+        trainer.train(6, print_interval=10, val_interval=2)
+    latest = checkpoint.load(tmp_path / "latest.pth")
+    assert latest["validated"] == (2 if validated else 0) and (tmp_path / "best.pth").exists() == validated
+    with pytest.raises(FloatingPointError, match="diverged"):  # nor when it is continued
+        resumed = trainer_of(tmp_path, data)
+        resumed.validate = validate
+        resumed.load_state_dict(latest, source="latest.pth")
+        resumed.train(6, print_interval=10, val_interval=2)
 
 
 def test_a_line_has_the_means_since_the_line_before(tmp_path, data, capsys):

@@ -109,3 +109,9 @@ def test_a_bare_state_dict_is_its_own_model_state():
     assert checkpoint.model_state({"w": 1}) == {"w": 1}
     for key in ("model_state", "state_dict", "model"):
         assert checkpoint.model_state({key: {"w": 1}, "cur_itrs": 1}) == {"w": 1}
+
+
+def test_weights_in_a_dict_in_a_dict_are_found():
+    for outer, inner in (("model_state_dict", None), ("net", None), ("state_dict", "model"), ("model", "state_dict")):
+        weights = {"w": torch.ones(1)}
+        assert checkpoint.model_state({"epoch": 1, outer: {inner: weights} if inner else weights}) is weights
