@@ -18,11 +18,11 @@ COMMON = ["--dataset", "synthetic", "--no-pretrained_backbone", "--separable_con
           "--batch_size", "8", "--backbone_lr_mult", "1", "--bn_momentum", "0.1", "--val_batch_size", "32",
           "--num_workers", "0", "--overwrite"]
 # A run's flags, how many times --total_itrs it trains, and how many passes an iteration takes. at attacks half of each
-# batch: with all of it, two seeds of ten lost a sixth of their clean mIoU.
+# batch: with all of it, two seeds of ten lost a fifth of their clean mIoU.
 RUNS = {"at": (["--adv", "--train_eps", "20/255", "--train_step", "2", "--train_alpha", "12/255", "--adv_ratio", "0.5"],
                4 / 3, 2),
         "sam": (["--optimizer", "SAM", "--rho", "0.02"], 1, 2), "sgd": (["--optimizer", "sgd"], 1, 1)}
-# js, because most of ce's gradient comes from pixels that are wrong already: it leaves more of all three networks.
+# js: most of ce's gradient comes from pixels that are wrong already, so that ce leaves more of sgd and sam.
 ATTACK = ["--attack", "pgd", "--attack_loss", "js", "--warm_start", "--steps", "30", "--eps", "6/255", "12/255"]
 ATTACKED = 2 * 32  # images that a run attacks: all validation images at each eps
 ATTACK_COST = 2  # attacking an image takes about as long as this many passes of training
