@@ -9,7 +9,10 @@ from engine.evaluation.sweep import sweep
 from engine.options.declare import list_attacks
 from engine.options.types import compute_step_size
 from utils.errors import UserError
+from utils.logging import logger
 from utils.snapshots import hash_weights
+
+MOST_PIXELS = 2**53  # a float holds every integer up to here
 
 
 def plan_attacks(options, *, num_classes: int) -> tuple[Attack, ...]:
@@ -30,21 +33,53 @@ def plan_attacks(options, *, num_classes: int) -> tuple[Attack, ...]:
 
 
 def weigh_classes(setup):
-    """Set the class weights of attacks with a balanced loss, if any, from the labels of the training set."""
+    """Set the class weights of attacks with a balanced loss, if any, from the pixels of each class in labels.
+
+    They are those of the training set, as the checkpoint holds them, else counted now. Without training labels they are
+    those of the validation set: a line says so, and the attacks' settings do.
+    """
     balanced = [member for attack in setup.attacks for member in attack.members or [attack]
                 if LOSSES[member.attack_loss].balanced]
     if not balanced:
         return
-    options = setup.options
-    if setup.train_loader is not None:
-        train_set = setup.train_loader.dataset
-    else:
-        train_set, _ = build_datasets(options.dataset, data_root=options.data_root, year=options.year,
-                                      seed=options.random_seed)
-        train_set = train_set.without((setup.skipped or {}).get("train", ()))
-    weights = class_weights(count_pixels(train_set))
+    counts, source = _find_class_pixels(setup)
+    try:
+        weights = class_weights(counts)
+    except ValueError as error:
+        raise UserError(f"--attack: {error} (docs/attacks.md#class-weights)") from None
     for member in balanced:
-        member.class_weights = weights
+        member.class_weights, member.class_weights_from = weights, source
+
+
+def _find_class_pixels(setup) -> tuple[list[int] | torch.Tensor, str | None]:
+    """Return (pixels of each class, None if they are the training set's, else "validation labels")."""
+    if setup.train_loader is not None:
+        return count_pixels(setup.train_loader.dataset), None
+    if (saved := _read_class_pixels(setup)) is not None:
+        return saved, None
+    try:
+        train_set, _ = build_datasets(setup.options.dataset, data_root=setup.options.data_root, year=setup.options.year,
+                                      seed=setup.options.random_seed)
+        train_set = train_set.without((setup.skipped or {}).get("train", ()))
+        train_set.read_label(0)
+    except (UserError, IndexError) as problem:
+        logger.warning("Warning: mce_bal weighs classes by the validation labels, as there are no training labels (%s) "
+                       "(docs/attacks.md#class-weights)", problem)
+        return count_pixels(setup.val_set), "validation labels"
+    return count_pixels(train_set), None
+
+
+def _read_class_pixels(setup) -> list[int] | None:
+    """Return the checkpoint's counts, None if it has none for this data; UserError if they are invalid."""
+    content = setup.checkpoint.content if setup.checkpoint else {}
+    names, counts = list(setup.classes.names) if setup.classes else [], content.get("class_pixels")
+    same_data = content.get("class_names") == names and content.get("options", {}).get("year") == setup.options.year
+    if counts is None or not same_data:
+        return None
+    if not isinstance(counts, list) or len(counts) != len(names) or not all(
+            type(count) is int and 0 <= count <= MOST_PIXELS for count in counts):
+        raise UserError(f"{setup.checkpoint.path}: class_pixels is not a list of {len(names)} counts")
+    return counts
 
 
 def sweep_planned(setup) -> dict:

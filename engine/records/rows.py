@@ -9,7 +9,8 @@ from utils.strict_json import canonical
 
 UNIONS = {"sea": SEA_LOSSES, "ensemble": ENSEMBLE_LOSSES}  # of APGD with red-eps
 WORST = "worst case"
-LOSS_SETTINGS = ("attack_loss", "class_weights")  # settings in which the members of a union may differ
+# Settings in which the members of a union may differ.
+LOSS_SETTINGS = ("attack_loss", "class_weights", "class_weights_from")
 SHARED = ("norm", "eps", "steps", "restarts")
 SCORES = ("Overall Acc", "Mean Acc", "FreqW Acc", "Mean IoU", "Mean IoU lower", "Image IoU", "Foreground IoU",
           "Target share")

@@ -21,6 +21,7 @@ KEYS = {
     "options": (dict, "the run's"), "seed": (int, "the run's"), "normalization": (dict, "the network's"),
     "class_names": (list, "the data set's"), "train_images": (str, "the data set's"),
     "val_images": (str, "the data set's"), "skipped_images": (dict, "the data set's"),
+    "class_pixels": (list, "the data set's"),
     "format": (int, "of these keys"), "version": (str, "of this program"), "torch": (str, "torch's version"),
 }
 

@@ -13,6 +13,7 @@ from engine.options.declare import SAM_FAMILY
 from engine.options.rules import find_base_optimizer, find_start_itr, refuse_small_shares
 from engine.options.types import compute_step_size
 from engine.run import checkpoints
+from engine.training.class_pixels import ClassPixels
 from engine.training.step import TrainingStep
 from engine.training.trainer import Trainer
 from metrics import StreamSegMetrics
@@ -44,15 +45,18 @@ def build_trainer(setup) -> Trainer:
         log_sign_differences(model, *next(train_loader.iterate_from(0)))
     if distributed.world_size() > 1:  # after the weights, which must agree: dropout and attacks differ by process
         seed_everything((options.random_seed + distributed.rank()) % 2**32)
+    train_images = fingerprint(train_loader.dataset)
+    class_pixels = ClassPixels(train_loader.dataset, train_images=train_images,
+                               saved=setup.checkpoint.content if options.continue_training else {})
     trainer = Trainer(
         model, training_step, train_loader, scheduler=scheduler, dashboard=setup.dashboard, keep=options.keep,
         continue_command=run.continue_command({name: getattr(options, name) for name in options.given}),
-        validate=_make_validation(options, model, setup.val_loader, val_set, setup.dashboard),
+        validate=_make_validation(options, model, setup.val_loader, val_set, setup.dashboard, class_pixels.count),
         paths={kind: checkpoints.make_path(run.folder, kind, model=options.model, dataset=options.dataset,
                                          output_stride=options.output_stride) for kind in ("latest", "best")},
         described={"options": options.to_dict(), "seed": options.random_seed, "normalization": model.normalization,
-                   "class_names": val_set.class_names, "train_images": fingerprint(train_loader.dataset),
-                   "val_images": fingerprint(val_set),
+                   "class_names": val_set.class_names, "train_images": train_images,
+                   "val_images": fingerprint(val_set), **class_pixels.known,
                    "skipped_images": {"train": list(train_loader.dataset.skipped), "val": list(val_set.skipped)}})
     if options.continue_training:
         trainer.load_state_dict(setup.checkpoint.content, source=setup.checkpoint.path)
@@ -157,8 +161,8 @@ def _warn_about_slow_statistics(options):
                        "(docs/training.md#batchnorm-momentum)", options.total_itrs, options.bn_momentum, left)
 
 
-def _make_validation(options, model, val_loader, val_set, dashboard):
-    """Return a function that scores the model, logs the scores and shows them on the dashboard."""
+def _make_validation(options, model, val_loader, val_set, dashboard, before):
+    """Return a function that calls before(trainer), then scores the model, logs the scores and shows them."""
     samples = Samples(dashboard, val_set, options.vis_num_samples)
     scored_form = precise(model, amp=options.amp)
 
@@ -167,6 +171,7 @@ def _make_validation(options, model, val_loader, val_set, dashboard):
             samples(batch)
             trainer.interrupts.check()
 
+        before(trainer)
         metrics = StreamSegMetrics(val_set.num_classes)
         results = evaluate(scored_form, val_loader, metrics, on_batch=on_batch, title="validation")
         logger.info(metrics.to_str(results))
