@@ -11,7 +11,7 @@ from engine.evaluation.plan import plan_attacks
 from engine.options import PREDICT, REPORT, TEST, TRAIN, Options, as_text, read_call
 from engine.run.folder import Run
 from engine.run.resume import Loaded, finish_options, load_checkpoint, read_skipped_images
-from network import build_model, load_weights, set_bn_momentum
+from network import CustomModel, build_model, check_custom, find_backbone, load_weights, set_bn_momentum
 from utils import distributed
 from utils.checkpoint import model_state
 from utils.dashboards import NullVisualizer, Visualizer
@@ -19,6 +19,8 @@ from utils.device import choose_device
 from utils.errors import UserError
 from utils.logging import logger
 from utils.seed import seed_everything
+
+TRIAL_SIZE = (256, 256)  # of an image for a network of the user's own, where no data is read
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,9 @@ def prepare(argv=None, *, entry: str = "main.py") -> Setup:
     skipped = read_skipped_images(options, checkpoint)
     data = (None, None, None) if call.mode == PREDICT else build_data(options, device, skipped=skipped)
     model = build_network(options, device, num_classes=classes.num_classes, checkpoint=checkpoint)
+    if isinstance(model, CustomModel):
+        for size in choose_trial_sizes(options, data[-1]):
+            check_custom(model, *size)
     return Setup(options, run, checkpoint, classes, attacks, device, model, *data, skipped, build_dashboard(options))
 
 
@@ -112,7 +117,10 @@ def build_network(options: Options, device: torch.device, *, num_classes: int,
             options.model, num_classes=num_classes, output_stride=options.output_stride,
             separable_conv=options.separable_conv,
             pretrained_backbone=options.pretrained_backbone and checkpoint is None)
-    set_bn_momentum(model.model.backbone, momentum=options.bn_momentum)  # the head keeps 0.1
+    if (backbone := find_backbone(model.model)) is not None:
+        set_bn_momentum(backbone, momentum=options.bn_momentum)  # the head keeps 0.1
+    elif "bn_momentum" in options.given:
+        raise UserError(f"--bn_momentum is for a network with a backbone: {options.model} has no module of that name")
     if checkpoint is not None:
         load_weights(model.model, model_state(checkpoint.content), source=checkpoint.path)
         if "normalization" in checkpoint.content:
@@ -121,6 +129,12 @@ def build_network(options: Options, device: torch.device, *, num_classes: int,
             except (LookupError, TypeError, ValueError, ArithmeticError) as error:
                 raise UserError(f"{checkpoint.path}: invalid normalization ({error})") from None
     return model.to(device, memory_format=torch.channels_last)  # faster convolutions on CPU and GPU
+
+
+def choose_trial_sizes(options: Options, val_set) -> list[tuple[int, int]]:
+    """Return the sizes to try a network of the user's own on: of a training crop and of the first validation image."""
+    crops = [(options.crop_size, options.crop_size)] if options.mode == TRAIN else []
+    return crops + [TRIAL_SIZE if val_set is None else tuple(val_set[0][0].shape[-2:])]
 
 
 def build_dashboard(options: Options):

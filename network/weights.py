@@ -1,5 +1,5 @@
 """Load weights from a file into a network: all or none, with a clear reason if they don't fit."""
-from torch import Tensor
+from torch import Tensor, nn
 
 from network.backbone.resnet import ResNet
 from network.deeplab import DeepLab, DeepLabHead
@@ -11,7 +11,7 @@ OTHER_MODEL_FROM = 10  # with at least this many mismatched keys, assume another
 TORCHVISION_ASPP = "classifier.0."  # prefix of the ASPP keys in torchvision's DeepLabV3, and of no key of ours
 
 
-def load_weights(model: DeepLab, state_dict: State, *, source: str) -> None:
+def load_weights(model: nn.Module, state_dict: State, *, source: str) -> None:
     """Load a checkpoint's weights into the bare network `model`, strictly.
 
     Accepts the keys of this project's networks, also with the prefixes of DataParallel (`module.`) and torch.compile,
@@ -20,8 +20,10 @@ def load_weights(model: DeepLab, state_dict: State, *, source: str) -> None:
     """
     if not all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state_dict.items()):
         raise UserError(f"{source}: not a state_dict (a dict of tensors by name)")
-    state = {key.removeprefix("module.").removeprefix("_orig_mod."): tensor for key, tensor in state_dict.items()}
-    if any(key.startswith(TORCHVISION_ASPP) for key in state):
+    own = model.state_dict()  # a network of the user's own may have such a prefix itself
+    state = {key if key in own else key.removeprefix("module.").removeprefix("_orig_mod."): tensor
+             for key, tensor in state_dict.items()}
+    if isinstance(model, DeepLab) and any(key.startswith(TORCHVISION_ASPP) for key in state):
         state = _convert_torchvision(model, state, source)
     state = _add_batch_counts(model, state)
     _check_fit(model, state, source)

@@ -2,9 +2,9 @@
 from functools import partial
 
 from engine.options.declare import PREDICT, REPORT, TEST, TRAIN, VERIFY, Flag, Need, list_attacks, list_registered
-from engine.options.needs import attack_with, dataset_with, given
+from engine.options.needs import attack_with, dataset_with, given, named_model
 from engine.options.training_flags import ADVERSARIAL, NORMS, SCALE, SCHEDULE, SHARPNESS
-from engine.options.types import gpu_ids, number, plain_text, run_name, share_of_eps, target
+from engine.options.types import function_in_file, gpu_ids, number, plain_text, run_name, share_of_eps, target
 
 ATTACKS = list_registered("attacks/__init__.py", "ATTACKS")
 LOSSES = list_registered("attacks/losses.py", "LOSSES")
@@ -37,13 +37,14 @@ DATA = (
 
 model = partial(Flag, group="model", modes=WITH_NETWORK)
 MODEL = (
-    model("model", plain_text, "deeplabv3plus_mobilenet", "one of " + ", ".join(MODELS), choices=MODELS,
-          metavar="NAME", fixed=True),
-    model("separable_conv", bool, False, "depthwise separable convolutions in the head", fixed=True),
+    model("model", plain_text, "deeplabv3plus_mobilenet", "one of " + ", ".join(MODELS) + ", or a network of your own, "
+          "path/to/file.py:function", choices=MODELS, otherwise=function_in_file, metavar="NAME", fixed=True),
+    model("separable_conv", bool, False, "depthwise separable convolutions in the head", fixed=True,
+          needs=(named_model(),)),
     model("output_stride", int, None, "input pixels per pixel of the last features (default: 16; HRNet takes 4 only)",
-          choices=(4, 8, 16), fixed=True),
+          choices=(4, 8, 16), fixed=True, needs=(named_model(),)),
     model("pretrained_backbone", bool, True, "start from published ImageNet weights where there are any (not with "
-          "--ckpt)"),
+          "--ckpt)", needs=(named_model(),)),
     model("ckpt", plain_text, None, "weights to start from: of this program, VainF, SAM_AT, or torchvision's "
           "deeplabv3_resnet", scope="call", metavar="FILE"),
 )

@@ -7,6 +7,7 @@ from engine.options.flags import FLAGS
 from engine.options.types import compute_step_size
 from utils import launch
 from utils.errors import UserError
+from utils.user_code import is_code, split_name
 
 # Mode -> (what it does, how a user asks for it).
 MODES = {TRAIN: ("a training", "training"), TEST: ("--test_only trains nothing", "--test_only"),
@@ -25,6 +26,8 @@ def check_call(call, options):
         if FLAGS[name].scope in ("call", "once") and not _is_off(name, options) and (
                 remedy := FLAGS[name].unmet(options)):
             raise UserError(f"--{name}: {remedy}")
+    if is_code(options.model) and not split_name(options.model)[0].is_file():
+        raise UserError(f"--model {options.model}: no such file")
     if options.continue_training and options.overwrite:
         raise UserError("--continue_training keeps the run that --overwrite would delete: give only one of them")
     if call.mode == PREDICT and not options.input:
@@ -64,7 +67,7 @@ def check(options):
         if not _is_off(name, options) and (remedy := FLAGS[name].unmet(options)):
             raise UserError(f"--{name}: {remedy}")
     stride_4 = "hrnet" in options.model
-    if stride_4 != (options.output_stride == 4):
+    if not is_code(options.model) and stride_4 != (options.output_stride == 4):
         raise UserError(f"--output_stride {options.output_stride}: {options.model} takes "
                         f"{4 if stride_4 else '8 or 16'}")
     if options.gpu_id is not None and launch.launched():

@@ -17,9 +17,10 @@ from engine.training.class_pixels import ClassPixels
 from engine.training.step import TrainingStep
 from engine.training.trainer import Trainer
 from metrics import StreamSegMetrics
-from network import parallelize, precise
+from network import find_backbone, group_parameters, parallelize, precise
 from optim import build_loss, build_optimizer, build_scheduler, norm_parameters
 from utils import distributed, launch
+from utils.errors import UserError
 from utils.logging import logger
 from utils.seed import seed_everything
 
@@ -40,7 +41,7 @@ def build_trainer(setup) -> Trainer:
         model, net, optimizer=optimizer, criterion=build_loss(options.loss_type), adv_ratio=options.adv_ratio,
         attack=attack, attacked=precise(model, amp=options.attack_amp), accumulate=options.accumulate,
         micro=options.sam_mode == "micro")
-    _warn_about_slow_statistics(options)
+    _warn_about_slow_statistics(options, has_backbone=find_backbone(model.model) is not None)
     if options.attack_amp and attack is not None:
         log_sign_differences(model, *next(train_loader.iterate_from(0)))
     if distributed.world_size() > 1:  # after the weights, which must agree: dropout and attacks differ by process
@@ -71,11 +72,11 @@ def count_replicas(options) -> int:
 
 
 def build_training(options, model: nn.Module, net: nn.Module):
-    """Return (optimizer, scheduler) over the groups [backbone, classifier]."""
-    groups = [
-        {"params": list(model.model.backbone.parameters()), "lr": options.lr * options.backbone_lr_mult},
-        {"params": list(model.model.classifier.parameters()), "lr": options.lr},
-    ]
+    """Return (optimizer, scheduler) over the groups [backbone, the rest], or one group without a backbone."""
+    if find_backbone(model.model) is None and "backbone_lr_mult" in options.given:
+        raise UserError(f"--backbone_lr_mult is for a network with a backbone: {options.model} has no module of that "
+                        "name")
+    groups = group_parameters(model.model, lr=options.lr, backbone_lr=options.lr * options.backbone_lr_mult)
     settings = {"lr": options.lr, "weight_decay": options.weight_decay}
     if options.optimizer in SAM_FAMILY:
         optimizer = build_optimizer(options.optimizer, groups, base_optimizer=options.base_optimizer, model=model,
@@ -152,9 +153,9 @@ def _log_optimizer(options, optimizer):
                     optimizer.start_step)
 
 
-def _warn_about_slow_statistics(options):
+def _warn_about_slow_statistics(options, *, has_backbone: bool):
     """Warn if a new run is too short for its --bn_momentum: its validations would use initial statistics."""
-    if options.ckpt is None and options.total_itrs * options.bn_momentum < BN_ITRS_TIMES_MOMENTUM:
+    if has_backbone and options.ckpt is None and options.total_itrs * options.bn_momentum < BN_ITRS_TIMES_MOMENTUM:
         left = 100 * (1 - options.bn_momentum) ** options.total_itrs
         logger.warning("Warning: --total_itrs %d is too short for --bn_momentum %g: %.0f %% of the backbone's initial "
                        "BatchNorm statistics will remain; give --bn_momentum 0.1 "
