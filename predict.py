@@ -27,7 +27,7 @@ def predict(argv=None) -> list[Path]:
         setup = prepare(argv, entry="predict.py")
         options = setup.options
         images = pair_with_targets(find_images(Path(options.input)), Path(options.save_val_results_to))
-        model = precise(setup.model, amp=options.amp)
+        model = precise(setup.scored_model, amp=options.amp)
         logger.info("Model restored from %s", setup.checkpoint.path)
         written, problems = [], []
         for path, target in images:

@@ -11,7 +11,16 @@ from engine.evaluation.plan import plan_attacks
 from engine.options import PREDICT, REPORT, TEST, TRAIN, Options, as_text, read_call
 from engine.run.folder import Run
 from engine.run.resume import Loaded, finish_options, load_checkpoint, read_skipped_images
-from network import CustomModel, build_model, check_custom, find_backbone, load_weights, set_bn_momentum
+from network import (
+    CustomModel,
+    build_model,
+    check_custom,
+    choose_window,
+    find_backbone,
+    load_weights,
+    set_bn_momentum,
+    windowed,
+)
 from utils import distributed
 from utils.checkpoint import model_state
 from utils.dashboards import NullVisualizer, Visualizer
@@ -43,6 +52,11 @@ class Setup:
     val_set: object = None
     skipped: dict | None = None
     dashboard: object = None
+
+    @property
+    def scored_model(self) -> nn.Module:
+        """Return the model as it is scored, attacked and segments images: in windows, if the options ask for them."""
+        return windowed(self.model, self.options.window, self.options.window_stride)
 
     def open_run(self):
         """Log the weights that the run starts from, and open its folder."""
@@ -79,6 +93,9 @@ def prepare(argv=None, *, entry: str = "main.py") -> Setup:
     skipped = read_skipped_images(options, checkpoint)
     data = (None, None, None) if call.mode == PREDICT else build_data(options, device, skipped=skipped)
     model = build_network(options, device, num_classes=classes.num_classes, checkpoint=checkpoint)
+    if options.window is not None:
+        (height, width), stride = choose_window(options.window, options.window_stride)
+        logger.info("Images are scored in windows of %dx%d (height x width), %d pixels apart", height, width, stride)
     if isinstance(model, CustomModel):
         for size in choose_trial_sizes(options, data[-1]):
             check_custom(model, *size)
@@ -134,7 +151,10 @@ def build_network(options: Options, device: torch.device, *, num_classes: int,
 def choose_trial_sizes(options: Options, val_set) -> list[tuple[int, int]]:
     """Return the sizes to try a network of the user's own on: of a training crop and of the first validation image."""
     crops = [(options.crop_size, options.crop_size)] if options.mode == TRAIN else []
-    return crops + [TRIAL_SIZE if val_set is None else tuple(val_set[0][0].shape[-2:])]
+    scored = TRIAL_SIZE if val_set is None else tuple(val_set[0][0].shape[-2:])
+    if options.window is not None:
+        scored = tuple(map(min, scored, choose_window(options.window, options.window_stride)[0]))
+    return [*crops, scored]
 
 
 def build_dashboard(options: Options):

@@ -9,9 +9,10 @@ from network.parts import find_backbone, group_parameters
 from network.precision import Bfloat16, Scaled, precise
 from network.sync_batchnorm import synchronize_batchnorm
 from network.weights import load_weights
+from network.windowed import Windowed, choose_window, windowed
 
 __all__ = [
-    "MODELS", "Bfloat16", "CustomModel", "NormalizedModel", "Scaled", "build_model", "check_custom",
-    "convert_to_separable_conv", "find_backbone", "group_parameters", "load_weights", "modeling",
-    "parallelize", "precise", "set_bn_momentum", "synchronize_batchnorm",
+    "MODELS", "Bfloat16", "CustomModel", "NormalizedModel", "Scaled", "Windowed", "build_model", "check_custom",
+    "choose_window", "convert_to_separable_conv", "find_backbone", "group_parameters", "load_weights", "modeling",
+    "parallelize", "precise", "set_bn_momentum", "synchronize_batchnorm", "windowed",
 ]

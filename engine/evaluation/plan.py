@@ -8,6 +8,7 @@ from datasets.files import read_mask
 from engine.evaluation.sweep import sweep
 from engine.options.declare import list_attacks
 from engine.options.types import compute_step_size
+from network import choose_window
 from utils.errors import UserError
 from utils.logging import logger
 from utils.snapshots import hash_weights
@@ -91,9 +92,11 @@ def sweep_planned(setup) -> dict:
         "separable_conv": options.separable_conv,
         "weights": hash_weights(model.model), "normalization": model.normalization, "dataset": options.dataset,
         "year": options.year, "crop_size": dataset.crop_size}
+    if options.window is not None:  # not in the records of whole images, whose names it would change
+        subject["window"] = choose_window(options.window, options.window_stride)
     try:
-        return sweep(model, setup.val_loader, dataset, setup.attacks, folder=setup.run.folder, subject=subject,
-                     warm_start=options.warm_start, amp=options.amp, attack_amp=options.attack_amp,
+        return sweep(setup.scored_model, setup.val_loader, dataset, setup.attacks, folder=setup.run.folder,
+                     subject=subject, warm_start=options.warm_start, amp=options.amp, attack_amp=options.attack_amp,
                      pictures=None if options.save_val_results else options.sheet_images,
                      described=options.to_dict(), dashboard=setup.dashboard,
                      repeat="the same command" if options.test_only else "--continue_training")

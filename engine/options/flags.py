@@ -35,6 +35,7 @@ DATA = (
     data("skip_bad_images", bool, False, "like --check_data, but skip bad images and continue"),
 )
 
+WINDOW = given(lambda options: options.window, "for windows: add --window")
 model = partial(Flag, group="model", modes=WITH_NETWORK)
 MODEL = (
     model("model", plain_text, "deeplabv3plus_mobilenet", "one of " + ", ".join(MODELS) + ", or a network of your own, "
@@ -47,6 +48,10 @@ MODEL = (
           "--ckpt)", needs=(named_model(),)),
     model("ckpt", plain_text, None, "weights to start from: of this program, VainF, SAM_AT, or torchvision's "
           "deeplabv3_resnet", scope="call", metavar="FILE"),
+    model("window", number(int, low=65, high=16384), None, "score, attack and segment images in overlapping windows of "
+          "this side, or height and width, in the memory of one window", many=True, metavar="SIDE", scope="test"),
+    model("window_stride", number(int, low=1, high=16384), None, "pixels from window to window (default: two thirds of "
+          "its smaller side)", scope="test", needs=(WINDOW,)),
 )
 
 ATTACKED = Need(lambda options: (options.mode not in SCORING or list_attacks(options)

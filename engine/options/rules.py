@@ -44,6 +44,7 @@ def check_call(call, options):
             raise UserError("--eps: --verify checks attacks at one radius: give one")
         if options.eps[0] == 0:
             raise UserError("--eps 0: --verify checks attacks at a radius above 0, at most 1")
+    _check_window(options)
     _check_attacks(options)
 
 
@@ -74,6 +75,7 @@ def check(options):
         raise UserError("--gpu_id is for a single process: under torchrun leave it out and name GPUs in "
                         "CUDA_VISIBLE_DEVICES")
     _check_recipe(options)
+    _check_window(options)
     if options.mode == TRAIN:
         _check_start("sam_start_itr", options.sam_start_itr, options.total_itrs,
                      what=options.optimizer if options.optimizer in SAM_FAMILY else "")
@@ -117,6 +119,17 @@ def _check_attacks(options):
     if untargeted := [name for name in list_attacks(options) if not takes(name, "target")]:
         raise UserError(f"--target_class: {', '.join(untargeted)} has no targeted form, leave it out of --attack "
                         "(docs/attacks.md#options)")
+
+
+def _check_window(options):
+    """Raise UserError for more than two sides, or windows that leave pixels between them."""
+    if options.window is None:
+        return
+    if len(options.window) > 2:
+        raise UserError(f"--window {' '.join(map(str, options.window))}: give one side, or a height and a width")
+    if options.window_stride is not None and options.window_stride > min(options.window):
+        raise UserError(f"--window_stride {options.window_stride} leaves pixels between windows: at most the smaller "
+                        f"side of --window, {min(options.window)}")
 
 
 def _check_recipe(options):

@@ -17,7 +17,7 @@ from engine.training.class_pixels import ClassPixels
 from engine.training.step import TrainingStep
 from engine.training.trainer import Trainer
 from metrics import StreamSegMetrics
-from network import find_backbone, group_parameters, parallelize, precise
+from network import find_backbone, group_parameters, parallelize, precise, windowed
 from optim import build_loss, build_optimizer, build_scheduler, norm_parameters
 from utils import distributed, launch
 from utils.errors import UserError
@@ -165,7 +165,7 @@ def _warn_about_slow_statistics(options, *, has_backbone: bool):
 def _make_validation(options, model, val_loader, val_set, dashboard, before):
     """Return a function that calls before(trainer), then scores the model, logs the scores and shows them."""
     samples = Samples(dashboard, val_set, options.vis_num_samples)
-    scored_form = precise(model, amp=options.amp)
+    scored_form = precise(windowed(model, options.window, options.window_stride), amp=options.amp)
 
     def validate(trainer):
         def on_batch(batch):
