@@ -30,7 +30,7 @@ def run(argv) -> dict:
     weigh_classes(setup)
     setup.open_run()
     if options.mode == VERIFY:
-        return verify(setup.model, setup.val_loader, setup.val_set, folder=setup.run.folder, eps=options.eps[0],
+        return verify(setup.scored_model, setup.val_loader, setup.val_set, folder=setup.run.folder, eps=options.eps[0],
                       every_image=options.val_images is not None, seed=options.attack_seed,
                       described=options.to_dict())
     if trainer is not None:

@@ -25,7 +25,7 @@ def predict(argv=None) -> list[Path]:
         images = find_images(list(map(Path, options.input)), is_own=outputs.is_own)
         masks = find_masks(images, Path(options.masks)) if options.masks else {}
         segmenter = Segmenter(
-            setup.model, setup.classes, amp=options.amp, attack=next(iter(setup.attacks), None), masks=masks,
+            setup.scored_model, setup.classes, amp=options.amp, attack=next(iter(setup.attacks), None), masks=masks,
             save_logits=options.save_logits, overlay_alpha=options.overlay_alpha)
         targets = outputs.plan(images, segmenter.endings, kept=masks.values(), overwrite=options.overwrite)
         log_start(setup.checkpoint.path, segmenter)

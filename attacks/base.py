@@ -68,6 +68,7 @@ class Attack:
             raise ValueError(f"{attack_loss} needs class_weights: compute them with attacks.class_weights")
         self.eps, self.norm, self.attack_loss, self.restarts = float(eps), norm, attack_loss, int(restarts)
         self.target, self.class_weights, self.seed = target, class_weights, seed
+        self.class_weights_from = None  # whose labels the weights were counted in, if not the training set's
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, *, image_ids=None, start=None) -> Tensor:
         """Return adversarial images: same shape, dtype and device, in [0, 1], within eps of `images`, detached.
@@ -109,6 +110,7 @@ class Attack:
         weights = list(map(float, self.class_weights)) if LOSSES[self.attack_loss].balanced else None
         return {"attack": self.name, "attack_loss": self.attack_loss, "norm": self.norm, "eps": self.eps,
                 "restarts": self.restarts, "target": _describe_target(self.target), "class_weights": weights,
+                **({"class_weights_from": self.class_weights_from} if self.class_weights_from else {}),
                 "seed": self.seed if self.random_start or self.restarts > 1 else None}
 
     def __repr__(self) -> str:

@@ -84,10 +84,16 @@ def format_table(found: Survey, class_names: list[str], *, title: str) -> list[s
     return lines
 
 
-def count_pixels(dataset, *, title: str = "pixels of each class, for mce_bal") -> torch.Tensor:
-    """Return the labelled pixels of each class, int64 [num_classes], with a progress bar on rank 0; reads no image."""
+def count_pixels(dataset, *, title: str = "pixels of each class", on_label=None) -> torch.Tensor:
+    """Return the labelled pixels of each class, int64 [num_classes], with a progress bar on rank 0; reads no image.
+
+    on_label(), if given, is called before each label.
+    """
     counts = torch.zeros(dataset.num_classes, dtype=torch.int64)
-    for index in tqdm(range(len(dataset)), desc=title, unit="label", mininterval=1, disable=not is_main()):
+    for index in tqdm(range(len(dataset)), desc=title, unit="label", leave=False, disable=not is_main(),
+                      mininterval=0.2 if sys.stderr.isatty() else 30):
+        if on_label is not None:
+            on_label()
         label = dataset.read_label(index).flatten().long()
         counts += torch.bincount(label[label < dataset.num_classes], minlength=dataset.num_classes)
     return counts

@@ -12,7 +12,18 @@ from engine.options import PREDICT, REPORT, TEST, TRAIN, Options, as_text, read_
 from engine.options.types import read_label_map
 from engine.run.folder import Run
 from engine.run.resume import Loaded, finish_options, load_checkpoint, read_described_data, read_skipped_images
-from network import build_model, freeze_backbone, load_backbone, load_weights, set_bn_momentum
+from network import (
+    CustomModel,
+    build_model,
+    check_custom,
+    choose_window,
+    find_backbone,
+    freeze_backbone,
+    load_backbone,
+    load_weights,
+    set_bn_momentum,
+    windowed,
+)
 from utils import distributed
 from utils.checkpoint import load, model_state
 from utils.dashboards import NullVisualizer, Visualizer
@@ -20,6 +31,8 @@ from utils.device import choose_device
 from utils.errors import UserError
 from utils.logging import logger
 from utils.seed import seed_everything
+
+TRIAL_SIZE = (256, 256)  # of an image for a network of the user's own, where no data is read
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,11 @@ class Setup:
     val_set: object = None
     skipped: dict | None = None
     dashboard: object = None
+
+    @property
+    def scored_model(self) -> nn.Module:
+        """Return the model as it is scored, attacked and segments images: in windows, if the options ask for them."""
+        return windowed(self.model, self.options.window, self.options.window_stride)
 
     def open_run(self):
         """Log the weights that the run starts from, and open its folder."""
@@ -83,6 +101,12 @@ def prepare(argv=None, *, entry: str = "main.py") -> Setup:
     skipped = read_skipped_images(options, checkpoint)
     data = (None, None, None) if call.mode == PREDICT else build_data(options, device, source=source, skipped=skipped)
     model = build_network(options, device, num_classes=classes.num_classes, checkpoint=checkpoint)
+    if options.window is not None:
+        (height, width), stride = choose_window(options.window, options.window_stride)
+        logger.info("Images are scored in windows of %dx%d (height x width), %d pixels apart", height, width, stride)
+    if isinstance(model, CustomModel):
+        for size in choose_trial_sizes(options, data[-1]):
+            check_custom(model, *size)
     return Setup(options, run, checkpoint, classes, attacks, device, model, *data, skipped, build_dashboard(options))
 
 
@@ -138,7 +162,10 @@ def build_network(options: Options, device: torch.device, *, num_classes: int,
             options.model, num_classes=num_classes, output_stride=options.output_stride,
             separable_conv=options.separable_conv, pretrained_backbone=(
                 options.pretrained_backbone and checkpoint is None and options.backbone_weights is None))
-    set_bn_momentum(model.model.backbone, momentum=options.bn_momentum)  # the head keeps 0.1
+    if (backbone := find_backbone(model.model)) is not None:
+        set_bn_momentum(backbone, momentum=options.bn_momentum)  # the head keeps 0.1
+    elif "bn_momentum" in options.given:
+        raise UserError(f"--bn_momentum is for a network with a backbone: {options.model} has no module of that name")
     if checkpoint is not None:
         load_weights(model.model, model_state(checkpoint.content), source=checkpoint.path, new_head=options.new_head)
         _take_normalization(model, checkpoint.content, source=checkpoint.path)
@@ -160,6 +187,15 @@ def _take_normalization(model: nn.Module, content: dict, *, source: str):
         model.normalization = content["normalization"]
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise UserError(f"{source}: invalid normalization ({error})") from None
+
+
+def choose_trial_sizes(options: Options, val_set) -> list[tuple[int, int]]:
+    """Return the sizes to try a network of the user's own on: of a training crop and of the first validation image."""
+    crops = [(options.crop_size, options.crop_size)] if options.mode == TRAIN else []
+    scored = TRIAL_SIZE if val_set is None else tuple(val_set[0][0].shape[-2:])
+    if options.window is not None:
+        scored = tuple(map(min, scored, choose_window(options.window, options.window_stride)[0]))
+    return [*crops, scored]
 
 
 def build_dashboard(options: Options):

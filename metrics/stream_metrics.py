@@ -53,8 +53,15 @@ class StreamSegMetrics:
 
     @staticmethod
     def to_str(results: dict) -> str:
-        """Return the scores as lines `name: value` between blank lines, without Class IoU."""
+        """Return the scores as lines `name: value` between blank lines, without Class IoU.
+
+        If Mean IoU leaves out classes, a last line says so.
+        """
         lines = [f"{name}: {value:f}" for name, value in results.items() if name != "Class IoU"]
+        class_iou = results.get("Class IoU", {})
+        if (defined := count_defined(class_iou)) < len(class_iou):
+            lines.append(f"Mean IoU is over {defined} of {len(class_iou)} classes: the others are in no label and no "
+                         "prediction")
         return "\n" + "\n".join(lines) + "\n"
 
 
@@ -68,6 +75,11 @@ def pooled_scores(correct: np.ndarray, union: np.ndarray, true: np.ndarray) -> d
         "Mean IoU": mean_of_defined(iou),
         "Class IoU": dict(enumerate(iou.tolist())),
     }
+
+
+def count_defined(class_iou: dict) -> int:
+    """Return over how many classes Mean IoU is: those in a label or a prediction. class_iou: {class: IoU or nan}."""
+    return sum(iou == iou for iou in class_iou.values())
 
 
 def counts_per_image(labels: torch.Tensor, preds: torch.Tensor, n_classes: int) -> tuple[torch.Tensor, ...]:

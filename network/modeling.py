@@ -7,10 +7,12 @@ from network.backbone.hrnetv2 import HRNetV2
 from network.backbone.mobilenetv2 import MobileNetV2
 from network.backbone.resnet import ResNet
 from network.backbone.xception import Xception
+from network.custom import build_custom
 from network.deeplab import DeepLab, DeepLabHead, DeepLabHeadV3Plus, convert_to_separable_conv
 from network.normalized import NormalizedModel
 from network.pretrained import load_pretrained
 from utils.errors import UserError
+from utils.user_code import is_code
 
 BACKBONES = {
     "mobilenet": MobileNetV2,
@@ -120,15 +122,18 @@ def build_model(
     name: str,
     *,
     num_classes: int,
-    output_stride: int,
+    output_stride: int | None,
     separable_conv: bool = False,
     pretrained_backbone: bool = False,
 ) -> NormalizedModel:
     """Build the network `name` of MODELS for images in [0, 1], with the normalisation its backbone's weights expect.
 
-    separable_conv: make the head's convolutions separable. Raises UserError for an unknown name or an output_stride
-    that the network doesn't support.
+    separable_conv: make the head's convolutions separable. For a `name` like path/to/file.py:function, which is run,
+    only num_classes has an effect. Raises UserError for an unknown name or an output_stride that the network doesn't
+    support.
     """
+    if is_code(name):
+        return build_custom(name, num_classes=num_classes)
     if name not in MODELS:
         raise UserError(f"--model {name}: unknown network, choose from {', '.join(MODELS)}")
     model = MODELS[name](num_classes, output_stride, pretrained_backbone)

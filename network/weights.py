@@ -1,5 +1,5 @@
 """Load weights from a file into a network: all or none, with a clear reason if they don't fit."""
-from torch import Tensor
+from torch import Tensor, nn
 
 from network.backbone.resnet import ResNet
 from network.backbone_weights import format_shape
@@ -10,11 +10,12 @@ from utils.errors import UserError
 from utils.logging import logger
 
 MAX_KEYS_SHOWN = 3  # of each kind in a message
+WRAPPERS = ("module.", "_orig_mod.")
 OTHER_MODEL_FROM = 10  # with at least this many mismatched keys, assume another network rather than a damaged file
 TORCHVISION_ASPP = "classifier.0.convs."  # prefix of the ASPP keys in torchvision's DeepLabV3, and of no key of ours
 
 
-def load_weights(model: DeepLab, state_dict: State, *, source: str, new_head: bool = False) -> None:
+def load_weights(model: nn.Module, state_dict: State, *, source: str, new_head: bool = False) -> None:
     """Load a checkpoint's weights into the bare network `model`, strictly; with new_head all but the last layer.
 
     Accepts the keys of this project's networks, also with the prefixes of wrappers (`module.`, `model.` and others,
@@ -23,8 +24,8 @@ def load_weights(model: DeepLab, state_dict: State, *, source: str, new_head: bo
     """
     if not all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in state_dict.items()):
         raise UserError(f"{source}: not a state_dict (a dict of tensors by name)")
-    state = strip_prefix(_strip_compiled(state_dict), source=source)
-    if any(key.startswith(TORCHVISION_ASPP) for key in state):
+    state = _strip_wrappers(model, state_dict, source)
+    if isinstance(model, DeepLab) and any(key.startswith(TORCHVISION_ASPP) for key in state):
         state = _convert_torchvision(model, state, source)
     state = _add_batch_counts(model, state)
     last = list_last_layer(model.state_dict()) if new_head else []
@@ -37,11 +38,12 @@ def load_weights(model: DeepLab, state_dict: State, *, source: str, new_head: bo
                     model.num_classes, theirs, " and ".join(last))
 
 
-def _strip_compiled(state: State) -> State:
-    """Return the tensors without the prefixes of DataParallel and torch.compile, which any network may have."""
-    while state and all(key.startswith(("module.", "_orig_mod.")) for key in state):
+def _strip_wrappers(model: nn.Module, state: State, source: str) -> State:
+    """Return the tensors without the prefixes of DataParallel and torch.compile, for the twelve of others too."""
+    own = model.state_dict()  # a network of the user's own may have such a prefix itself
+    while state and all(key.startswith(WRAPPERS) and key not in own for key in state):
         state = {key.partition(".")[2]: tensor for key, tensor in state.items()}
-    return state
+    return strip_prefix(state, source=source) if isinstance(model, DeepLab) else state
 
 
 def _convert_torchvision(model: DeepLab, state: State, source: str) -> State:
@@ -62,13 +64,13 @@ def _convert_torchvision(model: DeepLab, state: State, source: str) -> State:
     return ours
 
 
-def _add_batch_counts(model: DeepLab, state: State) -> State:
+def _add_batch_counts(model: nn.Module, state: State) -> State:
     """Add batch norm's counters if an old file has none; their values have no effect here."""
     counters = {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
     return state if counters.keys() & state.keys() else counters | state
 
 
-def _check_fit(model: DeepLab, state: State, source: str) -> None:
+def _check_fit(model: nn.Module, state: State, source: str) -> None:
     """Raise UserError, in one line, unless `state` has exactly the model's keys and shapes."""
     own = model.state_dict()
     missing = [key for key in own if key not in state]
@@ -79,7 +81,8 @@ def _check_fit(model: DeepLab, state: State, source: str) -> None:
     shapes = [f"{key} {format_shape(state[key])} in the file, {format_shape(own[key])} in the model"
               for key in reshaped]
     theirs = {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
-    parts = [_explain(own, theirs, missing + unexpected + reshaped), _format_part("missing", missing),
+    reason = _explain(own, theirs, missing + unexpected + reshaped) if isinstance(model, DeepLab) else describe(theirs)
+    parts = [reason, _format_part("missing", missing),
              _format_part("unexpected", unexpected), _format_part("with another shape", shapes)]
     raise UserError(f"{source}: the weights don't fit the model: {'; '.join(part for part in parts if part)}")
 

@@ -199,6 +199,8 @@ def workplace(tmp_path, monkeypatch, one_thread):
             is_mask = folder.endswith(("annot", "masks"))
             picture = np.full((72, 80) if is_mask else (72, 80, 3), k, np.uint8)
             Image.fromarray(picture).save(tmp_path / "path" / "to" / folder / f"{k}.png")
+    _, network = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)
+    (tmp_path / "nets.py").write_text(network)
     return tmp_path
 
 

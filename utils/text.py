@@ -65,6 +65,11 @@ def is_undefined(value) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
+def format_score(value: float | None) -> str:
+    """Return a score with four decimals, - if it is undefined."""
+    return "-" if is_undefined(value) else f"{value:.4f}"
+
+
 def _format_cell(value):
     if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
         return "'" + value

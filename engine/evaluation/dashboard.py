@@ -3,6 +3,7 @@ import numpy as np
 
 from engine.records.naming import name_attack
 from utils.images import choose_evenly, to_uint8
+from utils.text import format_score
 
 
 class Samples:
@@ -27,7 +28,7 @@ def show_validation(dashboard, results: dict, *, itr: int, class_names: list[str
     dashboard.vis_scalar("[Val] Overall Acc", itr, results["Overall Acc"])
     dashboard.vis_scalar("[Val] Mean IoU", itr, results["Mean IoU"])
     class_iou = zip(class_names, results["Class IoU"].values(), strict=True)
-    dashboard.vis_table("[Val] Class IoU", {name: f"{iou:.4f}" for name, iou in class_iou})
+    dashboard.vis_table("[Val] Class IoU", {name: format_score(iou) for name, iou in class_iou})
 
 
 def show_robustness(dashboard, rows: list[dict]):

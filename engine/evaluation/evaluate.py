@@ -18,6 +18,7 @@ from utils.distributed import fail_together, is_main, world_size
 from utils.divergence import LIMIT, has_diverged
 from utils.logging import PipeSafeStream
 from utils.modes import eval_mode
+from utils.text import format_score
 
 
 @dataclass
@@ -50,7 +51,7 @@ def evaluate(model, loader, metrics, attack=None, *, on_batch=None, title: str |
     with fail_together(), show_progress(take_share(loader), title) as bar:
         for scored in score_batches(model, bar, [attack]):
             metrics.update(scored.labels, scored.preds)
-            bar.set_postfix_str(f"mIoU {metrics.get_results()['Mean IoU']:.4f}", refresh=False)
+            bar.set_postfix_str(f"mIoU {format_score(metrics.get_results()['Mean IoU'])}", refresh=False)
             if on_batch is not None:
                 on_batch(scored)
     metrics.sum_ranks()

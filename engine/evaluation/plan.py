@@ -8,8 +8,13 @@ from datasets.files import read_mask
 from engine.evaluation.sweep import sweep
 from engine.options.declare import list_attacks
 from engine.options.types import compute_step_size
+from network import choose_window
 from utils.errors import UserError
+from utils.logging import logger
 from utils.snapshots import hash_weights
+from utils.user_code import hash_file, is_code, make_label
+
+MOST_PIXELS = 2**53  # a float holds every integer up to here
 
 
 def plan_attacks(options, *, num_classes: int) -> tuple[Attack, ...]:
@@ -30,38 +35,78 @@ def plan_attacks(options, *, num_classes: int) -> tuple[Attack, ...]:
 
 
 def weigh_classes(setup):
-    """Set the class weights of attacks with a balanced loss, if any, from the labels of the training set."""
+    """Set the class weights of attacks with a balanced loss, if any, from the pixels of each class in labels.
+
+    They are those of the training set, as the checkpoint holds them, else counted now. Without training labels they are
+    those of the validation set: a line says so, and the attacks' settings do.
+    """
     balanced = [member for attack in setup.attacks for member in attack.members or [attack]
                 if LOSSES[member.attack_loss].balanced]
     if not balanced:
         return
-    options = setup.options
-    if setup.train_loader is not None:
-        train_set = setup.train_loader.dataset
-    else:
-        train_set, _ = build_datasets(options.dataset, data_root=options.data_root, year=options.year,
-                                      seed=options.random_seed)
-        train_set = train_set.without((setup.skipped or {}).get("train", ()))
-    weights = class_weights(count_pixels(train_set))
+    counts, source = _find_class_pixels(setup)
+    try:
+        weights = class_weights(counts)
+    except ValueError as error:
+        raise UserError(f"--attack: {error} (docs/attacks.md#class-weights)") from None
     for member in balanced:
-        member.class_weights = weights
+        member.class_weights, member.class_weights_from = weights, source
+
+
+def _find_class_pixels(setup) -> tuple[list[int] | torch.Tensor, str | None]:
+    """Return (pixels of each class, None if they are the training set's, else "validation labels")."""
+    if setup.train_loader is not None:
+        return count_pixels(setup.train_loader.dataset), None
+    if (saved := _read_class_pixels(setup)) is not None:
+        return saved, None
+    try:
+        train_set, _ = build_datasets(setup.options.dataset, data_root=setup.options.data_root, year=setup.options.year,
+                                      seed=setup.options.random_seed)
+        train_set = train_set.without((setup.skipped or {}).get("train", ()))
+        train_set.read_label(0)
+    except (UserError, IndexError) as problem:
+        logger.warning("Warning: mce_bal weighs classes by the validation labels, as there are no training labels (%s) "
+                       "(docs/attacks.md#class-weights)", problem)
+        return count_pixels(setup.val_set), "validation labels"
+    return count_pixels(train_set), None
+
+
+def _read_class_pixels(setup) -> list[int] | None:
+    """Return the checkpoint's counts, None if it has none for this data; UserError if they are invalid."""
+    content = setup.checkpoint.content if setup.checkpoint else {}
+    names, counts = list(setup.classes.names) if setup.classes else [], content.get("class_pixels")
+    same_data = content.get("class_names") == names and content.get("options", {}).get("year") == setup.options.year
+    if counts is None or not same_data:
+        return None
+    if not isinstance(counts, list) or len(counts) != len(names) or not all(
+            type(count) is int and 0 <= count <= MOST_PIXELS for count in counts):
+        raise UserError(f"{setup.checkpoint.path}: class_pixels is not a list of {len(names)} counts")
+    return counts
 
 
 def sweep_planned(setup) -> dict:
     """Evaluate clean images and the planned attacks as the options say; return what results.json holds."""
     options, model, dataset = setup.options, setup.model, setup.val_set
     subject = {
-        "model": options.model, "output_stride": options.output_stride, "separable_conv": options.separable_conv,
+        **_identify_model(options.model), "output_stride": options.output_stride,
+        "separable_conv": options.separable_conv,
         "weights": hash_weights(model.model), "normalization": model.normalization, "dataset": options.dataset,
         "year": options.year, "crop_size": dataset.crop_size}
+    if options.window is not None:  # not in the records of whole images, whose names it would change
+        subject["window"] = choose_window(options.window, options.window_stride)
     try:
-        return sweep(model, setup.val_loader, dataset, setup.attacks, folder=setup.run.folder, subject=subject,
-                     warm_start=options.warm_start, amp=options.amp, attack_amp=options.attack_amp,
+        return sweep(setup.scored_model, setup.val_loader, dataset, setup.attacks, folder=setup.run.folder,
+                     subject=subject, warm_start=options.warm_start, amp=options.amp, attack_amp=options.attack_amp,
                      pictures=None if options.save_val_results else options.sheet_images,
                      described=options.to_dict(), dashboard=setup.dashboard,
                      repeat="the same command" if options.test_only else "--continue_training")
     except TargetSizeError as error:
         raise UserError(f"--target_class {options.target_class}: {error}") from None
+
+
+def _identify_model(name: str) -> dict:
+    """Return what tells a network from others; of the user's own also the content of its file."""
+    return {"model": make_label(name), **({"code": hash_file(name)} if is_code(name) else {})}
 
 
 def _choose_losses(options, name: str) -> list[str | None]:

@@ -26,6 +26,7 @@ class Need:
 class Flag:
     """One flag. kind: bool for a switch (--x, --no-x), else text -> value. many: takes several values.
 
+    otherwise: the type of values beside `choices`, whose error says how they look.
     modes: those in which it has an effect. Options of training have one in a test too: they say in results.json how the
     network was trained, and VainF's test command gives some. needs: further conditions, of which the first unmet one is
     reported. fixed: a continued run can't change it.
@@ -39,6 +40,7 @@ class Flag:
     scope: str = "run"
     needs: tuple[Need, ...] = ()
     choices: tuple = ()
+    otherwise: Callable | None = None
     many: bool = False
     metavar: str | None = None
     fixed: bool = False
@@ -55,10 +57,8 @@ class Flag:
             if text not in ("True", "False"):
                 raise ValueError(f"{text!r}: write True or False")
             return text == "True"
-        if not self.choices:
-            return self.kind(text)
-        if text not in map(str, self.choices):
-            raise ValueError(f"invalid choice: {text!r} (choose from {', '.join(map(str, self.choices))})")
+        if self.choices and text not in map(str, self.choices):
+            return self._read_other(text)
         return self.kind(text)
 
     def check(self, value):
@@ -75,12 +75,24 @@ class Flag:
         """Return what the flag needs to have an effect with these options, "" if it has one."""
         return next((need.remedy(options) for need in self.needs if not need.is_met(options)), "")
 
+    def _read_other(self, text: str):
+        """Return a value that is not among the choices; raise ValueError if there are none."""
+        known = ", ".join(map(str, self.choices))
+        try:
+            if self.otherwise is not None:
+                return self.otherwise(text)
+        except ValueError as error:
+            known += f", or {error}"
+        raise ValueError(f"invalid choice: {text!r} (choose from {known})")
+
     def _check_one(self, value):
         numbers = (int, float) if hasattr(self.kind, "low") else ()
         kinds = (bool,) if self.kind is bool else numbers or tuple({type(choice) for choice in self.choices or [""]})
         if type(value) not in kinds:
             raise ValueError(f"wrong type {type(value).__name__}")
         if self.choices and value not in self.choices:
+            if self.otherwise is not None:
+                return self._read_other(value)
             raise ValueError(f"choose from {', '.join(map(str, self.choices))}")
         return value if self.kind is bool or self.choices else self.kind(str(value))
 

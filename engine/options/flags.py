@@ -2,9 +2,18 @@
 from functools import partial
 
 from engine.options.declare import PREDICT, REPORT, TEST, TRAIN, VERIFY, Flag, Need, list_attacks, list_registered
-from engine.options.needs import attack_with, dataset_with, given
+from engine.options.needs import attack_with, dataset_with, given, named_model
 from engine.options.training_flags import ADVERSARIAL, NORMS, SCALE, SCHEDULE, SHARPNESS
-from engine.options.types import gpu_ids, label_map, number, plain_text, run_name, share_of_eps, target
+from engine.options.types import (
+    function_in_file,
+    gpu_ids,
+    label_map,
+    number,
+    plain_text,
+    run_name,
+    share_of_eps,
+    target,
+)
 
 ATTACKS = list_registered("attacks/__init__.py", "ATTACKS")
 LOSSES = list_registered("attacks/losses.py", "LOSSES")
@@ -42,27 +51,35 @@ DATA = (
     data("skip_bad_images", bool, False, "like --check_data, but skip bad images and continue"),
 )
 
+WINDOW = given(lambda options: options.window, "for windows: add --window")
 model = partial(Flag, group="model", modes=WITH_NETWORK)
 MODEL = (
-    model("model", plain_text, "deeplabv3plus_mobilenet", "one of " + ", ".join(MODELS), choices=MODELS,
-          metavar="NAME", fixed=True),
-    model("separable_conv", bool, False, "depthwise separable convolutions in the head", fixed=True),
+    model("model", plain_text, "deeplabv3plus_mobilenet", "one of " + ", ".join(MODELS) + ", or a network of your own, "
+          "path/to/file.py:function", choices=MODELS, otherwise=function_in_file, metavar="NAME", fixed=True),
+    model("separable_conv", bool, False, "depthwise separable convolutions in the head", fixed=True,
+          needs=(named_model(),)),
     model("output_stride", int, None, "input pixels per pixel of the last features (default: 16; HRNet takes 4 only)",
-          choices=(4, 8, 16), fixed=True),
+          choices=(4, 8, 16), fixed=True, needs=(named_model(),)),
     model("pretrained_backbone", bool, True, "start from published ImageNet weights where there are any (not with "
-          "--ckpt)"),
+          "--ckpt)", needs=(named_model(),)),
     model("backbone_weights", plain_text, None, "local file of the backbone's ImageNet weights, instead of a download: "
-          "of torchvision, timm or this program", scope="call", metavar="FILE", modes=(TRAIN,)),
+          "of torchvision, timm or this program", scope="call", metavar="FILE", modes=(TRAIN,), needs=(named_model(),)),
     model("ckpt", plain_text, None, "weights to start from: of this program, VainF, SAM_AT, or torchvision's "
           "deeplabv3_resnet", scope="call", metavar="FILE"),
     model("new_head", bool, False, "take all but the last layer from --ckpt, which may have other classes; the last "
-          "layer is new", scope="call", modes=(TRAIN,),
-          needs=(given(lambda options: options.ckpt, "takes all but the last layer from a file: give --ckpt FILE"),)),
+          "layer is new", scope="call", modes=(TRAIN,), needs=(
+              named_model(),
+              given(lambda options: options.ckpt, "takes all but the last layer from a file: give --ckpt FILE"))),
     model("freeze_backbone", bool, False, "train the head alone: the backbone's weights and BatchNorm statistics stay",
-          modes=(TRAIN, TEST, VERIFY),
-          needs=(given(lambda options: options.ckpt or options.backbone_weights or (
-              options.pretrained_backbone and "hrnet" not in options.model), "for a trained backbone, this one is "
-              "random: give --ckpt or --backbone_weights FILE"),)),
+          modes=(TRAIN, TEST, VERIFY), needs=(
+              named_model(),
+              given(lambda options: options.ckpt or options.backbone_weights or (
+                  options.pretrained_backbone and "hrnet" not in options.model), "for a trained backbone, this one is "
+                  "random: give --ckpt or --backbone_weights FILE"))),
+    model("window", number(int, low=65, high=16384), None, "score, attack and segment images in overlapping windows of "
+          "this side, or height and width, in the memory of one window", many=True, metavar="SIDE", scope="test"),
+    model("window_stride", number(int, low=1, high=16384), None, "pixels from window to window (default: two thirds of "
+          "its smaller side)", scope="test", needs=(WINDOW,)),
 )
 
 ATTACKED = Need(lambda options: (options.mode not in ATTACKING or list_attacks(options)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from engine.options.declare import Need
 from utils import launch
+from utils.user_code import is_code
 
 
 def optimizer(*names: str) -> Need:
@@ -15,6 +16,13 @@ def optimizer(*names: str) -> Need:
 def given(condition: Callable, remedy: str) -> Need:
     """Return a condition on the options with a fixed remedy."""
     return Need(condition, lambda _: remedy)
+
+
+def named_model() -> Need:
+    """Return the condition that --model is one of this program's networks."""
+    return Need(lambda options: not is_code(options.model),
+                lambda options: f"for the networks of this program: {options.model} decides it itself, leave it out "
+                                "(docs/python.md#any-network-on-the-command-line)")
 
 
 def torchrun() -> Need:

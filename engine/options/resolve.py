@@ -7,6 +7,7 @@ from engine.options.declare import PREDICT, REPORT, TRAIN, VERIFY
 from engine.options.flags import FLAGS
 from engine.options.parser import Call, format_value, parse
 from utils.errors import UserError
+from utils.user_code import is_code
 
 DEFAULT_EPS = {"linf": (2 / 255, 4 / 255, 8 / 255), "l2": (0.5, 1.0, 2.0)}
 SINGLE_EPS = {"linf": 4 / 255, "l2": 0.5}  # of a training, --verify and predict.py
@@ -68,6 +69,9 @@ def take_over(call: Call, saved, *, source: str) -> dict:
             except ValueError as error:
                 if name not in call.given:
                     raise UserError(f"{source}: invalid value for option {name} ({error}): give --{name}") from None
+    if is_code(kept.get("model")) and "model" not in call.given:  # a stranger's file must not choose what is run
+        raise UserError(f"{source} is of the network {kept['model']}, a function in a file: if you trust that file "
+                        f"give --model {kept['model']} (docs/python.md#checkpoints)")
     return kept
 
 
@@ -97,12 +101,17 @@ def _complete(values: dict) -> dict:
     adam = rules.find_base_optimizer(options.optimizer, options.base_optimizer) == "adam"
     return {**values,
             "test_only": options.mode != TRAIN and options.mode != REPORT,
-            "output_stride": values["output_stride"] or (4 if "hrnet" in options.model else 16),
+            "output_stride": values["output_stride"] or find_output_stride(options.model),
             "eps": values["eps"] or (
                 (SINGLE_EPS[options.attack_norm],) if options.mode in (VERIFY, PREDICT)
                 else DEFAULT_EPS[options.attack_norm]),
             "lr": (5e-4 if adam else 0.01) if values["lr"] is None else values["lr"],
             "train_eps": SINGLE_EPS[options.norm] if values["train_eps"] is None else values["train_eps"]}
+
+
+def find_output_stride(model: str) -> int | None:
+    """Return a network's default; None for one of the user's own."""
+    return None if is_code(model) else 4 if "hrnet" in model else 16
 
 
 def _find_completed(saved: dict) -> set[str]:

@@ -7,6 +7,7 @@ from engine.options.flags import FLAGS
 from engine.options.types import compute_step_size
 from utils import launch
 from utils.errors import UserError
+from utils.user_code import is_code, split_name
 
 # Mode -> (what it does, how a user asks for it).
 MODES = {TRAIN: ("a training", "training"), TEST: ("--test_only trains nothing", "--test_only"),
@@ -26,6 +27,8 @@ def check_call(call, options):
         if FLAGS[name].scope in ("call", "once") and not _is_off(name, options) and (
                 remedy := FLAGS[name].unmet(options)):
             raise UserError(f"--{name}: {remedy}")
+    if is_code(options.model) and not split_name(options.model)[0].is_file():
+        raise UserError(f"--model {options.model}: no such file")
     if options.continue_training and options.overwrite:
         raise UserError("--continue_training keeps the run that --overwrite would delete: give only one of them")
     if call.mode == PREDICT:
@@ -40,6 +43,7 @@ def check_call(call, options):
             raise UserError("--eps: --verify checks attacks at one radius: give one")
         if options.eps[0] == 0:
             raise UserError("--eps 0: --verify checks attacks at a radius above 0, at most 1")
+    _check_window(options)
     _check_attacks(options)
 
 
@@ -74,13 +78,14 @@ def check(options):
         if not _is_off(name, options) and (remedy := FLAGS[name].unmet(options)):
             raise UserError(f"--{name}: {remedy}")
     stride_4 = "hrnet" in options.model
-    if stride_4 != (options.output_stride == 4):
+    if not is_code(options.model) and stride_4 != (options.output_stride == 4):
         raise UserError(f"--output_stride {options.output_stride}: {options.model} takes "
                         f"{4 if stride_4 else '8 or 16'}")
     if options.gpu_id is not None and launch.launched():
         raise UserError("--gpu_id is for a single process: under torchrun leave it out and name GPUs in "
                         "CUDA_VISIBLE_DEVICES")
     _check_recipe(options)
+    _check_window(options)
     if options.mode == TRAIN:
         _check_start("sam_start_itr", options.sam_start_itr, options.total_itrs,
                      what=options.optimizer if options.optimizer in SAM_FAMILY else "")
@@ -124,6 +129,17 @@ def _check_attacks(options):
     if untargeted := [name for name in list_attacks(options) if not takes(name, "target")]:
         raise UserError(f"--target_class: {', '.join(untargeted)} has no targeted form, leave it out of --attack "
                         "(docs/attacks.md#options)")
+
+
+def _check_window(options):
+    """Raise UserError for more than two sides, or windows that leave pixels between them."""
+    if options.window is None:
+        return
+    if len(options.window) > 2:
+        raise UserError(f"--window {' '.join(map(str, options.window))}: give one side, or a height and a width")
+    if options.window_stride is not None and options.window_stride > min(options.window):
+        raise UserError(f"--window_stride {options.window_stride} leaves pixels between windows: at most the smaller "
+                        f"side of --window, {min(options.window)}")
 
 
 def _check_recipe(options):

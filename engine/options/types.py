@@ -86,6 +86,14 @@ def plain_text(text: str) -> str:
     return text
 
 
+def function_in_file(text: str) -> str:
+    """Return a --model of the user's own, path/to/file.py:function."""
+    path, _, function = plain_text(text).rpartition(":")
+    if not (path.endswith(".py") and function.isidentifier()):
+        raise ValueError("path/to/file.py:function")
+    return text
+
+
 def run_name(text: str) -> str:
     """Return --exp_name, a folder below --output_dir."""
     path = Path(plain_text(text))

@@ -4,12 +4,13 @@ import numpy as np
 from attacks import ENSEMBLE_LOSSES, SEA_LOSSES
 from engine.records.naming import make_label
 from engine.records.store import Record
-from metrics.robustness import scores, worst_case
+from metrics import count_defined, scores, worst_case
 from utils.strict_json import canonical
 
 UNIONS = {"sea": SEA_LOSSES, "ensemble": ENSEMBLE_LOSSES}  # of APGD with red-eps
 WORST = "worst case"
-LOSS_SETTINGS = ("attack_loss", "class_weights")  # settings in which the members of a union may differ
+# Settings in which the members of a union may differ.
+LOSS_SETTINGS = ("attack_loss", "class_weights", "class_weights_from")
 SHARED = ("norm", "eps", "steps", "restarts")
 SCORES = ("Overall Acc", "Mean Acc", "FreqW Acc", "Mean IoU", "Mean IoU lower", "Image IoU", "Foreground IoU",
           "Target share")
@@ -24,7 +25,8 @@ def make_rows(records: list[Record], names: list[str], *, class_names: list[str]
     case` (all records, or those whose canonical settings are in `shared`). "Mean IoU lower" is a lower bound of its
     Mean IoU; "settings" and "loss" are None, "members" its records' labels, "records" their stems; a worst case has
     neither steps nor restarts. "radius" is the maximum over images; "loss", "forwards" and "backwards" are means,
-    passes summed over members; "ratio" is Mean IoU as a share of the clean one. Raises ValueError without a clean one.
+    passes summed over members; "ratio" is Mean IoU as a share of the clean one. A class that is in no label and no
+    prediction has the Class IoU nan, and is not among the "Classes" of Mean IoU. Raises ValueError without a clean one.
     """
     records = sorted(records, key=lambda record: canonical(record.settings))
     (clean,) = [record for record in records if record.settings["attack"] == "none"]
@@ -105,7 +107,7 @@ def _make_row(attack: str, records: list[Record], names: list[str], *, class_nam
         "attack": attack, "attack_loss": attack_loss,
         **{key: records[0].settings.get(key) for key in SHARED},
         "settings": settings, "members": members, "records": [record.stem for record in records], "images": len(names),
-        "Mean IoU lower": None, **scored,
+        "Mean IoU lower": None, **scored, "Classes": count_defined(results["Class IoU"]),
         "Class IoU": dict(zip(class_names, results["Class IoU"].values(), strict=True)),
         "radius": max(line["radius"] for line in lines), "loss": loss,
         **{passes: sum(line[passes] for line in lines) / len(names) for passes in ("forwards", "backwards")},

@@ -3,12 +3,12 @@ from hashlib import sha256
 
 from engine.records.naming import format_radius, name_attack
 from engine.records.rows import WORST, drop_keys, sort_key
-from engine.records.summary import format_miou
+from engine.records.summary import format_classes, format_miou, leaves_out_classes
 from utils.strict_json import canonical
-from utils.text import format_csv, format_markdown, is_undefined
+from utils.text import format_csv, format_markdown, format_score
 
 CURVE = ("curve", "loss", "norm", "steps")  # lines that agree in these form one curve over eps
-PER_RUN = ("mIoU", "aAcc", "Image IoU", "ratio")
+PER_RUN = ("mIoU", "over", "aAcc", "Image IoU", "ratio")
 
 
 def align_rows(rows: list[dict]) -> list[dict]:
@@ -94,12 +94,16 @@ def _shorten(value) -> str:
 
 
 def format_comparison(rows: list[dict]) -> str:
-    """Return the main table: a line per attack; for every run mIoU (>= its lower bound), aAcc, Image IoU and ratio."""
+    """Return the main table: a line per attack; for every run mIoU (>= its lower bound), aAcc, Image IoU and ratio.
+
+    If an mIoU leaves out classes, another column says over how many it is.
+    """
     lines, runs = align_rows(rows), _list_runs(rows)
     columns = _make_attack_columns(lines)
+    shown = PER_RUN if leaves_out_classes(rows) else tuple(title for title in PER_RUN if title != "over")
     for run in runs:
-        cells = [_format_scores(line["rows"].get(run)) for line in lines]
-        titles = [f"{run}: {title}" if len(runs) > 1 else title for title in PER_RUN]
+        cells = [[_format_scores(line["rows"].get(run))[title] for title in shown] for line in lines]
+        titles = [f"{run}: {title}" if len(runs) > 1 else title for title in shown]
         columns |= {title: [cell[k] for cell in cells] for k, title in enumerate(titles)}
     return format_markdown(columns)
 
@@ -110,7 +114,7 @@ def format_class_table(rows: list[dict]) -> str:
     names = list(rows[0]["Class IoU"])
     columns = _make_attack_columns([line for line, _ in pairs]) | {"run": [run for _, run in pairs]}
     return format_markdown(columns | {
-        name: [_format_number(line["rows"][run]["Class IoU"][name]) for line, run in pairs] for name in names})
+        name: [format_score(line["rows"][run]["Class IoU"][name]) for line, run in pairs] for name in names})
 
 
 def format_cost_table(rows: list[dict]) -> str:
@@ -139,14 +143,13 @@ def _make_attack_columns(lines: list[dict]) -> dict[str, list[str]]:
     return {key: [line[key] for line in lines] for key in ("attack", "loss", "norm", "eps", "steps")}
 
 
-def _format_scores(row: dict | None) -> list[str]:
+def _format_scores(row: dict | None) -> dict[str, str]:
+    """Return the cells {title: text} of PER_RUN."""
     if row is None:
-        return ["-"] * len(PER_RUN)
-    return [format_miou(row), *(_format_number(row[key]) for key in ("Overall Acc", "Image IoU", "ratio"))]
-
-
-def _format_number(value: float) -> str:
-    return "-" if is_undefined(value) else f"{value:.4f}"
+        return dict.fromkeys(PER_RUN, "-")
+    cells = [format_miou(row), format_classes(row)]
+    return dict(zip(PER_RUN, cells + [format_score(row[key]) for key in ("Overall Acc", "Image IoU", "ratio")],
+                    strict=True))
 
 
 def _format_passes(row: dict | None) -> str:

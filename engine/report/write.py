@@ -16,6 +16,7 @@ from utils.text import escape_markdown, is_file_name, replace_nan
 LEGEND = """\
 - mIoU: IoU pooled over all images, mean over classes. In a union the adversary picks one of its records or the clean
   image for every image: mIoU is the lowest that a search finds, (>= ...) a lower bound over all choices.
+  A class in no label and no prediction is -, and mIoU leaves it out: then "over" says over how many classes it is.
 - aAcc: share of labelled pixels that are correct. Image IoU: mean over images of each one's own mIoU. Both are exact
   for unions. ratio: mIoU as a share of the clean one.
 - sea: APGD with red-eps on mce_bal, mce and js; ensemble: on segpgd, cospgd and tsallis too; worst case: all untargeted

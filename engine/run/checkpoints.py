@@ -7,6 +7,7 @@ import torch
 from utils import checkpoint
 from utils.errors import UserError
 from utils.logging import logger
+from utils.user_code import make_label
 from utils.version import VERSION
 
 CHECKPOINTS = ("latest_*.pth", "previous*.pth", "best_*.pth")
@@ -22,6 +23,7 @@ KEYS = {
     "class_names": (list, "the data set's"), "class_colours": (list, "the data set's"),
     "val_names": (list, "the data set's"), "train_images": (str, "the data set's"),
     "val_images": (str, "the data set's"), "skipped_images": (dict, "the data set's"),
+    "class_pixels": (list, "the data set's"),
     "format": (int, "of these keys"), "version": (str, "of this program"), "torch": (str, "torch's version"),
 }
 
@@ -41,9 +43,10 @@ def check_types(state: dict):
             raise TypeError(f"{key} is of type {type(state[key]).__name__}")
 
 
-def make_path(folder: Path, kind: str, *, model: str, dataset: str, output_stride: int) -> Path:
+def make_path(folder: Path, kind: str, *, model: str, dataset: str, output_stride: int | None) -> Path:
     """Return the path of the `kind` (latest or best) checkpoint, named as in VainF's code."""
-    return folder / f"{kind}_{model}_{dataset}_os{output_stride}.pth"
+    stride = "" if output_stride is None else f"_os{output_stride}"  # a network of the user's own has none
+    return folder / f"{kind}_{make_label(model)}_{dataset}{stride}.pth"
 
 
 def find(folder: Path, kind: str, named: dict) -> Path:
@@ -115,9 +118,10 @@ def _expect_latest(folder: Path, named: dict) -> Path:
 
 
 def _find_matching(folder: Path, kind: str, named: dict) -> list[Path]:
-    return sorted(folder.glob(_make_pattern(kind, named)))
+    pattern = _make_pattern(kind, named)
+    return sorted({*folder.glob(pattern), *folder.glob(pattern.replace("_os*.pth", ".pth"))})
 
 
 def _make_pattern(kind: str, named: dict) -> str:
     model, dataset = (named.get(name, "*") for name in ("model", "dataset"))
-    return f"{kind}_{model}_{dataset}_os*.pth".replace("*_*_os*", "*")
+    return f"{kind}_{make_label(model)}_{dataset}_os*.pth".replace("*_*_os*", "*")

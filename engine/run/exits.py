@@ -3,9 +3,8 @@ import errno
 import time
 from contextlib import contextmanager
 
-import torch
-
 from engine.run.interrupts import Interrupts, Stopped, Terminated
+from utils.device import is_out_of_memory
 from utils.distributed import OtherRankFailed, is_main, leave_group
 from utils.errors import UserError
 from utils.launch import RANK0_REPORTS_FIRST_SECONDS
@@ -19,10 +18,10 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM
 def reported_errors():
     """Log inside this context; an error that the user can fix becomes one line on stderr and exit code 2.
 
-    Such errors are UserError, a full GPU, a disk that is full or can't be written, and a killed process of the loader.
-    FloatingPointError (a network that has diverged) is one line too, with exit code 1. Ctrl-C exits with 130, SIGTERM
-    with 143. Of several processes the failing one reports its error; an error of all, such as a wrong flag, only rank 0
-    reports.
+    Such errors are UserError, too little memory of the GPU or the machine, a disk that is full or can't be written, and
+    a killed process of the loader. FloatingPointError (a network that has diverged) is one line too, with exit code 1.
+    Ctrl-C exits with 130, SIGTERM with 143. Of several processes the failing one reports its error; an error of all,
+    such as a wrong flag, only rank 0 reports.
     """
     start_log()
     interrupts = Interrupts()
@@ -30,7 +29,7 @@ def reported_errors():
         with interrupts:
             yield
         leave_group()  # not after an error: it could wait forever for ranks that wait for this one
-    except (UserError, FloatingPointError, RuntimeError, OSError) as error:
+    except (UserError, FloatingPointError, RuntimeError, OSError, MemoryError) as error:
         if _is_program_error(error):
             raise
         if interrupts.signum and "DataLoader worker" in str(error):  # the signal also killed the loader's process
@@ -55,15 +54,17 @@ def _is_program_error(error: Exception) -> bool:
     """Return whether this is a defect of the program, to be shown with its traceback."""
     if isinstance(error, OSError):
         return error.errno not in UNWRITABLE
-    reported = isinstance(error, torch.OutOfMemoryError) or str(error).startswith("DataLoader worker (pid")
+    reported = is_out_of_memory(error) or str(error).startswith("DataLoader worker (pid")
     return isinstance(error, RuntimeError) and not reported
 
 
 def _describe(error: Exception) -> str:
     """Return the error's message; for an error of the system one with the remedy."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return ("the GPU's memory is full: raise --accumulate, add --amp, or lower --batch_size, --crop_size or "
-                "--val_batch_size (docs/training.md#memory-and-bfloat16)")
+    if is_out_of_memory(error):
+        whose = "machine's" if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error) else "GPU's"
+        return (f"the {whose} memory is full: raise --accumulate, add --amp, or lower --batch_size or --crop_size "
+                "(docs/training.md#memory-and-bfloat16); if images were being scored, give --window 512, or lower "
+                "--val_batch_size (docs/evaluation.md#windows)")
     if isinstance(error, OSError):
         return (f"{error.filename or 'writing'}: {error.strerror}: make room there, or choose another --output_dir "
                 "(docs/resume.md#checkpoints)")

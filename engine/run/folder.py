@@ -9,6 +9,7 @@ from engine.run.checkpoints import CHECKPOINTS
 from utils import checkpoint, files, launch, logging
 from utils.distributed import fail_together, is_main
 from utils.errors import UserError
+from utils.user_code import is_code
 
 OWN_FILES = (*CHECKPOINTS, "*.pth.tmp", "*.pth.damaged*", "opts.txt", "log.txt",
              "val_images.txt", "results*.json", "val_results*", "records", "report", "verify*.json")
@@ -83,12 +84,16 @@ class Run:
                             "(docs/resume.md#checkpoints)")
 
     def continue_command(self, given: dict) -> str:
-        """Return the command that continues this run. given: this call's flags; a checkpoint keeps those of the run."""
+        """Return the command that continues this run.
+
+        given: this call's flags; a checkpoint keeps those of the run, but doesn't choose what code is run.
+        """
         start = ["torchrun", f"--nproc_per_node={launch.local_world_size()}"] if launch.launched() else ["python"]
         covered = {"continue_training", "output_dir", "exp_name"}  # by the words below
         covered |= {"ckpt", "new_head", "backbone_weights"}  # by the checkpoint that the run continues from
         repeated = {name: value for name, value in sorted(given.items())
-                    if FLAGS[name].scope == "call" and name not in covered}
+                    if (FLAGS[name].scope == "call" or is_code(given.get("model")) and name == "model")
+                    and name not in covered}
         return shlex.join([*start, "main.py", "--continue_training", f"--output_dir={self.folder.parent}",
                            f"--exp_name={self.folder.name}", *as_flags(repeated)])
 

@@ -8,6 +8,7 @@ from engine.run import checkpoints
 from utils import checkpoint
 from utils.errors import UserError
 from utils.logging import logger
+from utils.user_code import is_code, make_label
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def _refuse_another_run(options: Options, loaded: Loaded, saved: dict):
     if "optimizer_state" not in loaded.content:
         raise UserError(f"{loaded.path} holds weights but no training state: leave out --continue_training")
     for name, flag in FLAGS.items():
-        if flag.fixed and saved.get(name) is not None and getattr(options, name) != saved[name]:
+        if flag.fixed and saved.get(name) is not None and _identify(getattr(options, name)) != _identify(saved[name]):
             raise UserError(f"--{name} {getattr(options, name)}: {loaded.path} was trained with {saved[name]}; to "
                             "start a new run from its weights leave out --continue_training "
                             "(docs/resume.md#what-may-change)")
@@ -109,6 +110,11 @@ def _refuse_another_run(options: Options, loaded: Loaded, saved: dict):
         raise UserError(f"--optimizer {options.optimizer} can't continue the state of {saved.get('optimizer', 'sgd')} "
                         f"in {loaded.path}: to start a new run from its weights leave out --continue_training "
                         "(docs/resume.md#what-may-change)")
+
+
+def _identify(value):
+    """Return what tells a network from others; a file may have moved."""
+    return make_label(value) if is_code(value) else value
 
 
 def _log_changes(options: Options, saved: dict):

@@ -13,12 +13,14 @@ from engine.options.declare import SAM_FAMILY
 from engine.options.rules import find_base_optimizer, find_start_itr, refuse_small_shares
 from engine.options.types import compute_step_size
 from engine.run import checkpoints
+from engine.training.class_pixels import ClassPixels
 from engine.training.step import TrainingStep
 from engine.training.trainer import Trainer
 from metrics import StreamSegMetrics
-from network import parallelize, precise
+from network import find_backbone, group_parameters, parallelize, precise, windowed
 from optim import build_loss, build_optimizer, build_scheduler, norm_parameters
 from utils import distributed, launch
+from utils.errors import UserError
 from utils.logging import logger
 from utils.seed import seed_everything
 
@@ -39,22 +41,25 @@ def build_trainer(setup) -> Trainer:
         model, net, optimizer=optimizer, criterion=build_loss(options.loss_type), adv_ratio=options.adv_ratio,
         attack=attack, attacked=precise(model, amp=options.attack_amp), accumulate=options.accumulate,
         micro=options.sam_mode == "micro")
-    _warn_about_slow_statistics(options)
+    _warn_about_slow_statistics(options, has_backbone=find_backbone(model.model) is not None)
     if options.attack_amp and attack is not None:
         log_sign_differences(model, *next(train_loader.iterate_from(0)))
     if distributed.world_size() > 1:  # after the weights, which must agree: dropout and attacks differ by process
         seed_everything((options.random_seed + distributed.rank()) % 2**32)
+    train_images = fingerprint(train_loader.dataset)
+    class_pixels = ClassPixels(train_loader.dataset, train_images=train_images,
+                               saved=setup.checkpoint.content if options.continue_training else {})
     trainer = Trainer(
         model, training_step, train_loader, scheduler=scheduler, dashboard=setup.dashboard, keep=options.keep,
         continue_command=run.continue_command({name: getattr(options, name) for name in options.given}),
-        validate=_make_validation(options, model, setup.val_loader, val_set, setup.dashboard),
+        validate=_make_validation(options, model, setup.val_loader, val_set, setup.dashboard, class_pixels.count),
         paths={kind: checkpoints.make_path(run.folder, kind, model=options.model, dataset=options.dataset,
                                          output_stride=options.output_stride) for kind in ("latest", "best")},
         described={"options": options.to_dict(), "seed": options.random_seed, "normalization": model.normalization,
                    "class_names": val_set.class_names,
                    "class_colours": val_set.palette[:val_set.num_classes].tolist(),
-                   "val_names": val_set.drawn or [],
-                   "train_images": fingerprint(train_loader.dataset), "val_images": fingerprint(val_set),
+                   "val_names": val_set.drawn or [], "train_images": train_images,
+                   "val_images": fingerprint(val_set), **class_pixels.known,
                    "skipped_images": {"train": list(train_loader.dataset.skipped), "val": list(val_set.skipped)}})
     if options.continue_training:
         trainer.load_state_dict(setup.checkpoint.content, source=setup.checkpoint.path)
@@ -69,11 +74,11 @@ def count_replicas(options) -> int:
 
 
 def build_training(options, model: nn.Module, net: nn.Module):
-    """Return (optimizer, scheduler) over the groups [backbone, classifier]."""
-    groups = [
-        {"params": list(model.model.backbone.parameters()), "lr": options.lr * options.backbone_lr_mult},
-        {"params": list(model.model.classifier.parameters()), "lr": options.lr},
-    ]
+    """Return (optimizer, scheduler) over the groups [backbone, the rest], or one group without a backbone."""
+    if find_backbone(model.model) is None and "backbone_lr_mult" in options.given:
+        raise UserError(f"--backbone_lr_mult is for a network with a backbone: {options.model} has no module of that "
+                        "name")
+    groups = group_parameters(model.model, lr=options.lr, backbone_lr=options.lr * options.backbone_lr_mult)
     settings = {"lr": options.lr, "weight_decay": options.weight_decay}
     if options.optimizer in SAM_FAMILY:
         optimizer = build_optimizer(options.optimizer, groups, base_optimizer=options.base_optimizer, model=model,
@@ -150,26 +155,27 @@ def _log_optimizer(options, optimizer):
                     optimizer.start_step)
 
 
-def _warn_about_slow_statistics(options):
+def _warn_about_slow_statistics(options, *, has_backbone: bool):
     """Warn if a new run is too short for its --bn_momentum: its validations would use initial statistics."""
-    frozen = options.freeze_backbone
-    if options.ckpt is None and not frozen and options.total_itrs * options.bn_momentum < BN_ITRS_TIMES_MOMENTUM:
+    renewed = options.total_itrs * options.bn_momentum
+    if has_backbone and options.ckpt is None and not options.freeze_backbone and renewed < BN_ITRS_TIMES_MOMENTUM:
         left = 100 * (1 - options.bn_momentum) ** options.total_itrs
         logger.warning("Warning: --total_itrs %d is too short for --bn_momentum %g: %.0f %% of the backbone's initial "
                        "BatchNorm statistics will remain; give --bn_momentum 0.1 "
                        "(docs/training.md#batchnorm-momentum)", options.total_itrs, options.bn_momentum, left)
 
 
-def _make_validation(options, model, val_loader, val_set, dashboard):
-    """Return a function that scores the model, logs the scores and shows them on the dashboard."""
+def _make_validation(options, model, val_loader, val_set, dashboard, before):
+    """Return a function that calls before(trainer), then scores the model, logs the scores and shows them."""
     samples = Samples(dashboard, val_set, options.vis_num_samples)
-    scored_form = precise(model, amp=options.amp)
+    scored_form = precise(windowed(model, options.window, options.window_stride), amp=options.amp)
 
     def validate(trainer):
         def on_batch(batch):
             samples(batch)
             trainer.interrupts.check()
 
+        before(trainer)
         metrics = StreamSegMetrics(val_set.num_classes)
         results = evaluate(scored_form, val_loader, metrics, on_batch=on_batch, title="validation")
         logger.info(metrics.to_str(results))

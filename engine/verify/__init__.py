@@ -2,7 +2,6 @@
 import time
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -11,7 +10,7 @@ from engine.records.naming import format_radius
 from engine.records.summary import write_results
 from engine.verify import contract, gradient, strength
 from engine.verify.bench import FEW, Bench, Finding
-from utils.device import deterministic_sums
+from utils.device import deterministic_sums, is_out_of_memory
 from utils.errors import UserError
 from utils.images import choose_evenly
 from utils.logging import logger
@@ -98,9 +97,9 @@ def _call_safely(call, *args, **settings) -> tuple:
     """Return (the call's result, None), or (None, a failed Finding) if it raises an error that a model can cause."""
     try:
         return call(*args, **settings), None
-    except torch.OutOfMemoryError:
-        raise
     except (FloatingPointError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         return None, Finding(False, {}, "runs without an error", f"{type(error).__name__}: {error}")
 
 

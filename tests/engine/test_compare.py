@@ -483,7 +483,9 @@ def test_what_is_undefined_is_null(tmp_path):
     path.write_text("\n".join(map(json.dumps, lines)) + "\n")
     (row,) = write_report([tmp_path / "sgd"], tmp_path / "out")["rows"]
     assert row["Class IoU"] == {"background": None, "road": 0.0, "sky": 0.0} and row["Mean IoU"] == 0
-    assert row["ratio"] is None, "no share of nothing"
+    assert row["Classes"] == 2 and row["ratio"] is None, "no share of nothing"
+    head, line = cells((tmp_path / "out" / "report.md").read_text())
+    assert dict(zip(head, line, strict=True))["over"] == "2 of 3 classes"
     with open(tmp_path / "out" / "report.csv", newline="") as file:
         (line,) = csv.DictReader(file)
     assert (line["IoU background"], line["ratio"], line["IoU road"]) == ("", "", "0.0")

@@ -14,12 +14,24 @@ from utils.errors import UserError
     (UserError("--lr: too high"), "error: --lr: too high", 2),
     (FloatingPointError("PGD: not finite"), "error: PGD: not finite", 1),
     (torch.OutOfMemoryError("CUDA out of memory\nTried to"), "error: the GPU's memory is full: raise --acc", 2),
+    (RuntimeError("CUDA error: out of memory\nCUDA kernel errors"), "error: the GPU's memory is full: raise --acc", 2),
+    (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "error: the GPU's memory is full: raise --acc", 2),
+    (MemoryError("Unable to allocate 1 EiB"), "error: the machine's memory is full: raise --accumulate, ", 2),
 ])
 def test_one_line_and_the_exit_code(error, line, code, capsys):
     with pytest.raises(SystemExit) as stop, reported_errors():
         raise error
     (said,) = capsys.readouterr().err.splitlines()
     assert stop.value.code == code and said.startswith(line)
+
+
+def test_a_full_memory_names_the_flag_for_images_that_are_too_large(capsys):
+    """With torch's own message, which it gives for an exbibyte on the CPU."""
+    with pytest.raises(SystemExit) as stop, reported_errors():
+        torch.empty(2**60, dtype=torch.uint8)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and said.startswith("error: the machine's memory is full")
+    assert "give --window 512" in said
 
 
 def test_ctrl_c_is_130_and_a_bug_stays_a_bug():

@@ -58,10 +58,17 @@ def test_table_has_one_line_a_row():
     lines = format_table(rows()).splitlines()
     assert len(lines) == 6 and len({len(line) for line in lines}) == 1
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[0][:5] == ["Attack", "Norm", "eps", "Steps", "Mean IoU"]
-    assert cells[3] == ["fgsm", "linf", "2/255", "1", "0.1250", "0.7500", "0.5000"]
+    assert cells[0] == ["Attack", "Norm", "eps", "Steps", "Mean IoU", "over", "Overall Acc", "Image IoU"]
+    assert cells[3] == ["fgsm", "linf", "2/255", "1", "0.1250", "1 of 2 classes", "0.7500", "0.5000"]
     assert cells[4][:4] == ["pgd-js", "l2", "0.7", "20"]
     assert cells[5][:5] == ["worst case", "linf", "2/255", "-", "0.1250 (>= 0.0625)"]
+
+
+def test_the_number_of_classes_is_shown_only_if_some_are_left_out_and_undefined_scores_are_a_dash():
+    whole = [{**row, "Class IoU": {"road": 0.1, "sky": 0.0}} for row in rows()]
+    assert "over" not in format_table(whole)
+    nothing = {**whole[0], **dict.fromkeys(("Mean IoU", "Overall Acc", "Image IoU"), math.nan)}
+    assert format_table([nothing]).splitlines()[-1].replace(" ", "") == "|none|-|0|0|-|-|-|"
 
 
 def test_results_are_strict_json_and_old_ones_are_kept(tmp_path):

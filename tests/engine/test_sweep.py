@@ -22,7 +22,7 @@ SCORES = ("Overall Acc", "Mean Acc", "FreqW Acc", "Mean IoU", "Image IoU", "loss
 
 def run_documented(folder) -> dict:
     """Run the code of docs/python.md in a folder, and return its names."""
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)
+    code, _ = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.S)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         names = {"__name__": "documented"}

@@ -74,6 +74,9 @@ def test_an_absent_class_is_nan_and_left_out_without_a_warning():
     assert math.isnan(results["Class IoU"][3]) and results["Class IoU"][2] == 0  # 2 is predicted, 3 nowhere
     assert results["Mean IoU"] == pytest.approx((1 / 2 + 1 + 0) / 3)
     assert results["Mean Acc"] == pytest.approx((1 / 2 + 1) / 2)
+    *scores, remark = StreamSegMetrics.to_str(results).strip().splitlines()
+    assert [line.partition(":")[0] for line in scores] == ["Overall Acc", "Mean Acc", "FreqW Acc", "Mean IoU"]
+    assert remark.startswith("Mean IoU is over 3 of 4 classes")
 
 
 def test_labels_outside_the_classes_are_not_counted():
