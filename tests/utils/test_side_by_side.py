@@ -42,8 +42,10 @@ def test_a_failure_ends_the_others_and_shows_its_last_lines(tmp_path, capfd):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_ends_the_commands(tmp_path):
-    code = f"""from pathlib import Path
+    code = f"""import signal
+from pathlib import Path
 from utils.side_by_side import run_side_by_side
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
 child = ["{sys.executable}", "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"]
 run_side_by_side({{"a": child}}, Path({str(tmp_path)!r}), total=1, count_done=lambda name: 0, title="waiting")"""
     process = subprocess.Popen(python(code), stderr=subprocess.DEVNULL)
