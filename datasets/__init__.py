@@ -2,9 +2,10 @@
 from utils.errors import UserError
 
 from .bad_images import check_and_filter
-from .base import Classes, SegmentationDataset, fingerprint, make_palette
+from .base import SegmentationDataset, fingerprint
 from .camvid import CamVid
 from .check import check_dataset
+from .classes import Classes, make_palette
 from .folder import Folder
 from .loaders import build_loaders, list_batches, select_batches
 from .plain import ImageSet, with_indices

@@ -3,7 +3,8 @@ from pathlib import Path
 
 from utils.errors import UserError
 
-from .base import PairedFiles, make_palette
+from .base import PairedFiles
+from .classes import make_palette
 from .files import read_image_size
 from .image_lists import ImageFolder, list_images, log_masks_without_image, log_unused
 from .layouts import refuse_other_layout

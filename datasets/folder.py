@@ -6,7 +6,8 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.logging import logger
 
-from .base import Classes, PairedFiles, make_palette
+from .base import PairedFiles
+from .classes import Classes, make_palette
 from .files import is_in_colours, read_mask
 from .image_lists import ImageFolder, list_images, log_masks_without_image, log_unused, to_one_line
 from .layouts import refuse_other_layout

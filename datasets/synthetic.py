@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
-from .base import SegmentationDataset, make_palette
+from .base import SegmentationDataset
+from .classes import make_palette
 from .transforms import IGNORE
 
 SIZE = 64

@@ -6,12 +6,11 @@ import torch
 from torch import nn
 
 from attacks import Attack
-from datasets import IGNORE, Classes, build_datasets, build_loaders, check_and_filter, describe, make_palette
+from datasets import IGNORE, build_datasets, build_loaders, check_and_filter, describe
 from engine.evaluation.plan import plan_attacks
 from engine.options import PREDICT, REPORT, TEST, TRAIN, Options, as_text, read_call
-from engine.options.types import read_label_map
 from engine.run.folder import Run
-from engine.run.resume import Loaded, finish_options, load_checkpoint, read_described_data, read_skipped_images
+from engine.run.resume import Loaded, find_source, finish_options, load_checkpoint, read_skipped_images
 from network import (
     CustomModel,
     build_model,
@@ -108,23 +107,6 @@ def prepare(argv=None, *, entry: str = "main.py") -> Setup:
         for size in choose_trial_sizes(options, data[-1]):
             check_custom(model, *size)
     return Setup(options, run, checkpoint, classes, attacks, device, model, *data, skipped, build_dashboard(options))
-
-
-def find_source(options: Options, checkpoint: Loaded | None) -> dict:
-    """Return what tells a data set where its images are and what their labels mean.
-
-    The classes and the validation images of a checkpoint's run are used by data sets that don't fix them.
-    """
-    mapping = read_label_map(options.label_map) if options.label_map else {}
-    if options.ignore_label != IGNORE and mapping.setdefault(options.ignore_label, IGNORE) != IGNORE:
-        raise UserError(f"--ignore_label {options.ignore_label}: --label_map makes it {mapping[options.ignore_label]}, "
-                        "leave out one of them")
-    mapping = {stored: used for stored, used in mapping.items() if stored != used}
-    known = read_described_data(options, checkpoint)
-    names, colours = known.get("class_names"), known.get("class_colours")
-    return {"data_root": options.data_root, "year": options.year, "label_map": mapping, "val_share": options.val_share,
-            "val_names": known.get("val_names"),
-            "classes": Classes(tuple(names), make_palette(colours)) if names and colours else None}
 
 
 def build_data(options: Options, device: torch.device, *, source: dict, skipped: dict | None = None):

@@ -6,6 +6,7 @@ from engine.options import rules
 from engine.options.declare import PREDICT, REPORT, TRAIN, VERIFY
 from engine.options.flags import FLAGS
 from engine.options.parser import Call, format_value, parse
+from engine.options.types import find_base_optimizer
 from utils.errors import UserError
 from utils.user_code import is_code
 
@@ -98,7 +99,7 @@ def _draft_values(call: Call, saved: dict | None = None) -> dict:
 def _complete(values: dict) -> dict:
     """Return the values, completed with defaults that depend on other flags."""
     options = Options(**values)
-    adam = rules.find_base_optimizer(options.optimizer, options.base_optimizer) == "adam"
+    adam = find_base_optimizer(options.optimizer, options.base_optimizer) == "adam"
     return {**values,
             "test_only": options.mode != TRAIN and options.mode != REPORT,
             "output_stride": values["output_stride"] or find_output_stride(options.model),

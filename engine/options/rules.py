@@ -4,7 +4,7 @@ from pathlib import Path
 
 from engine.options.declare import PREDICT, REPORT, SAM_FAMILY, TEST, TRAIN, VERIFY, list_attacks, list_registered
 from engine.options.flags import FLAGS
-from engine.options.types import compute_step_size
+from engine.options.types import compute_step_size, find_start_itr
 from utils import launch
 from utils.errors import UserError
 from utils.user_code import is_code, split_name
@@ -97,16 +97,6 @@ def check(options):
 def _is_off(name: str, options) -> bool:
     """Return whether a switch is given as off, as it is by default: that asks for nothing."""
     return getattr(options, name) is False and FLAGS[name].default is False
-
-
-def find_base_optimizer(optimizer: str, base_optimizer: str) -> str:
-    """Return sgd or adam, the optimizer that takes the steps, within SAM or alone."""
-    return base_optimizer if optimizer in SAM_FAMILY else optimizer
-
-
-def find_start_itr(given: float, total_itrs: int) -> int:
-    """Return the iteration of a start flag, whose values below 1 are a share of total_itrs."""
-    return round(given * total_itrs) if 0 < given < 1 else int(given)
 
 
 def refuse_small_shares(options, gpus: int):

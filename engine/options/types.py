@@ -5,6 +5,8 @@ import unicodedata
 from fractions import Fraction
 from pathlib import Path
 
+from engine.options.declare import SAM_FAMILY
+
 LARGEST = 10**18  # int64 holds it, and float32 holds the product of two
 LARGEST_EXPONENT = 400  # float64 ends at 1e308; the digits of 1e999999999 would fill the memory
 NAME_BYTES, PATH_BYTES = 255, 4095  # the limits of a file system
@@ -145,3 +147,13 @@ def read_label_map(text: str) -> dict[int, int]:
             raise ValueError(f"label {old} is mapped twice")
         mapping[old] = new
     return mapping
+
+
+def find_base_optimizer(optimizer: str, base_optimizer: str) -> str:
+    """Return sgd or adam, the optimizer that takes the steps, within SAM or alone."""
+    return base_optimizer if optimizer in SAM_FAMILY else optimizer
+
+
+def find_start_itr(given: float, total_itrs: int) -> int:
+    """Return the iteration of a start flag, whose values below 1 are a share of total_itrs."""
+    return round(given * total_itrs) if 0 < given < 1 else int(given)

@@ -2,8 +2,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from datasets import IGNORE, Classes, make_palette
 from engine.options import FLAGS, PREDICT, TEST, TRAIN, VERIFY, Options, adopted, as_flags, resolve, take_over
-from engine.options.rules import find_base_optimizer
+from engine.options.types import find_base_optimizer, read_label_map
 from engine.run import checkpoints
 from utils import checkpoint
 from utils.errors import UserError
@@ -67,6 +68,23 @@ def read_skipped_images(options: Options, loaded: Loaded | None) -> dict | None:
         raise UserError(f"{loaded.path}: skipped_images is not a list of image names: give --skip_bad_images to read "
                         "all images again")
     return names
+
+
+def find_source(options: Options, checkpoint: Loaded | None) -> dict:
+    """Return what tells a data set where its images are and what their labels mean.
+
+    The classes and the validation images of a checkpoint's run are used by data sets that don't fix them.
+    """
+    mapping = read_label_map(options.label_map) if options.label_map else {}
+    if options.ignore_label != IGNORE and mapping.setdefault(options.ignore_label, IGNORE) != IGNORE:
+        raise UserError(f"--ignore_label {options.ignore_label}: --label_map makes it {mapping[options.ignore_label]}, "
+                        "leave out one of them")
+    mapping = {stored: used for stored, used in mapping.items() if stored != used}
+    known = read_described_data(options, checkpoint)
+    names, colours = known.get("class_names"), known.get("class_colours")
+    return {"data_root": options.data_root, "year": options.year, "label_map": mapping, "val_share": options.val_share,
+            "val_names": known.get("val_names"),
+            "classes": Classes(tuple(names), make_palette(colours)) if names and colours else None}
 
 
 def read_described_data(options: Options, loaded: Loaded | None) -> dict:

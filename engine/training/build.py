@@ -10,8 +10,8 @@ from engine.evaluation.dashboard import Samples, show_validation
 from engine.evaluation.evaluate import evaluate
 from engine.evaluation.precision import log_sign_differences
 from engine.options.declare import SAM_FAMILY
-from engine.options.rules import find_base_optimizer, find_start_itr, refuse_small_shares
-from engine.options.types import compute_step_size
+from engine.options.rules import refuse_small_shares
+from engine.options.types import compute_step_size, find_base_optimizer, find_start_itr
 from engine.run import checkpoints
 from engine.training.class_pixels import ClassPixels
 from engine.training.step import TrainingStep

@@ -164,7 +164,10 @@ def test_masks_in_vocs_colours(voc_root):
     train, _ = build_datasets("voc", data_root=voc_root)
     assert (train.read_label(0).numpy() == label).all()
     path.write_bytes(encoded(label[..., None].repeat(3, -1)))  # indices, saved as RGB
-    with pytest.raises(UserError, match="colours"):
+    assert (train.read_label(0).numpy() == label).all()
+    colours[0, 0] = 1, 2, 3
+    path.write_bytes(encoded(colours))
+    with pytest.raises(UserError, match="1 of its pixels have colours that are no class's, such as 1 2 3"):
         train.read_label(0)
     path.write_bytes(encoded(np.array([[1, 2, 20]], np.uint8)[..., None].repeat(3, -1)))
     assert train.read_label(0).tolist() == [[1, 2, 20]]

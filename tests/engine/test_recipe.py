@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from attacks import FGSM, PGD, SegPGD
-from engine.options.rules import find_start_itr
+from engine.options.types import find_start_itr
 from engine.setup import build_network
 from engine.training import build
 from engine.training.step import is_chosen
