@@ -4,6 +4,7 @@ import torch
 
 from attacks import APGD, ATTACKS, NORMS, PGD, CosPGD, SegPGD, SixLosses, Square, build_attack
 
+pytestmark = pytest.mark.slow
 EPS = {"linf": 12 / 255, "l2": 1.2}
 WEIGHTS = [0.1, 0.2, 0.3, 0.4]
 EVERY_NORM = pytest.mark.parametrize("norm", list(NORMS))

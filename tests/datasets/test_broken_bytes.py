@@ -36,6 +36,7 @@ def damaged(data: bytes, rng: np.random.Generator) -> bytes:
     return data[:at] + wrong[kind] + data[at + length:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FILES)
 def test_damage_is_read_or_named(tmp_path, kind):
     path, rng, refused = tmp_path / "x.png", np.random.default_rng(0), 0

@@ -20,6 +20,7 @@ BACKBONES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "stride", "size"), BACKBONES)
 def test_output_stride_and_declared_channels(build, stride, size):
     with torch.device("meta"):

@@ -47,6 +47,7 @@ def test_a_photo_keeps_its_size(backbone):
         assert model(torch.rand(2, 3, 375, 500)).shape == (2, 5, 375, 500)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["mobilenet", "resnet50", "xception", "hrnetv2_32"])
 @torch.no_grad()
 def test_channels_last_gives_the_same(backbone):
