@@ -8,6 +8,7 @@ Writes NAME.png, the classes as a palette PNG, and NAME_overlay.png (docs/predic
 """
 from pathlib import Path
 
+from engine.evaluation.plan import weigh_classes
 from engine.prediction.inputs import find_images, find_masks
 from engine.prediction.outputs import Outputs
 from engine.prediction.segment import LABEL_MAP, Segmenter
@@ -21,6 +22,7 @@ def predict(argv=None) -> list[Path]:
     with reported_errors():
         setup = prepare(argv, entry="predict.py")
         options = setup.options
+        weigh_classes(setup)
         outputs = Outputs(Path(options.save_val_results_to))
         images = find_images(list(map(Path, options.input)), is_own=outputs.is_own)
         masks = find_masks(images, Path(options.masks)) if options.masks else {}

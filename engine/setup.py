@@ -38,14 +38,16 @@ TRIAL_SIZE = (256, 256)  # of an image for a network of the user's own, where no
 class Setup:
     """Everything that an entry works with; None where its mode doesn't need it.
 
-    classes: names, palette and decode_target of the data set. attacks: those of the evaluation. train_loader: only for
-    training. skipped: {split: names} of the bad images that the checkpoint's run left out.
+    classes: names, palette and decode_target of the data set. source: where it is and what its labels mean. attacks:
+    those of the evaluation. train_loader: only for training. skipped: {split: names} of the bad images that the
+    checkpoint's run left out.
     """
 
     options: Options
     run: Run | None = None
     checkpoint: Loaded | None = None
     classes: object = None
+    source: dict | None = None
     attacks: tuple[Attack, ...] = ()
     device: torch.device | None = None
     model: nn.Module | None = None
@@ -106,7 +108,8 @@ def prepare(argv=None, *, entry: str = "main.py") -> Setup:
     if isinstance(model, CustomModel):
         for size in choose_trial_sizes(options, data[-1]):
             check_custom(model, *size)
-    return Setup(options, run, checkpoint, classes, attacks, device, model, *data, skipped, build_dashboard(options))
+    return Setup(options, run, checkpoint, classes, source, attacks, device, model, *data, skipped,
+                 build_dashboard(options))
 
 
 def build_data(options: Options, device: torch.device, *, source: dict, skipped: dict | None = None):

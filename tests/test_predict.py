@@ -253,7 +253,7 @@ def test_what_cannot_be_read_costs_only_itself(tmp_path, call, fails):
     (["--attack", "pgd", "fgsm"], ["in"], ["--attack", "one"]),
     (["--attack", "pgd", "--eps", "1/255", "2/255"], ["in"], ["--eps", "one"]),
     (["--attack", "pgd", "--attack_loss", "ce", "mce"], ["in"], ["--attack_loss", "one"]),
-    (["--attack", "sea"], ["in"], ["sea", "mce_bal"]), (["--attack", "pgd", "--warm_start"], ["in"], ["--warm_start"]),
+    (["--attack", "sea"], ["in"], ["weights.pth", "mce_bal"]), (["--attack", "pgd", "--warm_start"], ["in"], ["--warm_start"]),
     (["--attack", "pgd", "--masks", "gone"], ["in"], ["--masks gone"]),
     (["--attack", "pgd", "--masks", "empty"], ["in"], ["--masks empty", "1 of 1 images", "a.png"]),
     (["--attack", "pgd", "--masks", "twice"], ["in"], ["--masks twice", "a.gif and a.png"]),
@@ -289,6 +289,17 @@ def test_logits_are_those_of_the_label_map(tmp_path, weights, call):
     with torch.no_grad():
         expected = weights[0](torch.from_numpy(pixels).permute(2, 0, 1)[None] / 255)[0].numpy()
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_attacks_that_weigh_classes_take_the_counts_of_the_checkpoint(tmp_path, weights, call):
+    draw(tmp_path / "in" / "a.png")
+    content = torch.load(tmp_path / "weights.pth", weights_only=False)
+    saved = {"year": "2012", "label_map": None, "ignore_label": 255}
+    torch.save({"model_state": content["model_state"], "class_pixels": [5, 4, 3, 2, 1], "options": saved,
+                "class_names": list(describe("synthetic").names)}, tmp_path / "weights.pth")
+    assert call("--attack", "apgd", "--attack_loss", "mce_bal", "--steps", "2") == ["a.png"]
+    settings = record_of("out")[-1]["attack"]
+    assert settings["class_weights"] == pytest.approx([12 / 137, 15 / 137, 20 / 137, 30 / 137, 60 / 137])
 
 
 def test_overlay_alpha(tmp_path, call):

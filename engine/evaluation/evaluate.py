@@ -15,7 +15,7 @@ from engine.records.naming import make_title
 from metrics import counts_per_image
 from utils.device import device_of
 from utils.distributed import fail_together, is_main, world_size
-from utils.divergence import LIMIT, has_diverged
+from utils.divergence import refuse_diverged
 from utils.logging import PipeSafeStream
 from utils.modes import eval_mode
 from utils.text import format_score
@@ -81,9 +81,7 @@ def score_batches(model, loader, attacks: list) -> Iterator[Scored]:
                 points = images if outcome is None else outcome.images
                 with torch.no_grad():
                     logits = model(points)
-                if has_diverged(logits):
-                    raise FloatingPointError("the network has no score, as its logits are not finite or beyond "
-                                             f"{LIMIT:g}")
+                refuse_diverged(logits)
                 yield Scored(indices, images, points, labels, logits, logits.argmax(dim=1), outcome)
 
 

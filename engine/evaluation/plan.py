@@ -38,7 +38,7 @@ def weigh_classes(setup):
     """Set the class weights of attacks with a balanced loss, if any, from the pixels of each class in labels.
 
     They are those of the training set, as the checkpoint holds them, else counted now. Without training labels they are
-    those of the validation set: a line says so, and the attacks' settings do.
+    those of the validation set: a line says so, and the attacks' settings do. Raises UserError where there is no data.
     """
     balanced = [member for attack in setup.attacks for member in attack.members or [attack]
                 if LOSSES[member.attack_loss].balanced]
@@ -59,9 +59,12 @@ def _find_class_pixels(setup) -> tuple[list[int] | torch.Tensor, str | None]:
         return count_pixels(setup.train_loader.dataset), None
     if (saved := _read_class_pixels(setup)) is not None:
         return saved, None
+    if setup.val_set is None:
+        raise UserError(f"{setup.checkpoint.path} lacks the training labels' counts, by which the loss mce_bal weighs "
+                        "classes: choose another --attack or --attack_loss, or main.py --test_only "
+                        "(docs/attacks.md#class-weights)")
     try:
-        train_set, _ = build_datasets(setup.options.dataset, data_root=setup.options.data_root, year=setup.options.year,
-                                      seed=setup.options.random_seed)
+        train_set, _ = build_datasets(setup.options.dataset, **setup.source, seed=setup.options.random_seed)
         train_set = train_set.without((setup.skipped or {}).get("train", ()))
         train_set.read_label(0)
     except (UserError, IndexError) as problem:
@@ -75,7 +78,9 @@ def _read_class_pixels(setup) -> list[int] | None:
     """Return the checkpoint's counts, None if it has none for this data; UserError if they are invalid."""
     content = setup.checkpoint.content if setup.checkpoint else {}
     names, counts = list(setup.classes.names) if setup.classes else [], content.get("class_pixels")
-    same_data = content.get("class_names") == names and content.get("options", {}).get("year") == setup.options.year
+    saved = content.get("options", {})
+    same_data = content.get("class_names") == names and all(
+        saved.get(flag) == getattr(setup.options, flag) for flag in ("year", "label_map", "ignore_label"))
     if counts is None or not same_data:
         return None
     if not isinstance(counts, list) or len(counts) != len(names) or not all(

@@ -9,15 +9,15 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from attacks import Attack
 from datasets import ImageSet, list_batches, with_indices
+from engine.evaluation.chains import Link, plan_chains
 from engine.evaluation.dashboard import show_robustness
 from engine.evaluation.evaluate import Scored, make_lines, score_batches, show_progress
 from engine.evaluation.pictures import Pictures
 from engine.evaluation.precision import log_sign_differences
 from engine.evaluation.shards import hand_over, take_share
 from engine.records.naming import format_radius, make_label, make_title
-from engine.records.rows import drop_keys, make_rows
+from engine.records.rows import make_rows
 from engine.records.store import Records
 from engine.records.summary import format_table, write_results
 from network import precise
@@ -26,17 +26,6 @@ from utils.device import device_of
 from utils.distributed import broadcast_object, fail_together, is_main
 from utils.logging import logger
 from utils.snapshots import hash_model
-from utils.strict_json import canonical
-
-CLEAN = {"attack": "none", "norm": None, "eps": 0.0, "steps": 0}
-
-
-@dataclass(frozen=True)
-class Link:
-    """An attack, None for clean images, and its settings as recorded."""
-
-    attack: Attack | None
-    settings: dict
 
 
 def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_names=None, num_classes: int | None = None,
@@ -88,27 +77,8 @@ def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_name
         raise
     with fail_together():
         results = run.show(records, complete=True)
+        run.warn_about_unlabelled(records)
     return broadcast_object(results)
-
-
-def plan_chains(attacks, *, warm_start: bool, amp: bool = False, attack_amp: bool = False) -> list[list[Link]]:
-    """Return chains: clean, then each attack or member once; with warm_start an attack's growing radii in one chain."""
-    single = {canonical(member.settings()): member for attack in attacks for member in attack.members or [attack]}
-    clean = [Link(None, {**CLEAN, "amp": True} if amp else CLEAN)]
-    found = [[attack] for attack in single.values()]
-    if warm_start:
-        by_kind = {}
-        for attack in single.values():
-            by_kind.setdefault(canonical(drop_keys(attack.settings(), "eps", "step_size")), []).append(attack)
-        found = [sorted(chain, key=lambda attack: attack.eps) for chain in by_kind.values()]
-    return [clean, *([_make_link(attack, chain[:place], attack_amp) for place, attack in enumerate(chain)]
-                     for chain in found)]
-
-
-def _make_link(attack: Attack, smaller: list[Attack], attack_amp: bool) -> Link:
-    before = [{key: value for key, value in other.settings().items() if key in ("eps", "step_size")}
-              for other in smaller]
-    return Link(attack, {**attack.settings(), **({"attack_amp": True} if attack_amp else {}), "warm_start": before})
 
 
 def _make_header(model, images: ImageSet, loader, subject: dict | None) -> dict:
@@ -180,6 +150,12 @@ class _Sweep:
             write_results(self.folder / "results.json", results)
             show_robustness(self.dashboard, results["results"])
         return results
+
+    def warn_about_unlabelled(self, records: list[Records]):
+        """Log on rank 0 how many images have no labelled pixel."""
+        if is_main() and (count := int((records[0].counts(self.names)[-1].sum(axis=1) == 0).sum())):
+            logger.warning("Warning: %d of the %d images have no labelled pixel and count in no score (docs/data.md"
+                           "#wrong-labels)", count, len(self.names))
 
     def _find(self, scored: Iterable[Scored], attacks: list, pictures: Pictures) -> Iterator[list[tuple]]:
         """Yield for every batch a list along the chain of (record lines, pictures)."""

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from attacks import LOSSES, NORMS, Attack
+from attacks import NORMS, Attack
 from attacks.search import TargetSizeError
 from datasets.check import check_pair
 from datasets.files import read_image, read_image_size, read_mask
@@ -19,6 +19,7 @@ from engine.evaluation.evaluate import show_progress
 from engine.prediction.inputs import InputImage
 from network import precise
 from utils.device import device_of
+from utils.divergence import refuse_diverged
 from utils.errors import UserError
 from utils.images import overlay, to_uint8
 from utils.modes import eval_mode
@@ -33,7 +34,7 @@ class Segmenter:
 
     model: images [B, 3, H, W] in [0, 1] -> logits [B, C, H, W]; it predicts in bfloat16 with amp, and is attacked as it
     is. masks: the labels for the attack, else the clean predictions. problems: a line for each image that can't be
-    segmented. Raises UserError for an attack that needs the training labels.
+    segmented.
     """
 
     model: nn.Module
@@ -44,12 +45,6 @@ class Segmenter:
     save_logits: bool = False
     overlay_alpha: float = 0.7
     problems: list[str] = field(default_factory=list)
-
-    def __post_init__(self):
-        members = (self.attack.members or [self.attack]) if self.attack else ()
-        if any(LOSSES[member.attack_loss].balanced for member in members):
-            raise UserError(f"--attack {self.attack.name}: its loss mce_bal weighs classes by the training labels, "
-                            "which predict.py doesn't read: choose another attack or loss, or main.py --test_only")
 
     @property
     def endings(self) -> list[str]:
@@ -126,8 +121,7 @@ class Segmenter:
     @torch.no_grad()
     def _predict(self, images: Tensor) -> Tensor:
         logits = precise(self.model, amp=self.amp)(images)  # [B, C, H, W]
-        if not logits.isfinite().all():
-            raise FloatingPointError("the model's logits are not finite")
+        refuse_diverged(logits)
         return logits
 
     def _attack(self, images: Tensor, labels: Tensor, *, ids: list[int]) -> Tensor:

@@ -8,6 +8,7 @@ from attacks import Attack, Outcome
 from attacks import class_weights as class_weights_of
 from engine.records.naming import make_title
 from metrics import counts_per_image, scores
+from utils.divergence import refuse_diverged
 from utils.modes import eval_mode
 from utils.snapshots import take_snapshot
 from utils.strict_json import canonical
@@ -90,7 +91,9 @@ class Bench:
     def logits(self, images: Tensor) -> Tensor:
         """Return the model's logits [B, C, H, W], in eval mode."""
         with eval_mode(self.model), torch.no_grad():
-            return self.model(images)
+            logits = self.model(images)
+        refuse_diverged(logits)
+        return logits
 
     def score(self, k: int, image: Tensor) -> ScoredImage:
         """Score `image` [1, 3, H, W], a version of image k, against the labels of image k."""

@@ -66,7 +66,8 @@ def test_weights_are_read_for_balanced_losses_alone(monkeypatch):
 def test_attacks_are_planned_once_and_get_their_class_weights_later():
     options = options_of("--dataset", "synthetic", "--test_only", "--attack", "sea", "pgd", "--eps", "0.01")
     attacks = planning.plan_attacks(options, num_classes=5)
-    planning.weigh_classes(Setup(options, classes=setup.describe("synthetic"), attacks=attacks))
+    planning.weigh_classes(Setup(options, classes=setup.describe("synthetic"), source={"data_root": ""},
+                                 attacks=attacks, val_set=()))
     sea, pgd = attacks
     (balanced,) = [member for member in sea.members if member.attack_loss == "mce_bal"]
     assert sum(balanced.class_weights) == pytest.approx(1) and len(balanced.class_weights) == 5
@@ -94,7 +95,7 @@ def test_data_is_checked_as_the_flags_say(monkeypatch, flags):
     monkeypatch.setattr(setup, "check_and_filter", check_and_filter)
     test = "--test_only" in flags
     opts = options_of("--dataset", "synthetic", "--num_workers", "0", *flags, *([] if test else ["--batch_size", "2"]))
-    train_loader, val_loader, val_set = build_data(opts, torch.device("cpu"), skipped={"train": ["train_0001"]})
+    train_loader, val_loader, val_set = build_data(opts, torch.device("cpu"), source=find_source(opts, None), skipped={"train": ["train_0001"]})
     assert asked == {"check_all": "--check_data" in flags, "skip_bad": "--skip_bad_images" in flags, "num_workers": 0,
                      "skipped": {"train": ["train_0001"]},
                      "splits": ["val"] if "--test_only" in flags else ["train", "val"]}

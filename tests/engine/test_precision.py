@@ -5,8 +5,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from attacks import FGSM, SEA
+from engine.evaluation.chains import plan_chains
 from engine.evaluation.precision import log_sign_differences, measure_sign_differences
-from engine.evaluation.sweep import plan_chains
 from engine.records.naming import name_attack
 from network import Bfloat16, precise
 from utils.logging import start_log, stop_log

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from attacks import FGSM, PGD, SEA, Noise
 from datasets import build_datasets
-from engine.evaluation.sweep import plan_chains
+from engine.evaluation.chains import plan_chains
 from engine.records.store import read
 from main import main
 from metrics import StreamSegMetrics, counts_per_image

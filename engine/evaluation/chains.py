@@ -1,0 +1,36 @@
+"""Which settings are scored after which: each alone, or with warm_start an attack's growing radii in one chain."""
+from dataclasses import dataclass
+
+from attacks import Attack
+from engine.records.rows import drop_keys
+from utils.strict_json import canonical
+
+CLEAN = {"attack": "none", "norm": None, "eps": 0.0, "steps": 0}
+
+
+@dataclass(frozen=True)
+class Link:
+    """An attack, None for clean images, and its settings as recorded."""
+
+    attack: Attack | None
+    settings: dict
+
+
+def plan_chains(attacks, *, warm_start: bool, amp: bool = False, attack_amp: bool = False) -> list[list[Link]]:
+    """Return chains: clean, then each attack or member once; with warm_start an attack's growing radii in one chain."""
+    single = {canonical(member.settings()): member for attack in attacks for member in attack.members or [attack]}
+    clean = [Link(None, {**CLEAN, "amp": True} if amp else CLEAN)]
+    found = [[attack] for attack in single.values()]
+    if warm_start:
+        by_kind = {}
+        for attack in single.values():
+            by_kind.setdefault(canonical(drop_keys(attack.settings(), "eps", "step_size")), []).append(attack)
+        found = [sorted(chain, key=lambda attack: attack.eps) for chain in by_kind.values()]
+    return [clean, *([_make_link(attack, chain[:place], attack_amp) for place, attack in enumerate(chain)]
+                     for chain in found)]
+
+
+def _make_link(attack: Attack, smaller: list[Attack], attack_amp: bool) -> Link:
+    before = [{key: value for key, value in other.settings().items() if key in ("eps", "step_size")}
+              for other in smaller]
+    return Link(attack, {**attack.settings(), **({"attack_amp": True} if attack_amp else {}), "warm_start": before})
