@@ -10,7 +10,7 @@ import torchvision
 from engine import setup
 from engine.evaluation import plan as planning
 from engine.options import FLAGS, read_call
-from engine.run.resume import Loaded, load_checkpoint
+from engine.run.resume import Loaded, find_source, load_checkpoint
 from engine.setup import Setup, build_data, build_network
 from engine.training.build import build_training
 from tests.calls import options_of
@@ -95,7 +95,8 @@ def test_data_is_checked_as_the_flags_say(monkeypatch, flags):
     monkeypatch.setattr(setup, "check_and_filter", check_and_filter)
     test = "--test_only" in flags
     opts = options_of("--dataset", "synthetic", "--num_workers", "0", *flags, *([] if test else ["--batch_size", "2"]))
-    train_loader, val_loader, val_set = build_data(opts, torch.device("cpu"), source=find_source(opts, None), skipped={"train": ["train_0001"]})
+    train_loader, val_loader, val_set = build_data(
+        opts, torch.device("cpu"), source=find_source(opts, None), skipped={"train": ["train_0001"]})
     assert asked == {"check_all": "--check_data" in flags, "skip_bad": "--skip_bad_images" in flags, "num_workers": 0,
                      "skipped": {"train": ["train_0001"]},
                      "splits": ["val"] if "--test_only" in flags else ["train", "val"]}

@@ -42,7 +42,8 @@ def test_invalid_counts_are_refused_and_those_of_other_classes_not_used(best, tm
         torch.save(content | change, tmp_path / f"{name}.pth")
         line = refused(["--test_only", "--ckpt", str(tmp_path / f"{name}.pth"), "--output_dir", str(tmp_path), *ATTACK])
         assert f"{name}.pth: class_pixels is not a list of 5 counts" in line
-    torch.save(content | {"class_pixels": [1] * 9, "class_names": list("abcdefghi")}, tmp_path / "other.pth")
+    torch.save(content | {"class_pixels": [1] * 9, "class_names": list("abcdefghi"),
+                "class_colours": [[0, 0, 0]] * 9}, tmp_path / "other.pth")
     main(["--test_only", "--ckpt", str(tmp_path / "other.pth"), "--output_dir", str(tmp_path), *ATTACK])
 
 
@@ -51,7 +52,7 @@ def test_without_training_labels_the_validation_labels_count_and_the_records_say
     rng = np.random.default_rng(0)
     (tmp_path / "data" / "val").mkdir(parents=True)
     (tmp_path / "data" / "valannot").mkdir()
-    labels = rng.choice(13, (2, 72, 80), p=[0.3, 0.1, *[0.05] * 8, 0.1, 0.05, 0.05]).astype(np.uint8)
+    labels = rng.choice(12, (2, 72, 80), p=[0.3, 0.1, *[0.05] * 8, 0.1, 0.1]).astype(np.uint8)
     for k, label in enumerate(labels):
         Image.fromarray(rng.integers(0, 256, (72, 80, 3), dtype=np.uint8)).save(tmp_path / "data" / "val" / f"{k}.png")
         Image.fromarray(label).save(tmp_path / "data" / "valannot" / f"{k}.png")
