@@ -28,7 +28,7 @@ COLOURS = {
 
 
 class CamVid(PairedFiles):
-    """CamVid: {root}/{train,val}/*.png and {root}/{train,val}annot/*.png of the same names, 11 classes.
+    """CamVid: {root}/{train,val}/*.png and {root}/{train,val}annot/*.png of the same names (or with _L), 11 classes.
 
     Label 11 ("unlabelled") and all higher labels become 255. Brostow et al., "Semantic object classes in video", 2009;
     classes and colours: Badrinarayanan et al., "SegNet", 2015.
@@ -50,7 +50,7 @@ class CamVid(PairedFiles):
                 raise UserError(f"CamVid not found: the folder {needed} does not exist. Set --data_root to the folder "
                                 "that holds train, trainannot, val and valannot (docs/data.md#camvid).")
         found = ImageFolder(masks)
-        pairs = [(image, found.find(image.stem, f"{image.stem}_L", suffix=".png")) for image in list_images(folder)]
+        pairs = found.pair(list_images(folder))
         super().__init__(pairs, split, origin=folder, crop_size=crop_size, label_map=label_map, absent=found.absent)
         log_unused(folder)
         log_masks_without_image(found, pairs)

@@ -6,7 +6,7 @@ from pathlib import Path
 from utils.errors import UserError
 
 from .files import read_bytes
-from .image_lists import to_one_line
+from .image_lists import describe_unused, to_one_line
 from .transforms import IGNORE
 
 
@@ -27,7 +27,9 @@ def check_names(dataset):
     """Raise UserError if the split is empty or two images have the same name."""
     origin = to_one_line(dataset.origin)
     if len(dataset) == 0:
-        raise UserError(f"No images in {origin}: unpack the data set again or correct --data_root.")
+        unused = describe_unused(Path(dataset.origin)) if dataset.origin and Path(dataset.origin).is_dir() else ""
+        raise UserError(f"No images in {origin}{unused and f' (but {unused})'}: unpack the data set again or correct "
+                        "--data_root.")
     name, count = Counter(map(dataset.name, range(len(dataset)))).most_common(1)[0]
     if count > 1:
         raise UserError(f"{count} images in {origin} have the name {to_one_line(name)}: keep one of them.")

@@ -155,6 +155,7 @@ def _match_colours(pixels, colours: dict) -> np.ndarray:
     else:
         count, code = max(unknown)
         raise _UnusableError(f"{sum(count for count, _ in unknown)} of its pixels have colours that are no class's, "
-                             f"such as {code >> 16} {code >> 8 & 0xFF} {code & 0xFF}", "correct the mask, or save the "
-                             "class indices as palette or gray PNG")
+                             f"such as {code >> 16} {code >> 8 & 0xFF} {code & 0xFF}", "correct the mask, save "
+                             "class indices as palette or gray PNG, or name your colours (--dataset folder, "
+                             "docs/data.md)")
     return labels.astype(np.uint8)[where].reshape(codes.shape)

@@ -22,8 +22,9 @@ MAKE_CLASSES = "python -m datasets.make_classes --data_root"
 class Folder(PairedFiles):
     """A folder of images and masks; without {root}/val, val_share of the training images validate.
 
-    The mask of images/a.jpg is masks/a.png (any suffix) or masks/a_mask.png. val_names: the validation images of an
-    earlier run, used instead of val_share. classes: those of an earlier run, used where there is no classes.txt.
+    The mask of images/a.jpg is masks/a.png, of any suffix, or masks/a_mask.png, with any such ending. val_names: the
+    validation images of an earlier run, used instead of val_share. classes: those of an earlier run, used where there
+    is no classes.txt.
     """
 
     def __init__(self, split, *, data_root, crop_size=None, label_map=None, val_share=0.2, val_names=None, classes=None,
@@ -41,7 +42,7 @@ class Folder(PairedFiles):
         if not has_val:
             chosen = choose_validation(images, val_share) if val_names is None else find_named(images, val_names, root)
             images = [image for image in images if (image.stem in chosen) == (split == "val")]
-        pairs = [(image, masks.find(image.stem, f"{image.stem}_mask", suffix=".png")) for image in images]
+        pairs = masks.pair(images)
         described = self.describe(data_root=root, label_map=label_map, classes=classes)
         self.class_names, self.palette = list(described.names), described.palette
         self.num_classes = described.num_classes

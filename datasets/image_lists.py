@@ -13,6 +13,7 @@ from utils.text import escape_unprintable
 SUFFIXES = frozenset((".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".gif",
                       ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c", ".avif",
                       ".avifs"))
+TRIED = 20  # images whose masks' names show how masks are named
 FORMS = {"name": "names", "file": "file names", "path": "paths", "columns": "two columns"}
 
 
@@ -57,6 +58,19 @@ class ImageFolder:
         missing = self.path / f"{stems[0]}{suffix}"
         self.absent.add(missing)
         return missing
+
+    def pair(self, images: list[Path]) -> list[tuple[Path, Path]]:
+        """Return (image, mask) of these images, where this folder has the masks: a.jpg has a.png, or a_mask.png.
+
+        What follows the images' names is what it is for most of the first images. Raises UserError as find() does.
+        """
+        first = images[:TRIED]
+        endings = Counter(stem.removeprefix(image.stem) for image in first for stem in self._found
+                          if stem.startswith(image.stem))
+        ending = max(endings, key=lambda ending: (endings[ending], -len(ending)), default="")
+        if 2 * endings[ending] <= len(first):
+            ending = ""
+        return [(image, self.find(image.stem, f"{image.stem}{ending}", suffix=".png")) for image in images]
 
     def list_others(self, used: set[Path]) -> list[Path]:
         """Return the images of the folder that are not in `used`."""

@@ -85,7 +85,7 @@ def refuse_wrong_labels(labels: Labels, dataset, *, title: str):
     if labels.foreign:
         raise UserError(f"{masks} have labels that are not classes ({describe(labels.foreign)} pixels, first in "
                         f"{labels.first_foreign}), but {classes}: give --label_map with a line for each, such as "
-                        f"'{min(labels.foreign)} {IGNORE}' to ignore it {REMEDY}.")
+                        f"'{min(labels.foreign)} 1', or '{min(labels.foreign)} {IGNORE}' to ignore it {REMEDY}.")
     if not labels.classes:
         raise UserError(f"{masks} have ignored pixels only ({counts} pixels): choose the --dataset that they belong "
                         f"to, or give --label_map {REMEDY}.")

@@ -1,11 +1,12 @@
 """Lists of names and folders of files: what is read from them, and that nothing outside the data set ever is."""
 import unicodedata
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from datasets import build_datasets, check_dataset
-from datasets.image_lists import list_images, read_list, to_one_line
+from datasets.image_lists import ImageFolder, list_images, read_list, to_one_line
 from utils.errors import UserError
 
 READ = {
@@ -121,6 +122,29 @@ def test_a_camvid_image_without_a_mask_names_the_mask(camvid_root):
     (camvid_root / "trainannot" / "0002.png").unlink()
     train, _ = build_datasets("camvid", data_root=camvid_root)
     with pytest.raises(UserError, match="Missing file .*trainannot/0002.png"):
+        check_dataset(train)
+
+
+@pytest.mark.parametrize(("masks", "found"), [
+    (["1.png", "10.png", "a.b.gif"], ["1.png", "10.png", "a.b.gif"]),
+    (["1_mask.gif", "10_mask.gif", "a.b_mask.gif"], ["1_mask.gif", "10_mask.gif", "a.b_mask.gif"]),
+    (["1.png", "1_colour.png", "10.png", "10_colour.png", "a.b.png", "a.b_colour.png"], ["1.png", "10.png", "a.b.png"]),
+    (["1_L.png", "10_L.png"], ["1_L.png", "10_L.png", "a.b.png"]),  # of the last one nobody knows
+    (["1.png", "10_x.png", "other.png"], ["1.png", "10.png", "a.b.png"])])
+def test_masks_have_their_images_names_and_one_ending(tmp_path, masks, found):
+    for name in masks:
+        (tmp_path / name).touch()
+    folder = ImageFolder(tmp_path)
+    pairs = folder.pair([Path(name) for name in ("1.jpg", "10.jpg", "a.b.jpg")])
+    assert [mask.name for _, mask in pairs] == found
+    assert {path.name for path in folder.absent} == {*found} - {*masks}
+
+
+def test_an_empty_folder_says_what_it_holds(camvid_root):
+    for image in (camvid_root / "train").iterdir():
+        image.rename(image.with_suffix(".npy"))
+    train, _ = build_datasets("camvid", data_root=camvid_root)
+    with pytest.raises(UserError, match=r"No images in .*train \(but \d+ .npy\)"):
         check_dataset(train)
 
 
