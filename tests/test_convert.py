@@ -37,13 +37,14 @@ def convert(name, *paths):
 
 def test_labelme(source, tmp_path):
     shapes = [("tree", "polygon", [[2, 1], [5, 1], [5, 3], [2, 3]]), ("__ignore__", "rectangle", [[7, 5], [6, 4]]),
-              ("bird", "circle", [[0, 5], [0, 5]])]
+              ("bird", "circle", [[0, 5], [1, 5]])]
     (source / "a.json").write_text(json.dumps({
         "imagePath": "JPEGImages\\a.jpg", "imageData": None, "imageWidth": SIZE[1], "imageHeight": SIZE[0],
         "shapes": [{"label": label, "shape_type": kind, "points": points} for label, kind, points in shapes]}))
     train = convert("labelme", source, tmp_path / "data")
     expected = np.where(SQUARE, 2, 0)
-    expected[4:, 6:], expected[5, 0] = 255, 1
+    expected[4:, 6:] = 255
+    expected[4:, 0], expected[5, 1] = 1, 1  # within a radius of 1
     assert train.class_names == ["_background_", "bird", "tree"]
     assert (train.read_label(0).numpy() == expected).all()
 

@@ -83,19 +83,20 @@ def find_source(options: Options, checkpoint: Loaded | None) -> dict:
     known = read_described_data(options, checkpoint)
     names, colours = known.get("class_names"), known.get("class_colours")
     return {"data_root": options.data_root, "year": options.year, "label_map": mapping, "val_share": options.val_share,
-            "val_names": known.get("val_names"),
+            "val_names": known.get("val_names") or None,
             "classes": Classes(tuple(names), make_palette(colours)) if names and colours else None}
 
 
 def read_described_data(options: Options, loaded: Loaded | None) -> dict:
     """Return those of class_names, class_colours and val_names that the tested or continued checkpoint has.
 
-    Empty for another data set. Raises UserError for an invalid value: the file may come from a stranger.
+    Empty for another data set, and for those that fix their classes. Raises UserError for an invalid value: the file
+    may come from a stranger.
     """
-    if loaded is None or (options.mode == TRAIN and not options.continue_training) or (
+    if loaded is None or options.dataset != "folder" or (options.mode == TRAIN and not options.continue_training) or (
             loaded.content.get("options", {}).get("dataset") != options.dataset):
         return {}
-    found = {key: loaded.content[key] for key in DATA_KEYS if loaded.content.get(key)}
+    found = {key: loaded.content[key] for key in DATA_KEYS if loaded.content.get(key) is not None}
     for key, value in found.items():
         if not isinstance(value, list) or not all(map(DATA_KEYS[key], value)):
             raise UserError(f"{loaded.path}: invalid {key}: give another checkpoint")
