@@ -148,8 +148,10 @@ class PairedFiles(SegmentationDataset):
     def map_label(self, label: torch.Tensor) -> torch.Tensor:
         """Return stored labels (integers [...]) with label_map applied."""
         converted = label.clone() if self.label_map else label
+        largest = torch.iinfo(label.dtype).max  # comparing with a larger number would wrap around
         for stored, used in self.label_map.items():
-            converted[label == stored] = used
+            if stored <= largest:
+                converted[label == stored] = used
         return converted
 
     def digest(self) -> str:
@@ -159,8 +161,9 @@ class PairedFiles(SegmentationDataset):
             content = read_bytes(path)
             digest.update(f"{path.name}\0{len(content)}\0".encode(errors="surrogateescape"))
             digest.update(content)
-        if self.label_map:
-            digest.update(repr(sorted(self.label_map.items())).encode())
+        own_colours = {} if self.mask_colours == type(self).mask_colours else self.mask_colours
+        for meaning in filter(None, (self.label_map, own_colours)):
+            digest.update(repr(sorted(meaning.items())).encode())
         return digest.hexdigest()[:16]
 
     def remarks(self, i: int) -> list[str]:
@@ -183,4 +186,5 @@ class PairedFiles(SegmentationDataset):
 
 def fingerprint(dataset) -> str:
     """Return what tells these images' names, in this order, from others; their content isn't read."""
-    return hashlib.sha256("\n".join(map(dataset.name, range(len(dataset)))).encode()).hexdigest()[:16]
+    names = "\n".join(map(dataset.name, range(len(dataset))))
+    return hashlib.sha256(names.encode(errors="surrogateescape")).hexdigest()[:16]

@@ -150,7 +150,7 @@ def _match_colours(pixels, colours: dict) -> np.ndarray:
     unknown = [(count, code) for code, count in zip(found.tolist(), counts.tolist(), strict=True) if code not in known]
     if not unknown:
         labels = np.array([known[code] for code in found.tolist()])
-    elif (found % 0x010101 == 0).all():  # red, green and blue are equal: indices that were saved as RGB
+    elif (found % 0x010101 == 0).all() and not known.keys() & {*found.tolist()} - {0}:  # indices, saved as RGB
         labels = found & 0xFF
     else:
         count, code = max(unknown)

@@ -67,9 +67,11 @@ class ImageFolder:
         first = images[:TRIED]
         endings = Counter(stem.removeprefix(image.stem) for image in first for stem in self._found
                           if stem.startswith(image.stem))
-        ending = max(endings, key=lambda ending: (endings[ending], -len(ending)), default="")
-        if 2 * endings[ending] <= len(first):
-            ending = ""
+        usual = sorted(ending for ending, count in endings.items() if 2 * count > len(first))
+        if len(usual) > 1 and usual[0]:
+            raise UserError(f"The masks in {to_one_line(self.path)} have the names of their images with "
+                            f"{' and with '.join(map(to_one_line, usual))}: keep one of them.")
+        ending = usual[0] if usual else ""
         return [(image, self.find(image.stem, f"{image.stem}{ending}", suffix=".png")) for image in images]
 
     def list_others(self, used: set[Path]) -> list[Path]:

@@ -91,7 +91,7 @@ def refuse_wrong_labels(labels: Labels, dataset, *, title: str):
                         f"to, or give --label_map {REMEDY}.")
     if len(labels.classes) == 1:
         only = dataset.class_names[next(iter(labels.classes))]
-        raise UserError(f"{masks} have a single class, {only} ({counts} pixels), which would make every mIoU 1. If "
+        raise UserError(f"{masks} have a single class, {only} ({counts} pixels): a score on it says nothing. If "
                         f"{IGNORE} is a class, give --label_map with the line '{IGNORE} 1'; if the classes are your "
                         f"own, --dataset folder {REMEDY}.")
 

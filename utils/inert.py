@@ -158,6 +158,6 @@ def replace_arrays(content):
             if isinstance(value, _Array):
                 dict.__setitem__(holder, key, value.tensor)
             elif isinstance(value, Unused | _Dtype):
-                dict.__delitem__(holder, key)
+                type(holder).__delitem__(holder, key)  # OrderedDict's own keeps its order
         waiting += list(dict.values(holder))
     return content

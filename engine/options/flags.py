@@ -29,9 +29,9 @@ DATA = (
     data("year", plain_text, "2012", "of VOC; 2012_aug trains on SegmentationClassAug",
          choices=list_registered("datasets/voc.py", "YEARS"), needs=(dataset_with("year"),)),
     data("label_map", label_map, None, "labels that the masks have, and the classes they mean: a file of lines `from "
-         "to`, or from:to,from:to", metavar="FILE|FROM:TO,...", needs=(dataset_with("label_map"),)),
+         "to`, or from:to,from:to", metavar="FILE|FROM:TO,...", needs=(dataset_with("label_map"),), fixed=True),
     data("ignore_label", number(int, low=0, high=65535), 255, "label of pixels that are neither attacked nor scored, "
-         "beside 255", needs=(dataset_with("label_map"),)),
+         "beside 255", needs=(dataset_with("label_map"),), fixed=True),
     data("val_share", number(float, above=0, high=0.9), 0.2, "share of the training images that validate, if the data "
          "set has no val folder", needs=(dataset_with("val_share"),)),
     data("download", bool, False, "download VOC into data_root first, if it is not there", scope="once",

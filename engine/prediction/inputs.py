@@ -3,7 +3,6 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from datasets.image_lists import SUFFIXES, list_images, to_one_line
@@ -54,11 +53,12 @@ def find_masks(images: list[InputImage], folder: Path) -> dict[InputImage, Path]
 
     Raises UserError unless each image has exactly one.
     """
-    list_once = cache(list_images)
-    masks, missing = {}, []
+    masks, missing, by_stem = {}, [], {}
+    for place in {folder / image.name.parent for image in images}:
+        for path in list_images(place) if place.is_dir() else ():
+            by_stem.setdefault((place, path.stem), []).append(path)
     for image in images:
-        place = folder / image.name.parent
-        found = [path for path in (list_once(place) if place.is_dir() else ()) if path.stem == image.name.stem]
+        found = by_stem.get((folder / image.name.parent, image.name.stem), [])
         if len(found) > 1:
             names = " and ".join(to_one_line(path.name) for path in found)
             raise UserError(f"--masks {folder}: {names} are masks of the same image: keep one")

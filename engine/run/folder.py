@@ -71,7 +71,8 @@ class Run:
                     with open(self.folder / "opts.txt", "a", encoding="utf-8") as file:  # a continued run adds its own
                         file.write(options_text)
                 if training and drawn:
-                    (self.folder / "val_images.txt").write_text("\n".join([*drawn, ""]), encoding="utf-8")
+                    (self.folder / "val_images.txt").write_text("\n".join([*drawn, ""]), encoding="utf-8",
+                                                              errors="surrogateescape")
             except OSError as error:
                 raise UserError(f"{self.folder} can't be written ({error}): choose another --output_dir") from None
 

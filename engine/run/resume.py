@@ -59,7 +59,8 @@ def read_skipped_images(options: Options, loaded: Loaded | None) -> dict | None:
 
     None, to read all images, if this call gives --skip_bad_images, --check_data or other data.
     """
-    asked = options.given & {"skip_bad_images", "check_data", "dataset", "data_root", "year"}
+    asked = options.given & {"skip_bad_images", "check_data", "dataset", "data_root"} or any(
+        FLAGS[name].group == "data" and FLAGS[name].needs for name in options.given)  # --label_map and the like
     if not options.skip_bad_images or asked or loaded is None or "skipped_images" not in loaded.content:
         return None
     names = loaded.content["skipped_images"]
@@ -120,7 +121,7 @@ def _refuse_another_run(options: Options, loaded: Loaded, saved: dict):
     if "optimizer_state" not in loaded.content:
         raise UserError(f"{loaded.path} holds weights but no training state: leave out --continue_training")
     for name, flag in FLAGS.items():
-        if flag.fixed and saved.get(name) is not None and _identify(getattr(options, name)) != _identify(saved[name]):
+        if flag.fixed and name in saved and _identify(getattr(options, name)) != _identify(saved[name]):
             raise UserError(f"--{name} {getattr(options, name)}: {loaded.path} was trained with {saved[name]}; to "
                             "start a new run from its weights leave out --continue_training "
                             "(docs/resume.md#what-may-change)")
