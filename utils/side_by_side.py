@@ -13,10 +13,9 @@ def run_side_by_side(commands: dict[str, list[str]], folder: Path, *, total: int
                      title: str, at_once: int = 2):
     """Run {name: command}, `at_once` at a time in this order; output goes to folder/NAME.log.
 
-    Each has one thread, unless OMP_NUM_THREADS is set.
-
-    count_done(name) -> the work that a started command has done, of `total` for all. If a command fails, its last
-    lines are written to stderr and SystemExit has its code; then, and at a Ctrl-C, the others are ended too.
+    Each has one thread, unless OMP_NUM_THREADS is set. count_done(name) -> the work that a started command has done, of
+    `total` for all. If a command fails, its last lines are written to stderr and SystemExit has its code; then, and at
+    a Ctrl-C, the others are ended too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     waiting, running = list(commands), {}
