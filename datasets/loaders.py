@@ -2,6 +2,7 @@
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -52,7 +53,23 @@ class Loader(DataLoader):
 
     def __iter__(self) -> Generator:
         with _blocked_signals():  # also in the workers that start here, until leave_signals_to_parent
-            return _translate_worker_errors(super().__iter__())
+            batches = super().__iter__()
+        if self.num_workers:
+            _with_workers.add(batches)
+        return _translate_worker_errors(batches)
+
+
+_with_workers = weakref.WeakSet()
+
+
+def end_workers():
+    """End the workers of all loaders.
+
+    Where an error ends the program, its traceback keeps the loaders alive until Python exits, and there torch waits
+    five seconds for each worker if batches go to a GPU: a minute for twelve.
+    """
+    for batches in list(_with_workers):
+        batches._shutdown_workers()  # what the end of an iteration calls; torch has no public name for it
 
 
 class TrainingLoader:

@@ -3,6 +3,7 @@ import errno
 import time
 from contextlib import contextmanager
 
+from datasets.loaders import end_workers
 from engine.run.interrupts import Interrupts, Stopped, Terminated
 from utils.device import is_out_of_memory
 from utils.distributed import OtherRankFailed, is_main, leave_group
@@ -47,6 +48,7 @@ def reported_errors():
     except KeyboardInterrupt as interrupt:
         raise SystemExit(143 if isinstance(interrupt, Terminated) else 130) from None
     finally:
+        end_workers()
         stop_log()
 
 

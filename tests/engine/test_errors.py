@@ -1,7 +1,10 @@
 """What the user can mend is one line on stderr and exit code 2; anything else stays a traceback."""
+import multiprocessing
+
 import pytest
 import torch
 
+from datasets import build_datasets, build_loaders
 from engine.options import read_call
 from engine.run import exits
 from engine.run.exits import reported_errors
@@ -65,3 +68,16 @@ def test_rank_0_goes_first_in_saying_what_is_wrong(rank_1, capsys):
 
 def test_a_single_process_may_verify():
     assert read_call(["--verify"]).mode == "verify"
+
+
+@pytest.mark.slow
+def test_the_workers_end_with_the_command_though_its_traceback_keeps_the_loader():
+    """On a GPU torch would wait five seconds for each worker that is left when Python exits."""
+    before = multiprocessing.active_children()
+    with pytest.raises(SystemExit), reported_errors():
+        _, loader = build_loaders(None, build_datasets("synthetic", data_root=None)[1], batch_size=1, val_batch_size=2,
+                                  num_workers=2, seed=1)
+        for _ in loader:
+            assert len([child for child in multiprocessing.active_children() if child not in before]) == 2
+            raise UserError("stop")
+    assert [child for child in multiprocessing.active_children() if child not in before] == []
