@@ -85,11 +85,15 @@ class AppendOnly:
         except OSError as error:
             raise UserError(f"{path} can't be written ({error}): choose another {flag}") from None
         deadline = time.monotonic() + LOCK_WAIT
-        while not try_lock(self._file):
+        while not (locked := try_lock(self._file)) or self._was_replaced():
             if time.monotonic() >= deadline:
                 self._file.close()
                 raise UserError(f"{path} is being written by another process: wait for it to end or stop it")
-            time.sleep(0.1)
+            if locked:
+                self._file.close()
+                self._file = io.FileIO(path, "a+")
+            else:
+                time.sleep(0.1)
 
     def read(self) -> bytes:
         """Return the content."""
@@ -116,6 +120,30 @@ class AppendOnly:
         except BaseException:  # such as Ctrl-C
             self.truncate(size)
             raise
+
+    def replace(self, text: str):
+        """Replace the whole content, at once, and keep the lock. Raises UserError."""
+        if fcntl is None:  # Windows doesn't rename over an open file
+            self.truncate(0)
+            self.write(text)
+            return
+        path = Path(os.path.realpath(self.path))
+        try:
+            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing-") as part:
+                new = AppendOnly(Path(part, path.name))  # locked before others can see it
+                new.write(text)
+                os.replace(new.path, path)
+        except OSError as error:
+            raise UserError(f"{self.path} can't be written ({error}): make room there") from None
+        self.close()
+        self._file = new._file
+
+    def _was_replaced(self) -> bool:
+        """Return whether the locked file is no longer the one at the path."""
+        try:
+            return not os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
+        except FileNotFoundError:
+            return True
 
     def close(self):
         """Release the lock, even if a forked worker still has the file open, and close the file."""

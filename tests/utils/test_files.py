@@ -11,6 +11,18 @@ from utils import files
 from utils.errors import UserError
 from utils.files import AppendOnly, keep_earlier, try_lock, write_atomically
 
+REPLACING = """
+import sys
+from pathlib import Path
+from utils.files import AppendOnly
+
+file = AppendOnly(Path(sys.argv[1]))
+print("locked", flush=True)
+input()
+file.replace("one line\\n")
+file.write("another\\n")
+file.close()
+"""
 HOLDING = """
 import sys
 from pathlib import Path
@@ -221,3 +233,42 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path):
     (tmp_path / "records").write_text("a file")
     with pytest.raises(UserError, match="can't be written .*--output_dir"):
         AppendOnly(tmp_path / "records" / "a.jsonl")
+
+
+def test_a_file_is_replaced_whole_under_its_lock(tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    file = AppendOnly(path)
+    file.write("1\n2\n3\n")
+    file.replace("3\n")
+    file.write("4\n")
+    assert path.read_text() == "3\n4\n" and file.read() == b"3\n4\n"
+    with open(path) as other:
+        assert not try_lock(other)
+    monkeypatch.setattr(os, "fsync", fail_to_sync)
+    with pytest.raises(UserError, match="make room"):
+        file.replace("5\n")
+    file.close()
+    assert path.read_text() == "3\n4\n" and os.listdir(tmp_path) == ["a.jsonl"]
+
+
+def fail_to_sync(descriptor):  # noqa: ARG001, as fsync
+    raise OSError(28, "No space left on device")
+
+
+def test_who_waits_for_the_lock_of_a_file_that_is_replaced_gets_the_new_one(tmp_path, start, monkeypatch):
+    """Else its lines would go into the old file, which nobody sees any more."""
+    path = tmp_path / "a.jsonl"
+    first = start(REPLACING, path)
+    assert first.stdout.readline() == "locked\n"
+    waited = []
+
+    def release(seconds):
+        if not waited:
+            first.communicate("\n")
+        waited.append(seconds)
+
+    monkeypatch.setattr(files.time, "sleep", release)
+    file = AppendOnly(path)
+    file.write("mine\n")
+    file.close()
+    assert waited and path.read_text() == "one line\nanother\nmine\n"
