@@ -1,4 +1,9 @@
 """Data sets: images float32 [3, H, W] in [0, 1], not normalised; labels int64 [H, W], 255 = ignore."""
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
 from utils.errors import UserError
 
 from .bad_images import check_and_filter
@@ -6,6 +11,7 @@ from .base import SegmentationDataset, fingerprint
 from .camvid import CamVid
 from .check import check_dataset
 from .classes import Classes, make_palette
+from .files import read_mask
 from .folder import Folder
 from .loaders import build_loaders, list_batches, select_batches
 from .plain import ImageSet, with_indices
@@ -16,8 +22,8 @@ from .voc import VOCSegmentation
 
 __all__ = [
     "DATASETS", "IGNORE", "Classes", "ImageSet", "SegmentationDataset", "build_datasets", "build_loaders",
-    "check_and_filter", "check_dataset", "count_pixels", "describe", "fingerprint", "list_batches", "make_palette",
-    "select_batches", "with_indices",
+    "check_and_filter", "check_dataset", "count_pixels", "describe", "fingerprint", "list_batches", "make_mask_reader",
+    "make_palette", "select_batches", "with_indices",
 ]
 
 DATASETS = {
@@ -49,6 +55,19 @@ def describe(name: str, **source) -> Classes:
     unknown.
     """
     return _get_class(name).describe(**source)
+
+
+def make_mask_reader(name: str, *, label_map: dict | None = None, **source) -> Callable[[Path], torch.Tensor]:
+    """Return a function that reads a mask anywhere as the data set reads its own: path -> classes and IGNORE [H, W].
+
+    `source` is what build_datasets takes to find the data, of which only classes.txt may be read. Raises UserError if
+    the name is unknown; the function raises it for a mask that it can't read.
+    """
+    cls = _get_class(name)
+    colours = cls.find_mask_colours(**source)
+    labels = cls.__new__(cls)  # the constructor would look for the data set's files
+    labels.label_map = label_map or {}
+    return lambda path: labels.convert_label(read_mask(path, colours))
 
 
 def _get_class(name: str) -> type[SegmentationDataset]:

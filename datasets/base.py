@@ -26,6 +26,7 @@ class SegmentationDataset(Dataset):
     class_names: list[str]
     num_classes: int
     palette: np.ndarray                 # [256, 3] uint8, the colour of every label
+    mask_colours: dict[tuple[int, int, int], int] = {}  # (red, green, blue) -> label, for masks in colours
     native_same_size = False            # True only if all validation images have one size; False is always safe
     skipped: list[str] = []             # names of the images that were left out
     drawn: list[str] | None = None      # names of the validation images, if they were drawn from the training images
@@ -41,6 +42,11 @@ class SegmentationDataset(Dataset):
     def describe(cls, **source) -> Classes:  # noqa: ARG003, for subclasses whose classes depend on the folder
         """Return the class names and colours without reading images; `source` is as for the constructor."""
         return Classes(tuple(cls.class_names), cls.palette)
+
+    @classmethod
+    def find_mask_colours(cls, **source) -> dict:  # noqa: ARG003, for subclasses whose colours depend on the folder
+        """Return mask_colours without reading masks; `source` is as for the constructor."""
+        return cls.mask_colours
 
     @property
     def same_size(self) -> bool:
@@ -107,8 +113,6 @@ class PairedFiles(SegmentationDataset):
     Pixels are used as stored. The EXIF orientation is applied to an image only if its mask then fits and otherwise
     does not. label_map ({stored: used}) changes labels when a mask is read. absent: the paths that don't exist.
     """
-
-    mask_colours: dict[tuple[int, int, int], int] = {}  # (red, green, blue) -> label, for masks in colours
 
     def __init__(self, pairs: list[tuple[Path, Path]], split: str, *, origin: Path, crop_size: int | None = None,
                  label_map: dict[int, int] | None = None, absent=frozenset()):

@@ -68,6 +68,14 @@ class Folder(PairedFiles):
         count = count_classes(root, tuple(sorted((label_map or {}).items())))
         return Classes(tuple(map(str, range(count))), make_palette(compute_colours()[:count]))
 
+    @classmethod
+    def find_mask_colours(cls, *, data_root, classes=None, **_) -> dict[tuple[int, int, int], int]:
+        """Return the colours of classes.txt, of `classes` where there is no such file, {} where there is neither."""
+        root = Path(data_root).expanduser()
+        if (root / CLASSES).exists() or classes is None:
+            return _list_colours(root)
+        return {tuple(colour): label for label, colour in enumerate(classes.palette[:classes.num_classes].tolist())}
+
 
 def choose_validation(images: list[Path], share: float) -> set[str]:
     """Return the stems of round(share * count) images, at least one: those whose stems have the smallest hashes."""
@@ -113,10 +121,7 @@ def read_classes(root: Path) -> dict[str, tuple[int, int, int] | None]:
 
 def read_colours(root: Path) -> dict[tuple[int, int, int], int]:
     """Return {colour: label} of classes.txt, {} without the file. Raises UserError if masks need colours it lacks."""
-    classes = read_classes(root) if (root / CLASSES).exists() else {}
-    names = [name for name in classes if name != IGNORED_NAME]
-    colours = {colour: IGNORE if name == IGNORED_NAME else names.index(name)
-               for name, colour in classes.items() if colour}
+    colours = _list_colours(root)
     first = next(iter(list_images(root / "train" / "masks")), None) if not colours else None
     if first is not None and is_in_colours(first):
         raise UserError(f"The masks in {to_one_line(first.parent)} are in colours, and {to_one_line(root / CLASSES)} "
@@ -142,6 +147,12 @@ def count_classes(root: Path, label_map: tuple) -> int:
                         f"last class: give --label_map, or name all classes in {CLASSES} (docs/data.md#wrong-labels).")
     logger.info("No %s in %s: %d classes, named by their labels", CLASSES, to_one_line(root), count)
     return count
+
+
+def _list_colours(root: Path) -> dict[tuple[int, int, int], int]:
+    classes = read_classes(root) if (root / CLASSES).exists() else {}
+    names = [name for name in classes if name != IGNORED_NAME]
+    return {colour: IGNORE if name == IGNORED_NAME else names.index(name) for name, colour in classes.items() if colour}
 
 
 def _is_level(word: str) -> bool:

@@ -6,7 +6,7 @@ from attacks.search import TargetSizeError
 from datasets import build_datasets, count_pixels
 from datasets.files import read_mask
 from engine.evaluation.sweep import sweep
-from engine.options.declare import list_attacks
+from engine.options.declare import PREDICT, list_attacks
 from engine.options.types import compute_step_size
 from network import choose_window
 from utils.errors import UserError
@@ -79,8 +79,9 @@ def _read_class_pixels(setup) -> list[int] | None:
     content = setup.checkpoint.content if setup.checkpoint else {}
     names, counts = list(setup.classes.names) if setup.classes else [], content.get("class_pixels")
     saved = content.get("options", {})
+    meaning = () if setup.options.mode == PREDICT else ("label_map", "ignore_label")  # there it is that of --masks
     same_data = content.get("class_names") == names and all(
-        saved.get(flag) == getattr(setup.options, flag) for flag in ("year", "label_map", "ignore_label"))
+        saved.get(flag) == getattr(setup.options, flag) for flag in ("year", *meaning))
     if counts is None or not same_data:
         return None
     if not isinstance(counts, list) or len(counts) != len(names) or not all(

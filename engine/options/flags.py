@@ -20,6 +20,8 @@ LOSSES = list_registered("attacks/losses.py", "LOSSES")
 MODELS = list_registered("network/modeling.py", "MODELS")
 WITH_DATA, WITH_NETWORK = (TRAIN, TEST, VERIFY), (TRAIN, TEST, VERIFY, PREDICT)
 SCORING, ATTACKING = (TRAIN, TEST), (TRAIN, TEST, PREDICT)
+WITH_MASKS = given(lambda options: options.mode != PREDICT or options.masks is not None,
+                   "says what the labels in masks mean: add --masks FOLDER")
 
 data = partial(Flag, group="data", modes=WITH_DATA)
 DATA = (
@@ -29,9 +31,10 @@ DATA = (
     data("year", plain_text, "2012", "of VOC; 2012_aug trains on SegmentationClassAug",
          choices=list_registered("datasets/voc.py", "YEARS"), needs=(dataset_with("year"),)),
     data("label_map", label_map, None, "labels that the masks have, and the classes they mean: a file of lines `from "
-         "to`, or from:to,from:to", metavar="FILE|FROM:TO,...", needs=(dataset_with("label_map"),), fixed=True),
+         "to`, or from:to,from:to", metavar="FILE|FROM:TO,...", modes=WITH_NETWORK,
+         needs=(dataset_with("label_map"), WITH_MASKS), fixed=True),
     data("ignore_label", number(int, low=0, high=65535), 255, "label of pixels that are neither attacked nor scored, "
-         "beside 255", needs=(dataset_with("label_map"),), fixed=True),
+         "beside 255", modes=WITH_NETWORK, needs=(dataset_with("label_map"), WITH_MASKS), fixed=True),
     data("val_share", number(float, above=0, high=0.9), 0.2, "share of the training images that validate, if the data "
          "set has no val folder", needs=(dataset_with("val_share"),)),
     data("download", bool, False, "download VOC into data_root first, if it is not there", scope="once",
@@ -61,7 +64,7 @@ MODEL = (
     model("output_stride", int, None, "input pixels per pixel of the last features (default: 16; HRNet takes 4 only)",
           choices=(4, 8, 16), fixed=True, needs=(named_model(),)),
     model("pretrained_backbone", bool, True, "start from published ImageNet weights where there are any (not with "
-          "--ckpt)", needs=(named_model(),)),
+          "--ckpt)", modes=(TRAIN, TEST, VERIFY), needs=(named_model(),)),
     model("backbone_weights", plain_text, None, "local file of the backbone's ImageNet weights, instead of a download: "
           "of torchvision, timm or this program", scope="call", metavar="FILE", modes=(TRAIN,), needs=(named_model(),)),
     model("ckpt", plain_text, None, "weights to start from: of this program, VainF, SAM_AT, or torchvision's "
@@ -135,10 +138,14 @@ REPORTS = (
            "checkpoint; exit code 1 if not", modes=(VERIFY,)),
 )
 
+FINDS_WEIGHTS = given(lambda options: options.mode != PREDICT or "ckpt" not in options.given,
+                      "chooses the run whose weights are used, and --ckpt names these: give one of them")
 run = partial(Flag, group="run", scope="call")
 RUN = (
-    run("output_dir", plain_text, "checkpoints", "folder of all runs", modes=(*WITH_NETWORK, REPORT)),
-    run("exp_name", run_name, "exp", "name of this run, its folder in output_dir", modes=WITH_NETWORK),
+    run("output_dir", plain_text, "checkpoints", "folder of all runs", modes=(*WITH_NETWORK, REPORT),
+        needs=(FINDS_WEIGHTS,)),
+    run("exp_name", run_name, "exp", "name of this run, its folder in output_dir", modes=WITH_NETWORK,
+        needs=(FINDS_WEIGHTS,)),
     run("overwrite", bool, False, "delete the run of that name and start again; predict.py: replace its own earlier "
         "files", scope="once", modes=(TRAIN, PREDICT)),
     run("continue_training", bool, False, "continue the run of that name, or in a new folder the training state in "
@@ -146,7 +153,7 @@ RUN = (
     run("options", plain_text, None, "run again what an opts.txt describes, under another --exp_name; other flags that "
         "are given win", scope="once", metavar="FILE", modes=(TRAIN,)),
     run("gpu_id", gpu_ids, None, "GPUs, such as 0 or 0,1,2,3 for DataParallel (default: 0, or those of "
-        "CUDA_VISIBLE_DEVICES; torchrun gives each process its own)", modes=WITH_NETWORK),
+        "CUDA_VISIBLE_DEVICES; torchrun gives each process its own; predict.py uses the first)", modes=WITH_NETWORK),
 )
 
 WATCHED = given(lambda options: options.enable_vis, "for the dashboard: add --enable_vis")
