@@ -1,6 +1,8 @@
 """predict.py on files, folders and lists, with a checkpoint of a thin network."""
+import hashlib
 import json
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,15 @@ from torch import nn
 from attacks import PGD
 from datasets import describe
 from datasets.image_lists import SUFFIXES
-from engine.prediction.inputs import find_images
+from engine.prediction.inputs import InputImage, find_images, read_sizes
+from engine.prediction.outputs import Outputs
 from engine.prediction.segment import Segmenter
+from engine.run.exits import reported_errors
 from engine.setup import build_network
-from predict import predict
+from predict import log_start, predict
 from tests import thin
 from tests.calls import options_of
+from utils.files import write_together
 from utils.launch import TORCHRUN
 
 RECORD = "predictions.jsonl"
@@ -32,11 +37,17 @@ def thin_network(one_thread):
 @pytest.fixture
 def weights(tmp_path):
     """A VainF-shaped checkpoint of a network for the synthetic data set's classes."""
+    model = save_weights(tmp_path / "weights.pth", num_classes=5, best_score=np.float64(0.5))
+    return model, ["--ckpt", str(tmp_path / "weights.pth"), "--model", "deeplabv3_mobilenet", "--dataset", "synthetic"]
+
+
+def save_weights(path: Path, *, num_classes: int, **content) -> nn.Module:
+    """Write a checkpoint with the same weights each time; return its network."""
     options = options_of("--model", "deeplabv3_mobilenet", "--no-pretrained_backbone")
     torch.manual_seed(0)
-    model = build_network(options, torch.device("cpu"), num_classes=5).eval()
-    torch.save({"model_state": model.model.state_dict(), "best_score": np.float64(0.5)}, tmp_path / "weights.pth")
-    return model, ["--ckpt", str(tmp_path / "weights.pth"), "--model", "deeplabv3_mobilenet", "--dataset", "synthetic"]
+    model = build_network(options, torch.device("cpu"), num_classes=num_classes).eval()
+    torch.save({"model_state": model.model.state_dict(), **content}, path)
+    return model
 
 
 @pytest.fixture
@@ -166,7 +177,9 @@ def test_an_overlay_is_not_the_overlay_of_another_image(tmp_path, weights, call,
     (tmp_path / "in" / "z.tif").write_bytes((tmp_path / "in" / "z.png").read_bytes())
     draw(tmp_path / "in" / "y.png.d" / "a.png")
     assert call() == ["x.png", "x_overlay_2.png", "y.png", "y_2.png", "z.png", "z_2.png", "y.png.d/a.png"]
-    assert "in/x_overlay.png is written as x_overlay_2.png" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "in/x_overlay.png is written as x_overlay_2.png: x_overlay.png is an input or another image's\n" in said
+    assert "7 label maps and overlays written to out\n" in said
     assert len(files_in("out")) == 2 * 7 + 1
     for name, source in (("x", "x.png"), ("x_overlay_2", "x_overlay.png"), ("y_2", "y.png")):
         assert (read(f"out/{name}.png") == segment(weights[0], read(f"in/{source}"))).mean() > 0.99
@@ -184,6 +197,22 @@ def test_nothing_that_was_there_is_overwritten(tmp_path, call):
     assert all((tmp_path / "in" / path).read_bytes() == content for path, content in before.items())
     assert call("--overwrite", out="in") == written  # its own files are no images, and are replaced
     assert all((tmp_path / "in" / path).read_bytes() == content for path, content in before.items())
+
+
+def test_why_an_image_is_not_written_under_its_name_is_said_once_it_is_written(tmp_path, call, fails, capsys):
+    for k, name in enumerate(("in/a.jpg", "out/a.png", "in/b.jpg", "in/b.png", "in/" + "y" * 240 + ".png")):
+        draw(tmp_path / name, seed=k)
+    (tmp_path / "in" / "b.png").write_text("no image")
+    (tmp_path / "in" / "c.jpg").write_text("no image")
+    draw(tmp_path / "in" / "c.png")
+    with pytest.raises(SystemExit):
+        call()
+    lines = [line for line in capsys.readouterr().out.splitlines() if "written" in line]
+    assert lines == ["in/a.jpg is written as a_2.png: a.png is there and not written by predict.py",
+                     f"in/{'y' * 240}.png is written as {'y' * 200}.png: its name is too long",
+                     "4 label maps and overlays written to out"]
+    call(inputs=["in/c.png"], out="one")
+    assert "1 label map and overlay written to one\n" in capsys.readouterr().out
 
 
 def test_names_that_are_long_or_not_utf_8(tmp_path, call):
@@ -208,6 +237,79 @@ def test_own_earlier_files_are_replaced_only_with_overwrite(tmp_path, call, fail
     assert call("--overwrite", "--overlay_alpha", "0") == ["a.png", "b_2.png"]
     assert (read("out/b.png") == corrected).all() and (read("out/a_overlay.png") == read("in/a.jpg")).all()
     assert Path("out/b_overlay.png").read_bytes() == first["b_overlay.png"]
+
+
+def test_the_record_has_a_line_for_each_image(tmp_path, call):
+    for k, name in enumerate("abc"):
+        draw(tmp_path / "in" / f"{name}.jpg", seed=k)
+    call()
+    call("--overwrite", "--overlay_alpha", "0")
+    assert sorted(line["image"] for line in record_of("out")) == ["in/a.jpg", "in/b.jpg", "in/c.jpg"]
+    call("--overwrite", inputs=["in/b.jpg"])
+    assert len(record_of("out")) == 3 and record_of("out")[-1]["image"] == "in/b.jpg"
+    check_record("out")
+    Path("in/b.jpg").rename("in/b.jpeg")  # its results are replaced by those of another file
+    call("--overwrite")
+    assert sorted(line["image"] for line in record_of("out")) == ["in/a.jpg", "in/b.jpeg", "in/c.jpg"]
+    check_record("out")
+
+
+def check_record(folder):
+    """Every file but the record is in one line, with its SHA-256."""
+    files = {name: digest for line in record_of(folder) for name, digest in line["files"].items()}
+    assert sum(len(line["files"]) for line in record_of(folder)) == len(files)
+    assert {name: hashlib.sha256(Path(folder, name).read_bytes()).hexdigest() for name in files_in(folder)
+            if name != RECORD} == files
+
+
+def test_earlier_files_that_are_not_made_again_stay_own_files(tmp_path, call):
+    draw(tmp_path / "in" / "a.jpg")
+    call("--attack", "fgsm", "--save_logits")
+    call("--overwrite")
+    line, = record_of("out")
+    assert line["attack"] is None and [*line["files"]] == ["a.png", "a_overlay.png"]
+    assert sorted(line["earlier_files"]) == sorted({*files_in("out")} - {*line["files"], RECORD})
+    Path("out/a_adv.png").write_bytes(b"by hand")
+    call("--overwrite", "--save_logits")
+    line, = record_of("out")
+    assert "a_logits.npz" in line["files"] and "a_adv.png" not in line["earlier_files"]
+    Path("out/a_adv.png").unlink()
+    assert call("--overwrite", "--attack", "fgsm", "--save_logits") == ["a.png"]
+    line, = record_of("out")
+    assert "earlier_files" not in line and len(line["files"]) == 7
+    check_record("out")
+
+
+def test_a_call_that_was_stopped_keeps_the_lines_of_what_it_did_not_replace(tmp_path, call, monkeypatch):
+    """Also of an image whose new line is there already but whose files are the old ones."""
+    for k, name in enumerate("abc"):
+        draw(tmp_path / "in" / f"{name}.jpg", seed=k)
+    call()
+    before = record_of("out")
+    with monkeypatch.context() as patch:
+        def stop(folder, *, calls=[]):  # noqa: B006, it counts
+            calls.append(folder)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+            return write_together(folder)
+        patch.setattr("engine.prediction.outputs.write_together", stop)
+        with pytest.raises(SystemExit, match="130"):
+            call("--overwrite", "--overlay_alpha", "0")
+    assert [line["image"] for line in record_of("out")] == ["in/b.jpg", "in/c.jpg", "in/a.jpg", "in/b.jpg"]
+    assert record_of("out")[:2] == before[1:]
+    assert call("--overwrite", "--overlay_alpha", "0") == ["a.png", "b.png", "c.png"]
+    assert len(record_of("out")) == 3
+    check_record("out")
+
+
+def test_many_images_of_one_name_are_planned_at_once(tmp_path):
+    """10,000 names of one stem: with a search from the first number on this takes minutes."""
+    images = [InputImage(tmp_path / str(k) / "a.png", Path("a.png")) for k in range(10_000)]
+    outputs, start = Outputs(tmp_path / "out"), time.process_time()
+    targets = outputs.plan(images, [".png", "_overlay.png"])
+    assert time.process_time() - start < 20
+    names = [target.name for target in targets.values()]
+    assert names == ["a", *(f"a_{k}" for k in range(2, 10_001))]
 
 
 def test_earlier_results_below_the_input_are_not_segmented(tmp_path, call, capsys):
@@ -258,6 +360,12 @@ def test_what_cannot_be_read_costs_only_itself(tmp_path, call, fails):
     (["--attack", "pgd", "--masks", "gone"], ["in"], ["--masks gone"]),
     (["--attack", "pgd", "--masks", "empty"], ["in"], ["--masks empty", "1 of 1 images", "a.png"]),
     (["--attack", "pgd", "--masks", "twice"], ["in"], ["--masks twice", "a.gif and a.png"]),
+    (["--label_map", "1:2"], ["in"], ["--label_map", "voc or camvid or folder"]),
+    (["--dataset", "camvid", "--label_map", "1:2"], ["in"], ["--label_map", "--masks FOLDER"]),
+    (["--dataset", "camvid", "--ignore_label", "2"], ["in"], ["--ignore_label", "--masks FOLDER"]),
+    (["--exp_name", "sam"], ["in"], ["--exp_name", "--ckpt"]), (["--output_dir", "x"], ["in"], ["--output_dir"]),
+    (["--pretrained_backbone"], ["in"], ["--pretrained_backbone"]),
+    (["--no-pretrained_backbone"], ["in"], ["--pretrained_backbone"]),
     (["--overlay_alpha", "2"], ["in"], ["--overlay_alpha"]), (["--crop_val"], ["in"], ["--crop_val"])])
 def test_what_is_refused_is_one_line_with_code_2(tmp_path, fails, flags, inputs, words):
     for name in ("in/a.png", "twice/a.png", "twice/a.gif"):
@@ -269,6 +377,21 @@ def test_what_is_refused_is_one_line_with_code_2(tmp_path, fails, flags, inputs,
     code, (line,) = fails(*flags, inputs=inputs)
     assert code == 2 and all(word in line for word in words)
     assert not (tmp_path / "out").exists()
+
+
+def test_what_a_checkpoint_says_of_its_backbone_is_not_refused(tmp_path, call):
+    save_weights(tmp_path / "weights.pth", num_classes=5, options={"pretrained_backbone": False})
+    draw(tmp_path / "in" / "a.png")
+    assert call() == ["a.png"]
+
+
+@pytest.mark.parametrize(("gpu_id", "device", "said"), [("0,1", "cuda", True), ("0", "cuda", False),
+                                                        ("0,1", "cpu", False), (None, "cuda", False)])
+def test_that_only_the_first_gpu_is_used_is_said(monkeypatch, capsys, gpu_id, device, said):
+    monkeypatch.setattr("predict.device_of", lambda model: torch.device(device))
+    with reported_errors():
+        log_start("a.pth", Segmenter(nn.Identity(), None), gpu_id=gpu_id)
+    assert ("--gpu_id 0,1: predict.py uses the first of these GPUs\n" in capsys.readouterr().out) == said
 
 
 def test_several_processes_are_refused(tmp_path, fails, monkeypatch):
@@ -354,6 +477,90 @@ def test_the_labels_are_the_masks_if_there_are_some(tmp_path, weights, call, cap
     assert (read("out/more/a_adv.png") != read("clean/more/a_adv.png")).mean() > 0.1
 
 
+@pytest.fixture
+def adv_of(tmp_path, call):
+    """A function that attacks in/a.png and returns the adversarial image; one mask per call."""
+    def run(mask: Image.Image, *flags, out: str):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        mask.save(tmp_path / "masks" / "a.png")
+        call("--attack", "fgsm", "--eps", "8/255", "--masks", "masks", *flags, out=out)
+        return read(f"{out}/a_adv.png")
+
+    return run
+
+
+def test_masks_are_read_as_the_data_set_reads_its_own(tmp_path, adv_of):
+    """CamVid: 11 and above are ignored, masks may be in its colours, or have labels that --label_map translates."""
+    save_weights(tmp_path / "weights.pth", num_classes=11)
+    draw(tmp_path / "in" / "a.png")
+    labels = np.random.RandomState(1).randint(0, 11, (24, 30)).astype(np.uint8)
+    labels[:9] = 255
+    classes = describe("camvid")
+    expected = adv_of(Image.fromarray(labels), "--dataset", "camvid", out="plain")
+    for name, mask, flags in (
+            ("unlabelled", np.where(labels == 255, 11, labels).astype(np.uint8), []),
+            ("colours", np.where((labels == 255)[..., None], 0, classes.decode_target(labels)).astype(np.uint8), []),
+            ("mapped", np.where(labels < 11, labels + 100, 255).astype(np.uint8),
+             ["--label_map", ",".join(f"{k + 100}:{k}" for k in range(11))]),
+            ("shifted", np.where(labels < 255, labels + 1, 0).astype(np.uint8),
+             ["--ignore_label", "0", "--label_map", ",".join(f"{k + 1}:{k}" for k in range(11))])):
+        adv = adv_of(Image.fromarray(mask), "--dataset", "camvid", *flags, out=name)
+        assert (adv == expected).all(), name
+    other = adv_of(Image.fromarray(np.where(labels < 255, 0, labels).astype(np.uint8)), "--dataset", "camvid", out="o")
+    assert (other != expected).mean() > 0.1
+
+
+def test_masks_are_read_with_the_label_map_and_the_colours_of_the_checkpoint(tmp_path, adv_of):
+    """Of a folder that isn't there; --ignore_label given here wins over the checkpoint's."""
+    colours = [[10, 20, 30], [40, 50, 60], [70, 80, 90]]
+    described = {"class_names": ["a", "b", "c"], "class_colours": colours}
+    saved = {"dataset": "folder", "data_root": str(tmp_path / "gone"), "label_map": "7:0", "ignore_label": 9}
+    save_weights(tmp_path / "weights.pth", num_classes=3, options=saved, **described)
+    draw(tmp_path / "in" / "a.png")
+    labels = np.random.RandomState(1).randint(0, 3, (24, 30)).astype(np.uint8)
+    expected = adv_of(Image.fromarray(labels), "--dataset", "folder", out="plain")
+    assert (adv_of(Image.fromarray(np.array(colours, np.uint8)[labels]), "--dataset", "folder", out="rgb")
+            == expected).all()
+    mapped = np.where(labels == 0, 7, labels).astype(np.uint8)
+    assert (adv_of(Image.fromarray(mapped), "--dataset", "folder", out="mapped") == expected).all()
+    mapped[0] = 9
+    ignored = adv_of(Image.fromarray(mapped), "--dataset", "folder", out="ignored")
+    mapped[0] = 8
+    flags = ["--dataset", "folder", "--ignore_label", "8"]
+    assert (adv_of(Image.fromarray(mapped), *flags, out="given") == ignored).all()
+
+
+def test_the_counts_of_the_checkpoint_are_used_whatever_the_labels_in_the_masks_mean(tmp_path, adv_of):
+    save_weights(tmp_path / "weights.pth", num_classes=11, class_names=list(describe("camvid").names),
+                 class_pixels=[1] * 11, options={"year": "2012", "label_map": None, "ignore_label": 255})
+    draw(tmp_path / "in" / "a.png")
+    flags = ["--dataset", "camvid", "--attack", "apgd", "--attack_loss", "mce_bal", "--steps", "2"]
+    adv_of(Image.new("L", (30, 24), 20), *flags, "--label_map", "20:0", out="out")
+
+
+def test_a_mask_with_a_label_beyond_the_classes_is_named(tmp_path, call, fails):
+    draw(tmp_path / "in" / "a.png")
+    (tmp_path / "masks").mkdir()
+    for mask, words in ((Image.new("L", (30, 24), 5), ["masks/a.png has the label 5", "--label_map"]),
+                        (Image.new("RGB", (30, 24), (1, 2, 3)), ["masks/a.png (mode RGB"])):
+        mask.save(tmp_path / "masks" / "a.png")
+        code, lines = fails("--attack", "fgsm", "--masks", "masks")
+        assert code == 1 and all(word in lines[0] for word in words) and files_in("out") == [RECORD]
+
+
+def test_only_images_that_can_be_read_need_a_mask(tmp_path, call, fails):
+    draw(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").write_text("no image")
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (30, 24)).save(tmp_path / "masks" / "a.png")
+    code, lines = fails("--attack", "fgsm", "--masks", "masks")
+    assert code == 1 and "in/b.png" in lines[0] and "1 of 2 images" in lines[1] and len(lines) == 2
+    assert "a_adv.png" in files_in("out")
+    draw(tmp_path / "in" / "c.png")
+    code, (line,) = fails("--attack", "fgsm", "--masks", "masks", out="new")
+    assert code == 2 and "no mask for 1 of 2 images (c.png" in line and not Path("new").exists()
+
+
 def test_a_mask_that_does_not_fit_is_named(tmp_path, call, fails):
     for name in "ab":
         draw(tmp_path / "in" / f"{name}.png")
@@ -408,7 +615,7 @@ def test_images_of_one_size_share_batches(tmp_path, monkeypatch):
     images = find_images([tmp_path], is_own=lambda path: False)
     monkeypatch.setattr("engine.prediction.segment.MOST_PIXELS", 120)
     model = Watched()
-    results = list(Segmenter(model, describe("synthetic")).run(images, batch_size=3))
+    results = list(Segmenter(model, describe("synthetic")).run(read_sizes(images)[0], batch_size=3))
     assert model.shapes == [(3, 3, 4, 5), (1, 3, 4, 5), (1, 3, 8, 8), (1, 3, 8, 8), (1, 3, 5, 4)]
     for image, files, _ in results:
         (tmp_path / "map.png").write_bytes(files[".png"])

@@ -1,16 +1,18 @@
 """Find the images that --input names, and their masks."""
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from datasets.files import read_image_size
 from datasets.image_lists import SUFFIXES, list_images, to_one_line
 from utils.errors import UserError
 from utils.files import name_folders
 from utils.logging import logger
 
 LIST_SUFFIX = ".txt"
+Size = tuple[int, int]  # width, height
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,21 @@ def find_images(inputs: list[Path], *, is_own: Callable[[Path], bool]) -> list[I
     return list(found.values())
 
 
-def find_masks(images: list[InputImage], folder: Path) -> dict[InputImage, Path]:
+def read_sizes(images: list[InputImage]) -> tuple[dict[InputImage, Size], list[str]]:
+    """Return ({image: (width, height) by its header}, a line for each image whose header can't be read)."""
+    sizes, problems = {}, []
+    for image in images:
+        try:
+            if not os.path.isfile(image.path):
+                there = "not a file, or a broken link" if os.path.lexists(image.path) else "no such file"
+                raise UserError(f"Can't read {to_one_line(image.path)} ({there}): correct the list or the folder.")
+            sizes[image] = read_image_size(image.path)
+        except UserError as problem:
+            problems.append(str(problem))
+    return sizes, problems
+
+
+def find_masks(images: Collection[InputImage], folder: Path) -> dict[InputImage, Path]:
     """Return each image's mask: of its name, with any suffix, in the same place of the tree `folder`.
 
     Raises UserError unless each image has exactly one.
@@ -110,7 +126,7 @@ def _read_list(path: Path) -> list[InputImage]:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UserError(f"--input {to_one_line(path)} can't be read ({reason}): write one image path a line") from None
     images = [_locate(line.strip(), path.parent) for line in lines if line.strip()]
-    if not any(image.is_file() for image in images):
+    if not any(map(os.path.isfile, images)):
         raise UserError(f"--input {to_one_line(path)}: none of its {len(images)} lines is the path of a file: write "
                         "paths relative to the list's folder or to the current one")
     whole = [Path(os.path.abspath(image)) for image in images]
@@ -121,4 +137,4 @@ def _read_list(path: Path) -> list[InputImage]:
 def _locate(line: str, folder: Path) -> Path:
     """Return the first that is a file of the path that a line may mean, else the first."""
     candidates = [place / text for text in (line, line.replace("\\", "/")) for place in (folder, Path())]
-    return next((path for path in candidates if path.is_file()), candidates[0])
+    return next((path for path in candidates if os.path.isfile(path)), candidates[0])

@@ -1,7 +1,7 @@
 """Segment images in batches of one size, clean and attacked."""
 import io
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from attacks import NORMS, Attack
 from attacks.search import TargetSizeError
 from datasets.check import check_pair
-from datasets.files import read_image, read_image_size, read_mask
+from datasets.files import read_image, read_mask
 from datasets.image_lists import to_one_line
 from engine.evaluation.evaluate import show_progress
-from engine.prediction.inputs import InputImage
+from engine.prediction.inputs import InputImage, Size
 from network import precise
 from utils.device import device_of
 from utils.divergence import refuse_diverged
@@ -33,8 +33,8 @@ class Segmenter:
     """A model and what is made of each image: label map, overlay, logits, and under `attack` the same once more.
 
     model: images [B, 3, H, W] in [0, 1] -> logits [B, C, H, W]; it predicts in bfloat16 with amp, and is attacked as it
-    is. masks: the labels for the attack, else the clean predictions. problems: a line for each image that can't be
-    segmented.
+    is. masks: files of the labels for the attack, which read_mask makes int [H, W]; without them the labels are the
+    clean predictions. problems: gets a line for each image that can't be segmented.
     """
 
     model: nn.Module
@@ -42,6 +42,7 @@ class Segmenter:
     amp: bool = False
     attack: Attack | None = None
     masks: dict[InputImage, Path] | None = None
+    read_mask: Callable[[Path], Tensor] = read_mask
     save_logits: bool = False
     overlay_alpha: float = 0.7
     problems: list[str] = field(default_factory=list)
@@ -52,30 +53,16 @@ class Segmenter:
         kinds = [LABEL_MAP, "_overlay.png", *(["_logits.npz"] if self.save_logits else [])]
         return kinds + (["_adv.png", "_adv_pred.png", *(f"_adv{kind}" for kind in kinds[1:])] if self.attack else [])
 
-    def run(self, images: list[InputImage], *, batch_size: int) -> Iterator[tuple[InputImage, dict, dict]]:
-        """Yield (image, {ending: content of the file}, a description of the result) of each image."""
-        batches = self._plan_batches(images, batch_size)
+    def run(self, sizes: dict[InputImage, Size], *, batch_size: int) -> Iterator[tuple[InputImage, dict, dict]]:
+        """Yield (image, {ending: content of the file}, a description of the result) of each image.
+
+        sizes: of read_sizes(); images of one size share batches.
+        """
+        batches = plan_batches(sizes, batch_size=batch_size)
         with eval_mode(self.model), show_progress(batches, "predict") as bar:
             for batch in bar:
                 for loaded in self._load(batch):
                     yield from self._segment(*loaded)
-
-    def _plan_batches(self, images: list[InputImage], batch_size: int) -> list[list[InputImage]]:
-        """Return batches of images whose headers name one size."""
-        by_size = {}
-        for image in images:
-            if not image.path.is_file():
-                self.problems.append(f"Missing file {to_one_line(image.path)}: correct the list.")
-                continue
-            try:
-                by_size.setdefault(read_image_size(image.path), []).append(image)
-            except UserError as problem:
-                self.problems.append(str(problem))
-        batches = []
-        for (width, height), group in by_size.items():
-            count = max(min(batch_size, MOST_PIXELS // (width * height)), 1)
-            batches += [group[start:start + count] for start in range(0, len(group), count)]
-        return batches
 
     def _load(self, batch: list[InputImage]) -> Iterator[tuple[list[InputImage], Tensor, Tensor | None]]:
         """Yield (images, pixels uint8 [B, 3, H, W], masks [B, H, W] or None); EXIF may turn some images of a batch."""
@@ -83,8 +70,8 @@ class Segmenter:
         for image in batch:
             try:
                 pixels, mask = read_image(image.path, upright=True), None
-                if self.masks:
-                    mask = read_mask(self.masks[image]).long()
+                if self.masks is not None:
+                    mask = self.read_mask(self.masks[image]).long()
                     check_pair(pixels, mask, num_classes=self.classes.num_classes,
                                files=(to_one_line(image.path), to_one_line(self.masks[image])))
                 groups.setdefault(pixels.shape, []).append((image, pixels, mask))
@@ -92,7 +79,7 @@ class Segmenter:
                 self.problems.append(str(problem))
         for group in groups.values():
             names, pixels, masks = zip(*group, strict=True)
-            yield list(names), _stack(pixels), _stack(masks) if self.masks else None
+            yield list(names), _stack(pixels), None if self.masks is None else _stack(masks)
 
     def _segment(self, batch: list[InputImage], pixels: Tensor, masks: Tensor | None):
         """Yield what run() does for images of one size."""
@@ -114,7 +101,7 @@ class Segmenter:
             if self.attack is not None:
                 adv_files = [_encode(to_uint8(adv_images[k])), *self._draw(adv_images[k], adv_logits[k])]
                 files |= dict(zip(self.endings[len(files):], adv_files, strict=True))
-                described |= {"labels": str(self.masks[image]) if self.masks else "clean prediction",
+                described |= {"labels": "clean prediction" if self.masks is None else str(self.masks[image]),
                               "changed_pixels": changed[k]}
             yield image, files, described
 
@@ -138,6 +125,17 @@ class Segmenter:
             np.savez(stream := io.BytesIO(), logits=logits.float().cpu().numpy(), classes=np.array(self.classes.names))
             files.append(stream.getvalue())
         return files
+
+
+def plan_batches(sizes: dict[InputImage, Size], *, batch_size: int) -> list[list[InputImage]]:
+    """Return batches of images of one size (width, height): `batch_size` of them, or fewer of large ones."""
+    by_size, batches = {}, []
+    for image, size in sizes.items():
+        by_size.setdefault(size, []).append(image)
+    for (width, height), group in by_size.items():
+        count = max(min(batch_size, MOST_PIXELS // (width * height)), 1)
+        batches += [group[start:start + count] for start in range(0, len(group), count)]
+    return batches
 
 
 def _stack(values) -> Tensor:
