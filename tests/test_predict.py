@@ -161,6 +161,17 @@ def test_several_inputs_each_file_once(tmp_path, call):
     assert written == ["c.png", "one/in/a.png", "two/in/a.png", "two/in/b.png", "lists/x/d.png", "lists/y/d.png"]
 
 
+def test_a_list_may_have_comments_and_lines_of_any_length(tmp_path, call, fails):
+    for name in ("a.png", "#b.png"):
+        draw(tmp_path / "in" / name)
+    (tmp_path / "in" / "list.txt").write_bytes(b"# of May\r\na.png\r\n  # more\r\n#b.png\r\n")
+    assert call(inputs=["in/list.txt"]) == ["a.png", "#b.png"]
+    (tmp_path / "in" / "list.txt").write_text("a.png\n" + "x" * 5000 + "\n" + "y\0.png\n")
+    code, lines = fails(inputs=["in/list.txt"], out="new")
+    assert code == 1 and len(lines) == 3 and max(map(len, lines)) < 600
+    assert files_in("new") == ["a.png", "a_overlay.png", RECORD]
+
+
 def test_folders_at_the_root_of_the_disk_stay_below_the_results(tmp_path, monkeypatch):
     """/photos and /x/photos are told apart by their parents; "//photos" would lead out of the folder."""
     for name in ("photos", "x/photos"):
@@ -178,7 +189,7 @@ def test_an_overlay_is_not_the_overlay_of_another_image(tmp_path, weights, call,
     draw(tmp_path / "in" / "y.png.d" / "a.png")
     assert call() == ["x.png", "x_overlay_2.png", "y.png", "y_2.png", "z.png", "z_2.png", "y.png.d/a.png"]
     said = capsys.readouterr().out
-    assert "in/x_overlay.png is written as x_overlay_2.png: x_overlay.png is an input or another image's\n" in said
+    assert "in/x_overlay.png is written as x_overlay_2.png: x_overlay.png is another image's\n" in said
     assert "7 label maps and overlays written to out\n" in said
     assert len(files_in("out")) == 2 * 7 + 1
     for name, source in (("x", "x.png"), ("x_overlay_2", "x_overlay.png"), ("y_2", "y.png")):
@@ -200,7 +211,8 @@ def test_nothing_that_was_there_is_overwritten(tmp_path, call):
 
 
 def test_why_an_image_is_not_written_under_its_name_is_said_once_it_is_written(tmp_path, call, fails, capsys):
-    for k, name in enumerate(("in/a.jpg", "out/a.png", "in/b.jpg", "in/b.png", "in/" + "y" * 240 + ".png")):
+    for k, name in enumerate(("in/a.jpg", "out/a.png", "in/b.jpg", "in/b.png", "in/d.gif/e.jpg", "in/d.jpg",
+                              "in/" + "y" * 240 + ".png")):
         draw(tmp_path / name, seed=k)
     (tmp_path / "in" / "b.png").write_text("no image")
     (tmp_path / "in" / "c.jpg").write_text("no image")
@@ -210,7 +222,9 @@ def test_why_an_image_is_not_written_under_its_name_is_said_once_it_is_written(t
     lines = [line for line in capsys.readouterr().out.splitlines() if "written" in line]
     assert lines == ["in/a.jpg is written as a_2.png: a.png is there and not written by predict.py",
                      f"in/{'y' * 240}.png is written as {'y' * 200}.png: its name is too long",
-                     "4 label maps and overlays written to out"]
+                     "6 label maps and overlays written to out"]
+    call(inputs=["in/c.png", "in/a.jpg"], out="in")
+    assert "in/c.png is written as c_2.png: c.png is an input\n" in capsys.readouterr().out
     call(inputs=["in/c.png"], out="one")
     assert "1 label map and overlay written to one\n" in capsys.readouterr().out
 
@@ -348,7 +362,7 @@ def test_what_cannot_be_read_costs_only_itself(tmp_path, call, fails):
 
 @pytest.mark.parametrize(("flags", "inputs", "words"), [
     ([], ["empty"], ["--input empty", "1 .pdf"]), ([], ["missing"], ["--input missing", "no such file"]),
-    ([], ["in", "missing"], ["--input missing"]), ([], ["wrong.txt"], ["wrong.txt", "none of its 1 lines"]),
+    ([], ["in", "missing"], ["--input missing"]), ([], ["wrong.txt"], ["wrong.txt", "none of its lines"]),
     ([], ["binary.txt"], ["binary.txt", "UTF-8"]),
     (["--masks", "in"], ["in"], ["--masks", "--attack"]), (["--eps", "4/255"], ["in"], ["--eps", "--attack"]),
     (["--attack_seed", "2"], ["in"], ["--attack_seed", "--attack"]), (["--steps", "2"], ["in"], ["--steps"]),

@@ -12,6 +12,7 @@ from utils.files import name_folders
 from utils.logging import logger
 
 LIST_SUFFIX = ".txt"
+LONGEST_PATH = 500  # characters of a missing path in messages: a list may hold any text
 Size = tuple[int, int]  # width, height
 
 
@@ -57,7 +58,9 @@ def read_sizes(images: list[InputImage]) -> tuple[dict[InputImage, Size], list[s
         try:
             if not os.path.isfile(image.path):
                 there = "not a file, or a broken link" if os.path.lexists(image.path) else "no such file"
-                raise UserError(f"Can't read {to_one_line(image.path)} ({there}): correct the list or the folder.")
+                shown = to_one_line(image.path)
+                shown = shown if len(shown) <= LONGEST_PATH else f"{shown[:LONGEST_PATH]}..."
+                raise UserError(f"Can't read {shown} ({there}): correct the list or the folder.")
             sizes[image] = read_image_size(image.path)
         except UserError as problem:
             problems.append(str(problem))
@@ -119,16 +122,20 @@ def _refuse_folder(error: OSError):
 
 
 def _read_list(path: Path) -> list[InputImage]:
-    """Return the images of a list: one path a line, relative to the list's folder or else to the current one."""
+    """Return the images of a list: one path a line, relative to the list's folder or else to the current one.
+
+    A line that begins with # is a comment, unless there is such a file.
+    """
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise UserError(f"--input {to_one_line(path)} can't be read ({reason}): write one image path a line") from None
-    images = [_locate(line.strip(), path.parent) for line in lines if line.strip()]
+    located = ((line, _locate(line, path.parent)) for line in map(str.strip, lines) if line)
+    images = [image for line, image in located if not line.startswith("#") or os.path.isfile(image)]
     if not any(map(os.path.isfile, images)):
-        raise UserError(f"--input {to_one_line(path)}: none of its {len(images)} lines is the path of a file: write "
-                        "paths relative to the list's folder or to the current one")
+        raise UserError(f"--input {to_one_line(path)}: none of its lines is the path of a file: write paths "
+                        " relative to the list's folder or to the current one")
     whole = [Path(os.path.abspath(image)) for image in images]
     common = os.path.commonpath([image.parent for image in whole])
     return [InputImage(image, full.relative_to(common)) for image, full in zip(images, whole, strict=True)]

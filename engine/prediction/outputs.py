@@ -45,9 +45,10 @@ class Outputs:
         Its files stem + ending are new or, with overwrite, own ones, and none is an image, in `kept`, or of another
         image. Raises UserError if own files are there without overwrite.
         """
-        taken = {os.path.realpath(path) for path in (*(image.path for image in images), *kept)}
-        taken |= {os.path.realpath(self.folder / place)
-                  for place in {place for image in images for place in image.name.parents}}
+        taken = dict.fromkeys((os.path.realpath(self.folder / place) for place in {
+            place for image in images for place in image.name.parents}), "a folder of the results")
+        inputs = filter(os.path.lexists, (*(image.path for image in images), *kept))
+        taken |= dict.fromkeys(map(os.path.realpath, inputs), "an input")
         targets, earlier, numbers, reasons = {}, [], {}, {}
         for image in images:
             wished = _shorten(image.name)
@@ -55,12 +56,12 @@ class Outputs:
                 stem = wished if number == 1 else wished.with_name(f"{wished.name}_{number}")
                 files = [os.path.realpath(self.folder / f"{stem}{ending}") for ending in endings]
                 there = [Path(file) for file in files if os.path.lexists(file)]
-                if (reason := self._find_obstacle(files, there, taken)) is None:
+                if not (reason := self._find_obstacle(files, there, taken)):
                     break
                 reasons.setdefault(wished, reason)
             numbers[wished] = number + 1
             reasons.setdefault(wished, f"{to_one_line(Path(files[0]).name)} is another image's")
-            taken |= {*files}
+            taken |= dict.fromkeys(files, "another image's")
             earlier += there
             targets[image] = self.folder / stem
             if stem != image.name.with_suffix(""):
@@ -107,13 +108,11 @@ class Outputs:
         if len(kept) < len(lines):
             self._record.replace(format_record(kept))
 
-    def _find_obstacle(self, files: list[str], there: list[Path], taken: set[str]) -> str | None:
-        """Return why results can't have these names, None if they can."""
-        for file in files:
-            if file in taken:
-                return f"{to_one_line(Path(file).name)} is an input or another image's"
-        foreign = next((path for path in there if not self.is_own(path)), None)
-        return foreign and f"{to_one_line(foreign.name)} is there and not written by predict.py"
+    def _find_obstacle(self, files: list[str], there: list[Path], taken: dict[str, str]) -> str:
+        """Return why results can't have these names, "" if they can."""
+        obstacles = [(Path(file), taken[file]) for file in files if file in taken] or [
+            (path, "there and not written by predict.py") for path in there if not self.is_own(path)]
+        return " is ".join((to_one_line(obstacles[0][0].name), obstacles[0][1])) if obstacles else ""
 
     def _find_digest(self, path: Path) -> str | None:
         """Return the SHA-256 of an own file, None for any other."""
