@@ -562,6 +562,24 @@ def test_a_mask_with_a_label_beyond_the_classes_is_named(tmp_path, call, fails):
         assert code == 1 and all(word in lines[0] for word in words) and files_in("out") == [RECORD]
 
 
+def test_a_mask_is_found_whatever_the_unicode_form_of_its_name(tmp_path, call):
+    draw(tmp_path / "in" / "u\N{COMBINING DIAERESIS}.png")
+    (tmp_path / "masks").mkdir()
+    Image.new("L", (30, 24)).save(tmp_path / "masks" / "\N{LATIN SMALL LETTER U WITH DIAERESIS}.png")
+    assert len(call("--attack", "fgsm", "--masks", "masks")) == 1
+
+
+def test_a_path_in_a_folder_that_cannot_be_read_is_named(tmp_path, call, fails, monkeypatch):
+    """The tests may run as root, who can read everything: Path.exists() raises there."""
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    for name in ("exists", "is_dir", "is_file"):
+        monkeypatch.setattr(Path, name, refuse)
+    code, (line,) = fails(inputs=["secret/a.png"])
+    assert code == 2 and "--input secret/a.png: no such file or folder, or it can't be read" in line
+
+
 def test_only_images_that_can_be_read_need_a_mask(tmp_path, call, fails):
     draw(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "b.png").write_text("no image")

@@ -1,6 +1,6 @@
 """Rules for flags together: flags that don't apply to a mode, flags without effect, contradictions."""
 import math
-from pathlib import Path
+import os
 
 from engine.options.declare import PREDICT, REPORT, SAM_FAMILY, TEST, TRAIN, VERIFY, list_attacks, list_registered
 from engine.options.flags import FLAGS
@@ -184,10 +184,10 @@ def _check_prediction(options):
     if not options.input:
         raise UserError("--input: name an image, a folder of images, or a .txt list of images")
     for path in options.input:
-        if not Path(path).exists():
-            raise UserError(f"--input {path}: no such file or folder")
-    if options.masks is not None and not Path(options.masks).is_dir():
-        raise UserError(f"--masks {options.masks}: no such folder")
+        if not os.path.exists(path):  # Path.exists() raises PermissionError in a folder that can't be read
+            raise UserError(f"--input {path}: no such file or folder, or it can't be read: correct the path")
+    if options.masks is not None and not os.path.isdir(options.masks):
+        raise UserError(f"--masks {options.masks}: no such folder, or it can't be read: correct the path")
     for flag, values in (("attack", list_attacks(options)), ("eps", options.eps),
                          ("attack_loss", options.attack_loss or ())):
         if len(values) > 1:

@@ -1,5 +1,6 @@
 """Find the images that --input names, and their masks."""
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -31,10 +32,10 @@ def find_images(inputs: list[Path], *, is_own: Callable[[Path], bool]) -> list[I
     folder that its images have in common. Hidden files and folders are left out of a search, and the files for which
     is_own is true: earlier results. Raises UserError if there are no images, or a list can't be read.
     """
-    prefixes = _name_folders([path for path in inputs if path.is_dir()])
+    prefixes = _name_folders(list(filter(os.path.isdir, inputs)))
     found, unused = {}, Counter()
     for path in inputs:
-        if path.is_dir():
+        if os.path.isdir(path):
             images = _search(path, prefixes[path], is_own=is_own, unused=unused)
         elif path.suffix.lower() == LIST_SUFFIX:
             images = _read_list(path)
@@ -74,10 +75,10 @@ def find_masks(images: Collection[InputImage], folder: Path) -> dict[InputImage,
     """
     masks, missing, by_stem = {}, [], {}
     for place in {folder / image.name.parent for image in images}:
-        for path in list_images(place) if place.is_dir() else ():
-            by_stem.setdefault((place, path.stem), []).append(path)
+        for path in list_images(place) if os.path.isdir(place) else ():
+            by_stem.setdefault((place, _normalize(path.stem)), []).append(path)
     for image in images:
-        found = by_stem.get((folder / image.name.parent, image.name.stem), [])
+        found = by_stem.get((folder / image.name.parent, _normalize(image.name.stem)), [])
         if len(found) > 1:
             names = " and ".join(to_one_line(path.name) for path in found)
             raise UserError(f"--masks {folder}: {names} are masks of the same image: keep one")
@@ -88,6 +89,11 @@ def find_masks(images: Collection[InputImage], folder: Path) -> dict[InputImage,
         raise UserError(f"--masks {folder} has no mask for {len(missing)} of {len(images)} images ({missing[0]}, ...): "
                         "add them, or leave out --masks to attack the clean predictions")
     return masks
+
+
+def _normalize(stem: str) -> str:
+    """Return a name in one Unicode form: macOS writes another one (NFD) than Linux and Windows."""
+    return unicodedata.normalize("NFC", stem)
 
 
 def _name_folders(folders: list[Path]) -> dict[Path, Path]:
