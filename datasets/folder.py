@@ -145,7 +145,8 @@ def count_classes(root: Path, label_map: tuple) -> int:
         shown = ", ".join(map(str, sorted(labels)[:10])) + ", ..." * (len(labels) > 10)
         raise UserError(f"The masks in {to_one_line(root)} have the labels {shown}, which are not numbers from 0 to a "
                         f"last class: give --label_map, or name all classes in {CLASSES} (docs/data.md#wrong-labels).")
-    logger.info("No %s in %s: %d classes, named by their labels", CLASSES, to_one_line(root), count)
+    logger.info("No %s in %s: %d class%s, named by their labels", CLASSES, to_one_line(root), count,
+                "es" * (count != 1))
     return count
 
 

@@ -544,6 +544,13 @@ def test_masks_are_read_with_the_label_map_and_the_colours_of_the_checkpoint(tmp
     assert (adv_of(Image.fromarray(mapped), *flags, out="given") == ignored).all()
 
 
+def test_a_folder_that_says_nothing_of_its_classes_has_one_class(tmp_path, call, capsys):
+    save_weights(tmp_path / "weights.pth", num_classes=1)
+    draw(tmp_path / "in" / "a.png")
+    call("--dataset", "folder")
+    assert "No classes.txt in datasets/data: 1 class, named by their labels\n" in capsys.readouterr().out
+
+
 def test_the_counts_of_the_checkpoint_are_used_whatever_the_labels_in_the_masks_mean(tmp_path, adv_of):
     save_weights(tmp_path / "weights.pth", num_classes=11, class_names=list(describe("camvid").names),
                  class_pixels=[1] * 11, options={"year": "2012", "label_map": None, "ignore_label": 255})
