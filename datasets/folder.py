@@ -30,8 +30,8 @@ class Folder(PairedFiles):
     def __init__(self, split, *, data_root, crop_size=None, label_map=None, val_share=0.2, val_names=None, classes=None,
                  **_):
         root = Path(data_root).expanduser()
-        has_val = (root / "val").is_dir()
-        folder = root / (split if has_val else "train")
+        drawn = not has_val(root)  # from the training images
+        folder = root / ("train" if drawn else split)
         for needed in (folder / "images", folder / "masks"):
             if not needed.is_dir():
                 refuse_other_layout(root, "folder")
@@ -39,7 +39,7 @@ class Folder(PairedFiles):
                                 "not exist. Put them into train/images and train/masks (docs/data.md#your-own-images).")
         masks = ImageFolder(folder / "masks")
         images = list_images(folder / "images")
-        if not has_val:
+        if drawn:
             chosen = choose_validation(images, val_share) if val_names is None else find_named(images, val_names, root)
             images = [image for image in images if (image.stem in chosen) == (split == "val")]
         pairs = masks.pair(images)
@@ -49,10 +49,10 @@ class Folder(PairedFiles):
         self.mask_colours = read_colours(root)
         super().__init__(pairs, split, origin=folder / "images", crop_size=crop_size, label_map=label_map,
                          absent=masks.absent)
-        if not has_val and split == "val":
+        if drawn and split == "val":
             self.drawn = sorted(image.stem for image in images)
         log_unused(folder / "images")
-        if has_val:
+        if not drawn:
             log_masks_without_image(masks, pairs)
 
     @classmethod
@@ -67,6 +67,11 @@ class Folder(PairedFiles):
             return classes
         count = count_classes(root, tuple(sorted((label_map or {}).items())))
         return Classes(tuple(map(str, range(count))), make_palette(compute_colours()[:count]))
+
+
+def has_val(root) -> bool:
+    """Return whether the validation images have a folder of their own."""
+    return (Path(root).expanduser() / "val").is_dir()
 
 
 def choose_validation(images: list[Path], share: float) -> set[str]:

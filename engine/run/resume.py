@@ -1,8 +1,10 @@
 """Find a call's checkpoint, take its options, and check that a run may continue from it."""
 from dataclasses import dataclass
+from os.path import abspath, expanduser
 from pathlib import Path
 
 from datasets import IGNORE, Classes, make_palette
+from datasets.folder import has_val
 from engine.options import FLAGS, PREDICT, TEST, TRAIN, VERIFY, Options, adopted, as_flags, resolve, take_over
 from engine.options.types import find_base_optimizer, read_label_map
 from engine.run import checkpoints
@@ -84,8 +86,33 @@ def find_source(options: Options, checkpoint: Loaded | None) -> dict:
     known = read_described_data(options, checkpoint)
     names, colours = known.get("class_names"), known.get("class_colours")
     return {"data_root": options.data_root, "year": options.year, "label_map": mapping, "val_share": options.val_share,
-            "val_names": known.get("val_names") or None,
+            "val_names": _find_val_names(options, checkpoint, known.get("val_names") or None),
             "classes": Classes(tuple(names), make_palette(colours)) if names and colours else None}
+
+
+def _find_val_names(options: Options, checkpoint: Loaded | None, names: list[str] | None) -> list[str] | None:
+    """Return `names`, the validation images of the checkpoint's run, where they are used; None where others are.
+
+    With another --data_root they are drawn anew, and a line says so. Raises UserError for a --val_share that would be
+    ignored.
+    """
+    if has_val(options.data_root):
+        if "val_share" in options.given:
+            raise UserError(f"--val_share {options.val_share:g}: {Path(options.data_root) / 'val'} holds the "
+                            "validation images: leave out --val_share, or move that folder away")
+        return None
+    if names is None:
+        return None
+    saved = checkpoint.content["options"]
+    before = str(saved.get("data_root", options.data_root))
+    if abspath(expanduser(options.data_root)) != abspath(expanduser(before)):
+        logger.info("Validation images are drawn anew, a share of %g: --data_root is %s, and those of %s were drawn in "
+                    "%s", options.val_share, options.data_root, checkpoint.path, before)
+        return None
+    if "val_share" in options.given and options.val_share != saved.get("val_share"):
+        raise UserError(f"--val_share {options.val_share:g}: the validation images are those that {checkpoint.path} "
+                        "names, as it was not trained on them: leave out --val_share")
+    return names
 
 
 def read_described_data(options: Options, loaded: Loaded | None) -> dict:
