@@ -27,6 +27,8 @@ class SegmentationDataset(Dataset):
     num_classes: int
     palette: np.ndarray                 # [256, 3] uint8, the colour of every label
     native_same_size = False            # True only if all validation images have one size; False is always safe
+    own_classes = False                 # whether the user numbers and names the classes
+    label_map: dict[int, int] = {}      # {stored label: used label}
     skipped: list[str] = []             # names of the images that were left out
     drawn: list[str] | None = None      # names of the validation images, if they were drawn from the training images
     origin = ""                         # the list or folder that the images come from, for messages
