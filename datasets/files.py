@@ -71,10 +71,11 @@ def read_orientation(path: Path) -> int:
     return _read(path, _exif_orientation)
 
 
-def read_bytes(path: Path) -> bytes:
-    """Return the content of a file. Raises UserError."""
+def read_bytes(path: Path, *, limit: int = -1) -> bytes:
+    """Return the content of a file, at most its first `limit` bytes unless that is -1. Raises UserError."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(limit)
     except OSError as error:
         raise _to_user_error(path, error) from error
 

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from datasets import build_datasets, check_and_filter
+from datasets import build_datasets, check, check_and_filter
 from datasets.camvid import CamVid
 from main import main
 from tests.datasets.pictures import encoded
@@ -162,3 +162,17 @@ def test_images_of_both_splits_are_counted(camvid, log):
     (root / "val" / "002.png").write_bytes((root / "train" / "000.png").read_bytes())
     check_and_filter(sets)
     assert f"1 of 4 validation images are also training images, the first is {root / 'val' / '002.png'}" in log.text
+
+
+def test_files_of_one_size_are_not_read_to_the_end(camvid, monkeypatch):
+    root, sets = camvid(draw(range(11), 3), draw(range(11), 3))
+    for split in ("train", "val"):
+        for i in range(3):
+            (root / split / f"{i:03}.png").write_bytes(f"start of {split} {i:03}".encode().ljust(19) + bytes(1 << 17))
+    for name in ("train/002.png", "val/001.png"):
+        (root / name).write_bytes(b"same start".ljust(19) + bytes(1 << 17))
+    (root / "val/002.png").write_bytes(b"same start".ljust(19) + bytes((1 << 17) - 1) + b"x")
+    lengths, read_bytes = [], check.read_bytes
+    monkeypatch.setattr(check, "read_bytes", lambda path, **limit: lengths.append(limit) or read_bytes(path, **limit))
+    assert check.find_shared(sets["train"], sets["val"]) == [root / "val" / "001.png"]
+    assert lengths.count({}) == 3 and len(lengths) == 9
