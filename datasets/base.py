@@ -49,6 +49,11 @@ class SegmentationDataset(Dataset):
         """Return whether all images have one size, so that they can be batched."""
         return self.crop_size is not None or self.native_same_size
 
+    @property
+    def relabels(self) -> bool:
+        """Return whether labels may be used otherwise than they are stored."""
+        return bool(self.label_map)
+
     def __len__(self) -> int:
         raise NotImplementedError
 

@@ -30,8 +30,9 @@ COLOURS = {
 class CamVid(PairedFiles):
     """CamVid: {root}/{train,val}/*.png and {root}/{train,val}annot/*.png of the same names (or with _L), 11 classes.
 
-    Label 11 ("unlabelled") and all higher labels become 255. Brostow et al., "Semantic object classes in video", 2009;
-    classes and colours: Badrinarayanan et al., "SegNet", 2015.
+    Label 11 ("unlabelled") and all higher labels are read as 255. A run whose first masks have higher ones is refused,
+    and --check_data counts them (label_check.py). Brostow et al., "Semantic object classes in video", 2009; classes and
+    colours: Badrinarayanan et al., "SegNet", 2015.
     """
 
     class_names = list(COLOURS)
@@ -54,6 +55,8 @@ class CamVid(PairedFiles):
         super().__init__(pairs, split, origin=folder, crop_size=crop_size, label_map=label_map, absent=found.absent)
         log_unused(folder)
         log_masks_without_image(found, pairs)
+
+    relabels = True
 
     @property
     def native_same_size(self) -> bool:

@@ -7,6 +7,7 @@ from utils.errors import UserError
 
 from .files import read_bytes
 from .image_lists import describe_unused, to_one_line
+from .label_maps import format_pairs, undo_factor
 from .transforms import IGNORE
 
 START = 1 << 16  # bytes that tell most files of one size apart
@@ -80,9 +81,11 @@ def check_label(label, *, num_classes: int, file: str):
     """Raise UserError unless all labels are in [0, num_classes) or IGNORE; `file` names the mask in the message."""
     outside = label[(label < 0) | (label >= num_classes) & (label != IGNORE)]
     if outside.numel():
+        numbers = undo_factor(label.unique().tolist())
+        example = f", such as {format_pairs(numbers)}" if numbers and max(numbers.values()) < num_classes else ""
         raise UserError(f"{file} has the label {int(outside[0])}, but the classes are 0 to {num_classes - 1} "
                         f"(and {IGNORE}, ignored): correct the mask, choose the --dataset that it belongs to, or give "
-                        "--label_map (docs/data.md#wrong-labels).")
+                        f"--label_map{example} (docs/data.md#wrong-labels).")
 
 
 def _format_size(tensor):

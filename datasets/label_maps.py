@@ -1,5 +1,6 @@
 """What --label_map and --ignore_label make of labels: examples for messages, and what they leave without a use."""
 from collections.abc import Iterable
+from math import gcd
 
 from utils.errors import UserError
 from utils.logging import logger
@@ -18,6 +19,19 @@ def format_pairs(label_map: dict[int, int]) -> str:
 def number_in_order(labels: Iterable[int]) -> dict[int, int]:
     """Return the label map that gives these labels, but for IGNORE, the numbers from 0 on."""
     return {label: number for number, label in enumerate(sorted({*labels} - {IGNORE}))}
+
+
+def find_factor(labels: Iterable[int]) -> int:
+    """Return the factor above 1 that all labels but 0 and IGNORE share, else 0."""
+    values = [label for label in labels if label not in (0, IGNORE)]
+    factor = gcd(*values)
+    return factor if factor > 1 and len(values) > 1 else 0
+
+
+def undo_factor(labels: Iterable[int]) -> dict[int, int]:
+    """Return the label map that divides these labels, but for IGNORE, by the factor that they share; {} without one."""
+    factor = find_factor(labels)
+    return {label: label // factor for label in labels if label != IGNORE} if factor else {}
 
 
 def list_impossible(label_map: dict[int, int], num_classes: int) -> list[int]:

@@ -101,10 +101,20 @@ def test_labels_with_large_gaps_need_a_word(tmp_path, labels, words):
 def test_painted_masks_need_a_label_map(tmp_path):
     for i in range(4):
         put(tmp_path / "train", str(i), np.resize([0, 255], SIZE))
-    with pytest.raises(UserError, match="single class.*'255 1'"):
+    with pytest.raises(UserError, match="single class.*: if 255 is a class, give --label_map 255:1 .docs"):
         check_and_filter(dict(zip(("train", "val"), build_datasets("folder", data_root=tmp_path), strict=True)))
     train, _ = build_datasets("folder", data_root=tmp_path, label_map={255: 1})
     assert train.num_classes == 2 and check_and_filter({"train": train})
+
+
+@pytest.mark.parametrize(("labels", "example"), [([0, 100, 200, 255], "--label_map, such as 0:0,100:1,200:2 "),
+                                                 ([0, 37], "--label_map (")])
+def test_scaled_masks_beside_names_of_classes_get_an_example(tmp_path, labels, example):
+    put(tmp_path / "train", "a", np.resize(labels, SIZE))
+    put(tmp_path / "train", "b", np.resize(labels, SIZE))
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    with pytest.raises(UserError, match=re.escape(example)):
+        check_and_filter({"train": build_datasets("folder", data_root=tmp_path)[0]})
 
 
 def test_colours_without_names_name_the_command(tmp_path, capsys):
