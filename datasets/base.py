@@ -26,7 +26,7 @@ class SegmentationDataset(Dataset):
     class_names: list[str]
     num_classes: int
     palette: np.ndarray                 # [256, 3] uint8, the colour of every label
-    native_same_size = False            # True only if all validation images have one size; False is always safe
+    native_same_size: bool | None = False  # whether all validation images have one size; None if it isn't known
     own_classes = False                 # whether the user numbers and names the classes
     label_map: dict[int, int] = {}      # {stored label: used label}
     skipped: list[str] = []             # names of the images that were left out
@@ -45,9 +45,9 @@ class SegmentationDataset(Dataset):
         return Classes(tuple(cls.class_names), cls.palette)
 
     @property
-    def same_size(self) -> bool:
-        """Return whether all images have one size, so that they can be batched."""
-        return self.crop_size is not None or self.native_same_size
+    def same_size(self) -> bool | None:
+        """Return whether all images have one size, so that they can be batched; None if it isn't known."""
+        return True if self.crop_size is not None else self.native_same_size
 
     @property
     def relabels(self) -> bool:

@@ -5,7 +5,7 @@ from utils.errors import UserError
 
 from .base import PairedFiles
 from .classes import make_palette
-from .files import read_image_size
+from .files import have_one_size
 from .image_lists import ImageFolder, list_images, log_masks_without_image, log_unused
 from .layouts import refuse_other_layout
 from .transforms import IGNORE
@@ -61,9 +61,7 @@ class CamVid(PairedFiles):
     @property
     def native_same_size(self) -> bool:
         """Return whether all masks have one size, read from their headers; images must match their masks."""
-        sizes = (read_image_size(mask) for _, mask in self.pairs)
-        first = next(sizes, None)
-        return all(size == first for size in sizes)
+        return have_one_size(mask for _, mask in self.pairs)
 
     def convert_label(self, label):
         """Return stored labels with label_map applied, then 255 for "unlabelled" and all above."""

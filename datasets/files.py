@@ -63,6 +63,13 @@ def read_image_size(path: Path) -> tuple[int, int]:
     return _read(path, lambda file: file.size)
 
 
+def have_one_size(paths) -> bool:
+    """Return whether all these images have one size, read from the headers up to the first other one."""
+    sizes = map(read_image_size, paths)
+    first = next(sizes, None)
+    return all(size == first for size in sizes)
+
+
 def read_orientation(path: Path) -> int:
     """Return the EXIF orientation (1 to 8) that read_image leaves unapplied; 1 if it is missing or corrupt.
 

@@ -6,12 +6,14 @@ from utils.errors import UserError
 
 from .base import PairedFiles
 from .classes import Classes, make_palette
+from .files import have_one_size
 from .image_lists import ImageFolder, list_images, log_masks_without_image, log_unused, to_one_line
 from .layouts import refuse_other_layout
 from .own_classes import CLASSES, IGNORED_NAME, count_classes, read_classes, read_colours
 from .voc import compute_colours
 
 HELP = "(docs/data.md#your-own-images)"
+MOST_HEADERS = 5000  # that are read to learn whether all images have one size
 # What others call these folders, in lower case.
 OTHER_NAMES = {
     "images": {"images", "image", "imgs", "img"},
@@ -51,6 +53,11 @@ class Folder(PairedFiles):
         log_unused(folder / "images")
         if not drawn:
             log_masks_without_image(masks, pairs)
+
+    @property
+    def native_same_size(self) -> bool | None:
+        """Return whether all masks have one size, as their images then have; None for more than MOST_HEADERS."""
+        return have_one_size(mask for _, mask in self.pairs) if len(self.pairs) <= MOST_HEADERS else None
 
     @classmethod
     def describe(cls, *, data_root, label_map=None, classes=None, **_) -> Classes:

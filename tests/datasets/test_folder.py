@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from datasets import build_datasets, check_and_filter, describe
+from datasets import build_datasets, build_loaders, check_and_filter, describe
 from datasets.make_classes import main as make_classes
 from tests.datasets.pictures import encoded
 from utils.errors import UserError
@@ -207,3 +207,17 @@ def test_a_class_that_no_label_means_is_a_warning(root, log, label_map, words):
     describe("folder", data_root=root, label_map=label_map)
     assert ("Warning: class" in log.text) == (words is not None)
     assert words is None or re.search(words.replace("(", "\\(").replace(")", "\\)"), log.text)
+
+
+@pytest.mark.parametrize(("changed", "most", "expected", "words"), [
+    (False, 10, 4, None), (True, 10, 1, "Validation images differ in size: --val_batch_size is 1, not 4"),
+    (False, 2, 1, "Validation images may differ in size: --val_batch_size is 1, not 4")])
+def test_images_of_one_size_are_batched(root, log, monkeypatch, changed, most, expected, words):
+    monkeypatch.setattr("datasets.folder.MOST_HEADERS", most)
+    if changed:
+        for kind, content in (("images", np.zeros((9, 10, 3))), ("masks", np.zeros((9, 10)))):
+            (root / "train" / kind / "05.png").write_bytes(encoded(content.astype(np.uint8)))
+    _, val = build_datasets("folder", data_root=root, val_names=["01", "03", "05"])
+    _, loader = build_loaders(None, val, batch_size=1, val_batch_size=4, num_workers=0, seed=1)
+    assert loader.batch_size == expected and ("in size" in log.text) == (words is not None)
+    assert words is None or words in log.text
