@@ -58,6 +58,15 @@ def is_in_colours(path: Path) -> bool:
     return _read(path, lambda file: file.mode in COLOUR_MODES)
 
 
+def read_palette(path: Path) -> list[tuple[int, int, int]]:
+    """Return the colours of a palette image, by index; [] for other images. Raises UserError."""
+    def decode(file):
+        levels = file.getpalette("RGB") if file.mode == "P" else []
+        return list(zip(levels[::3], levels[1::3], levels[2::3], strict=True))
+
+    return _read(path, decode)
+
+
 def read_image_size(path: Path) -> tuple[int, int]:
     """Return (width, height), read from the header only. Raises UserError."""
     return _read(path, lambda file: file.size)

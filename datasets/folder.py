@@ -9,7 +9,7 @@ from .classes import Classes, make_palette
 from .files import have_one_size
 from .image_lists import ImageFolder, list_images, log_masks_without_image, log_unused, to_one_line
 from .layouts import refuse_other_layout
-from .own_classes import CLASSES, IGNORED_NAME, count_classes, read_classes, read_colours
+from .own_classes import CLASSES, IGNORED_NAME, count_classes, read_classes, read_colours, warn_about_palette
 from .voc import compute_colours
 
 HELP = "(docs/data.md#your-own-images)"
@@ -50,6 +50,9 @@ class Folder(PairedFiles):
                          absent=masks.absent)
         if drawn and split == "val":
             self.drawn = sorted(image.stem for image in images)
+        for _, mask in pairs[:1]:
+            if mask not in masks.absent:
+                warn_about_palette(mask, self.mask_colours, self.label_map)
         log_unused(folder / "images")
         if not drawn:
             log_masks_without_image(masks, pairs)

@@ -11,7 +11,7 @@ from utils.distributed import is_main
 from utils.errors import UserError
 from utils.logging import logger
 
-from .files import is_in_colours, read_mask
+from .files import is_in_colours, read_mask, read_palette
 from .image_lists import list_images, to_one_line
 from .label_maps import format_pairs, log_unused_labels, number_in_order
 from .transforms import IGNORE
@@ -85,6 +85,22 @@ def read_colours(root: Path) -> dict[tuple[int, int, int], int]:
                         f"does not say which: run {MAKE_CLASSES} {to_one_line(root)}, then write the classes' names "
                         "into it.")
     return colours
+
+
+def warn_about_palette(mask: Path, colours: dict[tuple[int, int, int], int], label_map: dict[int, int]):
+    """Warn if a palette mask has a label in the colour that classes.txt ({colour: label}) gives another class."""
+    try:
+        palette = read_palette(mask) if colours else []
+        labels = read_mask(mask).unique().tolist() if palette else []
+    except UserError:  # the check of the data reports it, or --skip_bad_images leaves it out
+        return
+    for stored in labels:
+        colour, used = palette[stored] if stored < len(palette) else None, label_map.get(stored, stored)
+        if colours.get(colour, used) != used:
+            logger.warning("Warning: %s has label %d in the colour %d %d %d, which %s gives class %d: labels are read "
+                           "as class numbers, so correct the order of the lines (docs/data.md#your-own-images)",
+                           to_one_line(mask), stored, *colour, CLASSES, colours[colour])
+            return
 
 
 @cache

@@ -7,7 +7,7 @@ import pytest
 
 from datasets import build_datasets, build_loaders, check_and_filter, describe
 from datasets.make_classes import main as make_classes
-from tests.datasets.pictures import encoded
+from tests.datasets.pictures import encoded, paletted
 from utils.errors import UserError
 from utils.launch import TORCHRUN
 
@@ -221,3 +221,22 @@ def test_images_of_one_size_are_batched(root, log, monkeypatch, changed, most, e
     _, loader = build_loaders(None, val, batch_size=1, val_batch_size=4, num_workers=0, seed=1)
     assert loader.batch_size == expected and ("in size" in log.text) == (words is not None)
     assert words is None or words in log.text
+
+
+@pytest.mark.parametrize(("lines", "flags", "warned"), [
+    ("a 0 0 0\nb 4 5 6\nc 1 2 3\n", {}, True), ("a 0 0 0\nb 1 2 3\nc 4 5 6\n", {}, False),
+    ("a 0 0 0\nb 4 5 6\nc 1 2 3\n", {"label_map": {1: 2, 2: 1}}, False), ("a\nb\nc\n", {}, False)])
+def test_a_palette_that_contradicts_the_classes_is_a_warning(tmp_path, log, lines, flags, warned):
+    put(tmp_path / "train", "a", np.resize([0, 1, 2], SIZE))
+    palette = [0, 0, 0, 1, 2, 3, 4, 5, 6]
+    (tmp_path / "train" / "masks" / "a.png").write_bytes(encoded(paletted(
+        np.resize([0, 1, 2], SIZE).astype(np.uint8), palette)))
+    (tmp_path / "classes.txt").write_text(lines)
+    build_datasets("folder", data_root=tmp_path, val_names=[], **flags)
+    assert ("label 1 in the colour 1 2 3, which classes.txt gives class 2" in log.text) == warned
+
+
+def test_a_damaged_mask_is_left_to_the_check(root):
+    (root / "classes.txt").write_text("a 1 2 3\nb\nc\nd\n")
+    (root / "train" / "masks" / "00.png").write_bytes(b"")
+    assert len(build_datasets("folder", data_root=root, val_names=[])[0]) == 10
