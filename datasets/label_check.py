@@ -103,7 +103,8 @@ def refuse_wrong_labels(labels: Labels, dataset, *, title: str):
                         f"to, or give --label_map {REMEDY}.")
     if len(labels.classes) == 1:
         (only,) = labels.classes
-        remedy = f"if {IGNORE} is a class, give --label_map {IGNORE}:{int(only == 0)}" if IGNORE in labels.stored \
+        mappable = IGNORE in labels.stored and IGNORE not in dataset.label_map
+        remedy = f"if {IGNORE} is a class, give --label_map {IGNORE}:{int(only == 0)}" if mappable \
             else "add masks that have other classes too"
         own = "" if dataset.own_classes else "; if the classes are your own, --dataset folder"
         raise UserError(f"{masks} have a single class, {dataset.class_names[only]} ({counts} pixels), so a score on "

@@ -204,3 +204,13 @@ def test_files_of_one_size_are_not_read_to_the_end(camvid, monkeypatch):
     monkeypatch.setattr(check, "read_bytes", lambda path, **limit: lengths.append(limit) or read_bytes(path, **limit))
     assert check.find_shared(sets["train"], sets["val"]) == [root / "val" / "001.png"]
     assert lengths.count({}) == 3 and len(lengths) == 9
+
+
+@pytest.mark.parametrize(("labels", "label_map", "said"), [
+    ([0, 255], {}, "give --label_map 255:1"), ([3, 255], {}, "give --label_map 255:0"),
+    ([3], {}, "add masks that have"),
+    ([0, 255], {0: 255, 255: 1}, "add masks that have"), ([0, 1], {0: 255}, "add masks that have")])
+def test_255_is_offered_as_a_class_only_where_masks_have_it(camvid, labels, label_map, said):
+    _, sets = camvid(draw(labels, 2), label_map=label_map)
+    with pytest.raises(UserError, match=f"single class.*: .*{said}"):
+        check_and_filter({"train": sets["train"]})
