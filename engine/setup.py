@@ -157,7 +157,8 @@ def build_network(options: Options, device: torch.device, *, num_classes: int,
     elif options.backbone_weights is not None:
         content = load(options.backbone_weights, flag="--backbone_weights")
         model.normalization = load_backbone(model.model.backbone, options.model.partition("_")[2],
-                                            model_state(content), source=options.backbone_weights)
+                                            model_state(content), source=options.backbone_weights,
+                                            whole=options.freeze_backbone)
         _take_normalization(model, content, source=options.backbone_weights)
     if options.freeze_backbone and options.mode == TRAIN:
         freeze_backbone(model.model)
