@@ -1,6 +1,7 @@
 """Find a call's checkpoint, take its options, and check that a run may continue from it."""
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 
 from datasets import IGNORE, Classes, make_palette
 from engine.options import FLAGS, PREDICT, TEST, TRAIN, VERIFY, Options, adopted, as_flags, resolve, take_over
@@ -104,6 +105,25 @@ def read_described_data(options: Options, loaded: Loaded | None) -> dict:
     if "class_colours" in found and len(found["class_colours"]) != len(found.get("class_names", ())):
         raise UserError(f"{loaded.path}: class_colours and class_names differ in number: give another checkpoint")
     return found
+
+
+def check_classes(options: Options, loaded: Loaded | None, classes: Classes, *, label_map: dict[int, int]):
+    """Raise UserError if --num_classes, --label_map or the classes of the tested checkpoint don't fit the data's."""
+    if options.num_classes not in (None, classes.num_classes):
+        raise UserError(f"--num_classes {options.num_classes}: {options.dataset} has {classes.num_classes}")
+    for stored, used in label_map.items():
+        if used >= classes.num_classes and used != IGNORE:
+            raise UserError(f"--label_map {stored}:{used}: the classes of {options.dataset} are 0 to "
+                            f"{classes.num_classes - 1}, and {IGNORE} is ignored")
+    names = read_described_data(options, loaded).get("class_names", list(classes.names))
+    if names != list(classes.names) and not options.continue_training:  # which compares its images too
+        raise UserError(f"{Path(options.data_root) / 'classes.txt'} has the classes {_shorten(classes.names)}, but "
+                        f"{loaded.path} was trained for {_shorten(names)}: write these, in this order "
+                        "(docs/data.md#your-own-images)")
+
+
+def _shorten(names) -> str:
+    return shorten(", ".join(names), 100, placeholder=" ...")
 
 
 def _is_colour(value) -> bool:
