@@ -49,6 +49,8 @@ def finish_options(call, loaded: Loaded | None) -> Options:
              if value != FLAGS[name].default and value == getattr(options, name)}
     if taken:
         logger.info("Options from the checkpoint: %s", " ".join(as_flags(taken)))
+    if (window := saved.get("window")) and options.window is None:
+        logger.info("Images are scored whole; the checkpoint's run scored them with %s", " ".join(as_flags({"window": window})))
     if continues:
         _refuse_another_run(options, loaded, saved)
         _log_changes(options, saved)
