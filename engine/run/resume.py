@@ -2,6 +2,7 @@
 from dataclasses import dataclass
 from os.path import abspath, expanduser
 from pathlib import Path
+from textwrap import shorten
 
 from datasets import IGNORE, Classes, make_palette
 from datasets.folder import has_val
@@ -50,6 +51,9 @@ def finish_options(call, loaded: Loaded | None) -> Options:
              if value != FLAGS[name].default and value == getattr(options, name)}
     if taken:
         logger.info("Options from the checkpoint: %s", " ".join(as_flags(taken)))
+    if (window := saved.get("window")) and options.window is None:
+        logger.info("Images are scored whole; the checkpoint's run scored them with %s",
+                    " ".join(as_flags({"window": window})))
     if continues:
         _refuse_another_run(options, loaded, saved)
         _log_changes(options, saved)
@@ -131,6 +135,21 @@ def read_described_data(options: Options, loaded: Loaded | None) -> dict:
     if "class_colours" in found and len(found["class_colours"]) != len(found.get("class_names", ())):
         raise UserError(f"{loaded.path}: class_colours and class_names differ in number: give another checkpoint")
     return found
+
+
+def check_classes(options: Options, loaded: Loaded | None, classes: Classes):
+    """Raise UserError if --num_classes or the classes of the tested checkpoint are not the data's."""
+    if options.num_classes not in (None, classes.num_classes):
+        raise UserError(f"--num_classes {options.num_classes}: {options.dataset} has {classes.num_classes}")
+    names = read_described_data(options, loaded).get("class_names", list(classes.names))
+    if names != list(classes.names) and not options.continue_training:  # which compares its images too
+        raise UserError(f"{Path(options.data_root) / 'classes.txt'} has the classes {_shorten(classes.names)}, but "
+                        f"{loaded.path} was trained for {_shorten(names)}: write these, in this order "
+                        "(docs/data.md#your-own-images)")
+
+
+def _shorten(names) -> str:
+    return shorten(", ".join(names), 100, placeholder=" ...")
 
 
 def _is_colour(value) -> bool:
