@@ -13,6 +13,7 @@ from .check import check_dataset
 from .classes import Classes, make_palette
 from .files import read_mask
 from .folder import Folder
+from .label_maps import check_label_map
 from .loaders import build_loaders, list_batches, select_batches
 from .plain import ImageSet, with_indices
 from .survey import count_pixels
@@ -52,9 +53,12 @@ def describe(name: str, **source) -> Classes:
     """Return the class names and colours of a data set without reading its images.
 
     `source` is what build_datasets takes to find the data (data_root=, year=, ...). Raises UserError if the name is
-    unknown.
+    unknown, or label_map= makes a label what is no class; logs a warning for a class that label_map makes impossible.
     """
-    return _get_class(name).describe(**source)
+    cls = _get_class(name)
+    classes = cls.describe(**source)
+    check_label_map(source.get("label_map") or {}, classes.names, dataset=name, own_classes=cls.own_classes)
+    return classes
 
 
 def make_mask_reader(name: str, *, label_map: dict | None = None, **source) -> Callable[[Path], torch.Tensor]:

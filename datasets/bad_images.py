@@ -5,7 +5,8 @@ from utils.logging import logger
 
 from .check import check_dataset, check_names, find_shared
 from .image_lists import to_one_line
-from .label_check import log_odd_labels, read_suspicious, refuse_wrong_labels
+from .label_check import is_suspicious, log_foreign, log_odd_labels, read_labels, refuse_wrong_labels
+from .label_maps import log_unused_labels
 from .survey import log_survey, survey
 
 CHECKED_IMAGES = 8  # of each split, unless all are read
@@ -35,26 +36,38 @@ def check_and_filter(sets: dict, *, check_all: bool = False, skip_bad: bool = Fa
         sets = remove_images(sets, bad)
         if skip_bad:
             log_skipped(sets, "--skip_bad_images")
+        return check_first(sets, surveyed=True)
     return check_first(sets)
 
 
-def check_first(sets: dict) -> dict:
-    """Return the data sets if their first images and labels are right. Raises UserError."""
+def check_first(sets: dict, *, surveyed: bool = False) -> dict:
+    """Return the data sets if their first images and labels are right. Raises UserError.
+
+    surveyed: whether find_bad_images() has read all labels.
+    """
     found = {}
     with distributed.fail_together():
         try:
             for split, dataset in sets.items() if distributed.is_main() else ():
                 check_dataset(dataset, limit=CHECKED_IMAGES)
-                found[split] = read_suspicious(dataset, title=SPLITS[split], limit=CHECKED_IMAGES)
+                found[split] = read_labels(dataset, title=SPLITS[split], limit=CHECKED_IMAGES)
         except UserError as error:
             raise UserError(f"{error} {HINT}") from None
         for split, labels in found.items():
-            if labels is not None:
+            if is_suspicious(labels, sets[split]):
                 refuse_wrong_labels(labels, sets[split], title=SPLITS[split])
                 log_odd_labels(labels, sets[split], title=SPLITS[split])
+        if found and not surveyed and all(labels.masks == len(sets[split]) for split, labels in found.items()):
+            warn_about_unused(sets, found)
         if len(found) > 1:
             warn_about_shared(sets)
     return sets
+
+
+def warn_about_unused(sets: dict, labels: dict):
+    """Log the labels of --label_map that no mask of any split has; `labels` ({split: Labels}) are of all masks."""
+    log_unused_labels(next(iter(sets.values())).label_map, set().union(*(found.stored for found in labels.values())),
+                      masks=sum(found.masks for found in labels.values()))
 
 
 def warn_about_shared(sets: dict):
@@ -68,14 +81,17 @@ def warn_about_shared(sets: dict):
 
 def find_bad_images(sets: dict, *, num_workers: int = 0, prefix: str = "bad") -> dict[str, dict[str, list[str]]]:
     """Read all images on rank 0, log the problems and return them on all ranks: {split: {image name: lines}}."""
-    found = {}
+    found, labels = {}, {}
     with distributed.fail_together():
         for split, dataset in sets.items() if distributed.is_main() else ():
             title = f"{SPLITS[split]} images"
             result = survey(dataset, title=f"reading {title}", num_workers=num_workers)
             log_survey(result, dataset.class_names, title=title.capitalize(), prefix=prefix)
             logger.info("%d of %d %s are bad", len(result.problems), len(dataset), title)
-            found[split] = result.problems
+            log_foreign(result.labels, title=SPLITS[split])
+            found[split], labels[split] = result.problems, result.labels
+        if labels:
+            warn_about_unused(sets, labels)
     return distributed.broadcast_object(found)
 
 

@@ -19,15 +19,17 @@ class SegmentationDataset(Dataset):
     """Base class: images float32 [3, H, W] in [0, 1], not normalised; labels int64 [H, W], 255 = ignore.
 
     A subclass defines class_names, num_classes, palette, __len__, name(i) and read_pair(i). Its constructor is called
-    as cls(split, crop_size=, data_root=, year=, ...) with split 'train' or 'val' and ignores the
-    arguments it does not use. If the classes depend on the data, it overrides describe().
+    as cls(split, crop_size=, data_root=, year=, ...) with split 'train' or 'val' and ignores what it does not use. If
+    the classes depend on the data, it overrides describe().
     """
 
     class_names: list[str]
     num_classes: int
     palette: np.ndarray                 # [256, 3] uint8, the colour of every label
     mask_colours: dict[tuple[int, int, int], int] = {}  # (red, green, blue) -> label, for masks in colours
-    native_same_size = False            # True only if all validation images have one size; False is always safe
+    native_same_size: bool | None = False  # whether all validation images have one size; None if it isn't known
+    own_classes = False                 # whether the user numbers and names the classes
+    label_map: dict[int, int] = {}      # {stored label: used label}
     skipped: list[str] = []             # names of the images that were left out
     drawn: list[str] | None = None      # names of the validation images, if they were drawn from the training images
     origin = ""                         # the list or folder that the images come from, for messages
@@ -49,9 +51,14 @@ class SegmentationDataset(Dataset):
         return cls.mask_colours
 
     @property
-    def same_size(self) -> bool:
-        """Return whether all images have one size, so that they can be batched."""
-        return self.crop_size is not None or self.native_same_size
+    def same_size(self) -> bool | None:
+        """Return whether all images have one size, so that they can be batched; None if it isn't known."""
+        return True if self.crop_size is not None else self.native_same_size
+
+    @property
+    def relabels(self) -> bool:
+        """Return whether labels may be used otherwise than they are stored."""
+        return bool(self.label_map)
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -163,8 +170,7 @@ class PairedFiles(SegmentationDataset):
         digest = hashlib.sha256()
         for path in (path for pair in self.pairs for path in pair):
             content = read_bytes(path)
-            digest.update(f"{path.name}\0{len(content)}\0".encode(errors="surrogateescape"))
-            digest.update(content)
+            digest.update(f"{path.name}\0{len(content)}\0".encode(errors="surrogateescape") + content)
         own_colours = {} if self.mask_colours == type(self).mask_colours else self.mask_colours
         for meaning in filter(None, (self.label_map, own_colours)):
             digest.update(repr(sorted(meaning.items())).encode())

@@ -5,7 +5,7 @@ from utils.errors import UserError
 
 from .base import PairedFiles
 from .classes import make_palette
-from .files import read_image_size
+from .files import have_one_size
 from .image_lists import ImageFolder, list_images, log_masks_without_image, log_unused
 from .layouts import refuse_other_layout
 from .transforms import IGNORE
@@ -30,8 +30,9 @@ COLOURS = {
 class CamVid(PairedFiles):
     """CamVid: {root}/{train,val}/*.png and {root}/{train,val}annot/*.png of the same names (or with _L), 11 classes.
 
-    Label 11 ("unlabelled") and all higher labels become 255. Brostow et al., "Semantic object classes in video", 2009;
-    classes and colours: Badrinarayanan et al., "SegNet", 2015.
+    Label 11 ("unlabelled") and all higher labels are read as 255. A run whose first masks have higher ones is refused,
+    and --check_data counts them (label_check.py). Brostow et al., "Semantic object classes in video", 2009; classes and
+    colours: Badrinarayanan et al., "SegNet", 2015.
     """
 
     class_names = list(COLOURS)
@@ -55,12 +56,12 @@ class CamVid(PairedFiles):
         log_unused(folder)
         log_masks_without_image(found, pairs)
 
+    relabels = True
+
     @property
     def native_same_size(self) -> bool:
         """Return whether all masks have one size, read from their headers; images must match their masks."""
-        sizes = (read_image_size(mask) for _, mask in self.pairs)
-        first = next(sizes, None)
-        return all(size == first for size in sizes)
+        return have_one_size(mask for _, mask in self.pairs)
 
     def convert_label(self, label):
         """Return stored labels with label_map applied, then 255 for "unlabelled" and all above."""

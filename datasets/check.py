@@ -7,7 +7,10 @@ from utils.errors import UserError
 
 from .files import read_bytes
 from .image_lists import describe_unused, to_one_line
+from .label_maps import format_pairs, undo_factor
 from .transforms import IGNORE
+
+START = 1 << 16  # bytes that tell most files of one size apart
 
 
 def check_dataset(dataset, *, limit: int | None = None):
@@ -47,13 +50,16 @@ def check_files(dataset):
 
 def find_shared(train, val) -> list[Path]:
     """Return the validation images whose files are also in the training set, byte for byte, whatever their names."""
-    paths = [[image for image, _ in getattr(dataset, "pairs", ())] for dataset in (train, val)]
-    sizes = [{path: path.stat().st_size for path in images if path.exists()} for images in paths]
-    common = set(sizes[0].values()) & set(sizes[1].values())
-    train_content, val_content = ({path: _hash(path) for path, size in found.items() if size in common}
-                                  for found in sizes)
-    known = set(train_content.values())
-    return [path for path, content in val_content.items() if content in known]
+    paths = [[image for image, _ in getattr(dataset, "pairs", ()) if image.exists()] for dataset in (train, val)]
+    for what in (lambda path: path.stat().st_size, _hash_start, _hash):  # from cheap to dear, of fewer files each time
+        keys = [{path: what(path) for path in images} for images in paths]
+        common = set(keys[0].values()) & set(keys[1].values())
+        paths = [[path for path, key in found.items() if key in common] for found in keys]
+    return paths[1]
+
+
+def _hash_start(path: Path) -> bytes:
+    return hashlib.sha256(read_bytes(path, limit=START)).digest()
 
 
 def _hash(path: Path) -> bytes:
@@ -75,9 +81,11 @@ def check_label(label, *, num_classes: int, file: str):
     """Raise UserError unless all labels are in [0, num_classes) or IGNORE; `file` names the mask in the message."""
     outside = label[(label < 0) | (label >= num_classes) & (label != IGNORE)]
     if outside.numel():
+        numbers = undo_factor(label.unique().tolist())
+        example = f", such as {format_pairs(numbers)}" if numbers and max(numbers.values()) < num_classes else ""
         raise UserError(f"{file} has the label {int(outside[0])}, but the classes are 0 to {num_classes - 1} "
                         f"(and {IGNORE}, ignored): correct the mask, choose the --dataset that it belongs to, or give "
-                        "--label_map (docs/data.md#wrong-labels).")
+                        f"--label_map{example} (docs/data.md#wrong-labels).")
 
 
 def _format_size(tensor):

@@ -58,9 +58,25 @@ def is_in_colours(path: Path) -> bool:
     return _read(path, lambda file: file.mode in COLOUR_MODES)
 
 
+def read_palette(path: Path) -> list[tuple[int, int, int]]:
+    """Return the colours of a palette image, by index; [] for other images. Raises UserError."""
+    def decode(file):
+        levels = file.getpalette("RGB") if file.mode == "P" else []
+        return list(zip(levels[::3], levels[1::3], levels[2::3], strict=True))
+
+    return _read(path, decode)
+
+
 def read_image_size(path: Path) -> tuple[int, int]:
     """Return (width, height), read from the header only. Raises UserError."""
     return _read(path, lambda file: file.size)
+
+
+def have_one_size(paths) -> bool:
+    """Return whether all these images have one size, read from the headers up to the first other one."""
+    sizes = map(read_image_size, paths)
+    first = next(sizes, None)
+    return all(size == first for size in sizes)
 
 
 def read_orientation(path: Path) -> int:
@@ -71,10 +87,11 @@ def read_orientation(path: Path) -> int:
     return _read(path, _exif_orientation)
 
 
-def read_bytes(path: Path) -> bytes:
-    """Return the content of a file. Raises UserError."""
+def read_bytes(path: Path, *, limit: int = -1) -> bytes:
+    """Return the content of a file, at most its first `limit` bytes unless that is -1. Raises UserError."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(limit)
     except OSError as error:
         raise _to_user_error(path, error) from error
 

@@ -1,22 +1,32 @@
 """Your own images and masks: {root}/{train,val}/{images,masks}, and {root}/classes.txt with the classes' names."""
 import hashlib
-from functools import cache
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.logging import logger
 
 from .base import PairedFiles
 from .classes import Classes, make_palette
-from .files import is_in_colours, read_mask
+from .files import have_one_size
 from .image_lists import ImageFolder, list_images, log_masks_without_image, log_unused, to_one_line
 from .layouts import refuse_other_layout
-from .transforms import IGNORE
+from .own_classes import (
+    CLASSES,
+    IGNORED_NAME,
+    count_classes,
+    list_colours,
+    read_classes,
+    read_colours,
+    warn_about_palette,
+)
 from .voc import compute_colours
 
-CLASSES = "classes.txt"
-IGNORED_NAME = "ignore"  # of the line in classes.txt that has the colour of ignored pixels
-MAKE_CLASSES = "python -m datasets.make_classes --data_root"
+HELP = "(docs/data.md#your-own-images)"
+MOST_HEADERS = 5000  # that are read to learn whether all images have one size
+# What others call these folders, in lower case.
+OTHER_NAMES = {
+    "images": {"images", "image", "imgs", "img"},
+    "masks": {"masks", "mask", "labels", "label", "annotations", "annotation", "gt", "groundtruth", "ground_truth"},
+}
 
 
 class Folder(PairedFiles):
@@ -27,19 +37,16 @@ class Folder(PairedFiles):
     is no classes.txt.
     """
 
+    own_classes = True
+
     def __init__(self, split, *, data_root, crop_size=None, label_map=None, val_share=0.2, val_names=None, classes=None,
                  **_):
         root = Path(data_root).expanduser()
-        has_val = (root / "val").is_dir()
-        folder = root / (split if has_val else "train")
-        for needed in (folder / "images", folder / "masks"):
-            if not needed.is_dir():
-                refuse_other_layout(root, "folder")
-                raise UserError(f"No images and masks in {to_one_line(root)}: the folder {to_one_line(needed)} does "
-                                "not exist. Put them into train/images and train/masks (docs/data.md#your-own-images).")
+        drawn = not has_val(root)  # from the training images
+        folder = find_folder(root, "train" if drawn else split)
         masks = ImageFolder(folder / "masks")
         images = list_images(folder / "images")
-        if not has_val:
+        if drawn:
             chosen = choose_validation(images, val_share) if val_names is None else find_named(images, val_names, root)
             images = [image for image in images if (image.stem in chosen) == (split == "val")]
         pairs = masks.pair(images)
@@ -49,11 +56,19 @@ class Folder(PairedFiles):
         self.mask_colours = read_colours(root)
         super().__init__(pairs, split, origin=folder / "images", crop_size=crop_size, label_map=label_map,
                          absent=masks.absent)
-        if not has_val and split == "val":
+        if drawn and split == "val":
             self.drawn = sorted(image.stem for image in images)
+        for _, mask in pairs[:1]:
+            if mask not in masks.absent:
+                warn_about_palette(mask, self.mask_colours, self.label_map)
         log_unused(folder / "images")
-        if has_val:
+        if not drawn:
             log_masks_without_image(masks, pairs)
+
+    @property
+    def native_same_size(self) -> bool | None:
+        """Return whether all masks have one size, as their images then have; None for more than MOST_HEADERS."""
+        return have_one_size(mask for _, mask in self.pairs) if len(self.pairs) <= MOST_HEADERS else None
 
     @classmethod
     def describe(cls, *, data_root, label_map=None, classes=None, **_) -> Classes:
@@ -65,6 +80,7 @@ class Folder(PairedFiles):
             return Classes(tuple(names), make_palette(_choose_colours(names, lines), void=lines.get(IGNORED_NAME) or 0))
         if classes is not None:
             return classes
+        find_folder(root, "val" if has_val(root) and not (root / "train").is_dir() else "train")
         count = count_classes(root, tuple(sorted((label_map or {}).items())))
         return Classes(tuple(map(str, range(count))), make_palette(compute_colours()[:count]))
 
@@ -73,8 +89,35 @@ class Folder(PairedFiles):
         """Return the colours of classes.txt, of `classes` where there is no such file, {} where there is neither."""
         root = Path(data_root).expanduser()
         if (root / CLASSES).exists() or classes is None:
-            return _list_colours(root)
+            return list_colours(root)
         return {tuple(colour): label for label, colour in enumerate(classes.palette[:classes.num_classes].tolist())}
+
+
+def find_folder(root: Path, split: str) -> Path:
+    """Return the folder of a split, which holds images and masks. Raises UserError if one of them is missing."""
+    folder = root / split
+    missing = next((folder / kind for kind in OTHER_NAMES if not (folder / kind).is_dir()), None)
+    if missing is None:
+        return folder
+    if not root.is_dir():
+        raise UserError(f"--data_root {to_one_line(root)} does not exist: name the folder that holds train/images and "
+                        f"train/masks {HELP}.")
+    for other in sorted(folder.glob("*")):
+        if other.name.lower() in OTHER_NAMES[missing.name] and other.is_dir() and list_images(other):
+            raise UserError(f"The folder {to_one_line(missing)} does not exist, but {to_one_line(other)} does: rename "
+                            f"it to {missing.name} {HELP}.")
+    if split == "val" and all((root / "train" / kind).is_dir() for kind in OTHER_NAMES):
+        raise UserError(f"The folder {to_one_line(missing)} does not exist: put the {missing.name} of the validation "
+                        f"split there, or remove {to_one_line(folder)} to validate on --val_share of the training "
+                        f"images {HELP}.")
+    refuse_other_layout(root, "folder")
+    raise UserError(f"No images and masks in {to_one_line(root)}: the folder {to_one_line(missing)} does not exist. "
+                    f"Put them into {split}/images and {split}/masks {HELP}.")
+
+
+def has_val(root) -> bool:
+    """Return whether the validation images have a folder of their own."""
+    return (Path(root).expanduser() / "val").is_dir()
 
 
 def choose_validation(images: list[Path], share: float) -> set[str]:
@@ -92,72 +135,6 @@ def find_named(images: list[Path], names, root: Path) -> set[str]:
                         f"{to_one_line(root / 'train' / 'images')}, the first is {to_one_line(min(missing))}: put them "
                         "back.")
     return set(names)
-
-
-def read_classes(root: Path) -> dict[str, tuple[int, int, int] | None]:
-    """Return {name: colour or None} from the lines `name` or `name red green blue` of classes.txt.
-
-    What follows " # " is a comment. Raises UserError for two lines of one name or colour, and for too many.
-    """
-    path, classes = root / CLASSES, {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"Can't read {to_one_line(path)} ({getattr(error, 'strerror', None) or 'not UTF-8 text'}): "
-                        "write one class a line.") from None
-    for number, line in enumerate(lines, start=1):
-        words = line.partition(" # ")[0].split()
-        colour = tuple(map(int, words[-3:])) if len(words) > 3 and all(map(_is_level, words[-3:])) else None
-        name = " ".join(words[:-3] if colour else words)
-        if name and (name in classes or (colour and colour in classes.values())):
-            raise UserError(f"{to_one_line(path)}, line {number}: the name or colour of {to_one_line(name)} is in an "
-                            "earlier line too: change one of them.")
-        if name:
-            classes[name] = colour
-    if not 0 < len(classes) <= IGNORE:
-        raise UserError(f"{to_one_line(path)} has {len(classes)} classes: write one class a line, 1 to {IGNORE}.")
-    return classes
-
-
-def read_colours(root: Path) -> dict[tuple[int, int, int], int]:
-    """Return {colour: label} of classes.txt, {} without the file. Raises UserError if masks need colours it lacks."""
-    colours = _list_colours(root)
-    first = next(iter(list_images(root / "train" / "masks")), None) if not colours else None
-    if first is not None and is_in_colours(first):
-        raise UserError(f"The masks in {to_one_line(first.parent)} are in colours, and {to_one_line(root / CLASSES)} "
-                        f"does not say which: run {MAKE_CLASSES} {to_one_line(root)}, then write the classes' names "
-                        "into it.")
-    return colours
-
-
-@cache
-def count_classes(root: Path, label_map: tuple) -> int:
-    """Return one more than the largest label of all masks but IGNORE. Raises UserError if labels are left out oddly."""
-    labels, label_map = set(), dict(label_map)
-    for folder in ("train", "val"):
-        for path in list_images(root / folder / "masks") if (root / folder / "masks").is_dir() else ():
-            if is_in_colours(path):
-                read_colours(root)
-            labels |= {label_map.get(label, label) for label in read_mask(path).unique().tolist()}
-    labels -= {IGNORE}
-    count = max(labels, default=0) + 1
-    if count > IGNORE or (count > 2 and len(labels) <= count / 2):
-        shown = ", ".join(map(str, sorted(labels)[:10])) + ", ..." * (len(labels) > 10)
-        raise UserError(f"The masks in {to_one_line(root)} have the labels {shown}, which are not numbers from 0 to a "
-                        f"last class: give --label_map, or name all classes in {CLASSES} (docs/data.md#wrong-labels).")
-    logger.info("No %s in %s: %d class%s, named by their labels", CLASSES, to_one_line(root), count,
-                "es" * (count != 1))
-    return count
-
-
-def _list_colours(root: Path) -> dict[tuple[int, int, int], int]:
-    classes = read_classes(root) if (root / CLASSES).exists() else {}
-    names = [name for name in classes if name != IGNORED_NAME]
-    return {colour: IGNORE if name == IGNORED_NAME else names.index(name) for name, colour in classes.items() if colour}
-
-
-def _is_level(word: str) -> bool:
-    return word.isascii() and word.isdigit() and int(word) <= 255
 
 
 def _choose_colours(names: list[str], colours: dict) -> list:

@@ -5,7 +5,6 @@ They would train and score without an error, and give a wrong mIoU, often 1.0.
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
-from math import gcd
 
 import torch
 from tqdm import tqdm
@@ -14,6 +13,7 @@ from utils.errors import UserError
 from utils.logging import logger
 
 from .image_lists import to_one_line
+from .label_maps import find_factor, format_pairs, list_impossible, undo_factor
 from .transforms import IGNORE
 
 REMEDY = "(docs/data.md#wrong-labels)"
@@ -24,6 +24,7 @@ SHOWN = 8  # labels in a message
 class Labels:
     """What the masks of a split hold: pixels by label and by class, and how many masks are ignored as a whole."""
 
+    stored: set[int] = field(default_factory=set)      # the labels before --label_map
     labels: Counter = field(default_factory=Counter)   # after --label_map
     classes: Counter = field(default_factory=Counter)  # of these what the data set uses, without IGNORE
     foreign: Counter = field(default_factory=Counter)  # of the labels what it ignores, but for its own void label
@@ -35,6 +36,7 @@ class Labels:
         """Count mask i of a data set."""
         values, counts = torch.unique(torch.as_tensor(dataset.read_stored_label(i)), return_counts=True)
         found = Counter()
+        self.stored |= {*values.tolist()}
         for label, used, count in zip(dataset.map_label(values).tolist(), dataset.convert_label(values).tolist(),
                                       counts.tolist(), strict=True):
             self.labels[label] += count
@@ -47,16 +49,26 @@ class Labels:
         self.masks += 1
         self.ignored_masks += not found
 
+    def update(self, other: "Labels"):
+        """Add what other masks hold."""
+        self.stored |= other.stored
+        self.labels += other.labels
+        self.classes += other.classes
+        self.foreign += other.foreign
+        self.first_foreign = self.first_foreign or other.first_foreign
+        self.masks += other.masks
+        self.ignored_masks += other.ignored_masks
 
-def read_suspicious(dataset, *, title: str, limit: int) -> Labels | None:
-    """Return the labels of all masks if those of the first `limit` are suspicious, else None.
+
+def read_labels(dataset, *, title: str, limit: int) -> Labels:
+    """Return the labels of the first `limit` masks; of all masks if those are suspicious.
 
     Raises UserError for a mask that can't be read.
     """
     labels = count_labels(dataset, range(min(limit, len(dataset))))
-    if not is_suspicious(labels):
-        return None
-    return labels if len(dataset) <= limit else count_labels(dataset, tqdm(
+    if labels.masks == len(dataset) or not is_suspicious(labels, dataset):
+        return labels
+    return count_labels(dataset, tqdm(
         range(len(dataset)), desc=f"reading {title} masks", unit="mask",
         mininterval=0.2 if sys.stderr.isatty() else 30))
 
@@ -69,9 +81,9 @@ def count_labels(dataset, indices) -> Labels:
     return labels
 
 
-def is_suspicious(labels: Labels) -> bool:
+def is_suspicious(labels: Labels, dataset) -> bool:
     """Return whether the labels of a few masks are a reason to read all masks."""
-    return bool(len(labels.classes) < 2 or labels.ignored_masks or labels.foreign or starts_at_1(labels))
+    return bool(len(labels.classes) < 2 or labels.ignored_masks or labels.foreign or starts_at_1(labels, dataset))
 
 
 def refuse_wrong_labels(labels: Labels, dataset, *, title: str):
@@ -79,21 +91,24 @@ def refuse_wrong_labels(labels: Labels, dataset, *, title: str):
     masks = f"The {labels.masks} {title} masks in {to_one_line(dataset.origin)}"
     counts, classes = describe(labels.labels), f"the classes are 0 to {dataset.num_classes - 1}"
     if labels.foreign and (factor := find_factor(labels.labels)):
+        example = format_pairs(undo_factor(labels.labels))
         raise UserError(f"{masks} have labels that are multiples of {factor}, as if scaled to be seen ({counts} "
-                        f"pixels), but {classes}: give --label_map with a line for each, such as '{factor} 1' "
-                        f"{REMEDY}.")
+                        f"pixels), but {classes}: give --label_map, such as {example} {REMEDY}.")
     if labels.foreign:
         raise UserError(f"{masks} have labels that are not classes ({describe(labels.foreign)} pixels, first in "
-                        f"{labels.first_foreign}), but {classes}: give --label_map with a line for each, such as "
-                        f"'{min(labels.foreign)} 1', or '{min(labels.foreign)} {IGNORE}' to ignore it {REMEDY}.")
+                        f"{labels.first_foreign}), but {classes}: give --label_map with a pair for each, such as "
+                        f"{min(labels.foreign)}:1, or {min(labels.foreign)}:{IGNORE} to ignore it {REMEDY}.")
     if not labels.classes:
         raise UserError(f"{masks} have ignored pixels only ({counts} pixels): choose the --dataset that they belong "
                         f"to, or give --label_map {REMEDY}.")
     if len(labels.classes) == 1:
-        only = dataset.class_names[next(iter(labels.classes))]
-        raise UserError(f"{masks} have a single class, {only} ({counts} pixels): a score on it says nothing. If "
-                        f"{IGNORE} is a class, give --label_map with the line '{IGNORE} 1'; if the classes are your "
-                        f"own, --dataset folder {REMEDY}.")
+        (only,) = labels.classes
+        mappable = IGNORE in labels.stored and IGNORE not in dataset.label_map
+        remedy = f"if {IGNORE} is a class, give --label_map {IGNORE}:{int(only == 0)}" if mappable \
+            else "add masks that have other classes too"
+        own = "" if dataset.own_classes else "; if the classes are your own, --dataset folder"
+        raise UserError(f"{masks} have a single class, {dataset.class_names[only]} ({counts} pixels), so a score on "
+                        f"them says nothing: {remedy}{own} {REMEDY}.")
 
 
 def log_odd_labels(labels: Labels, dataset, *, title: str):
@@ -101,7 +116,7 @@ def log_odd_labels(labels: Labels, dataset, *, title: str):
     if labels.ignored_masks:
         logger.warning("Warning: all pixels of %d of the %d %s masks are ignored", labels.ignored_masks, labels.masks,
                        title)
-    if starts_at_1(labels):
+    if starts_at_1(labels, dataset):
         logger.warning("Warning: label 0 (%s) is in none of the %d %s masks, which have 1 to %d: if the classes are "
                        "numbered from 1, give --label_map %s", dataset.class_names[0], labels.masks, title,
                        max(labels.classes), REMEDY)
@@ -109,17 +124,19 @@ def log_odd_labels(labels: Labels, dataset, *, title: str):
         logger.info("%s masks have no pixel of %s", title.capitalize(), ", ".join(absent))
 
 
-def find_factor(pixels: Counter) -> int:
-    """Return the factor above 1 that all labels but 0 and IGNORE share, else 0."""
-    values = [label for label in pixels if label not in (0, IGNORE)]
-    factor = gcd(*values)
-    return factor if factor > 1 and len(values) > 1 else 0
+def log_foreign(labels: Labels, *, title: str):
+    """Warn about labels that are not classes and that the data set ignores."""
+    if labels.foreign:
+        logger.warning("Warning: %s masks have labels that are not classes and are ignored (%s pixels, first in %s): "
+                       "if they mean classes, give --label_map %s", title, describe(labels.foreign),
+                       labels.first_foreign, REMEDY)
 
 
-def starts_at_1(labels: Labels) -> bool:
-    """Return whether the classes run from 1 to several more without a gap, and 0 never occurs."""
+def starts_at_1(labels: Labels, dataset) -> bool:
+    """Return whether the classes run from 1 to several more without a gap, and 0 never occurs but could."""
     found = sorted(labels.classes)
-    return len(found) > 1 and found == list(range(1, len(found) + 1))
+    possible = 0 not in list_impossible(dataset.label_map, dataset.num_classes)
+    return possible and len(found) > 1 and found == list(range(1, len(found) + 1))
 
 
 def describe(pixels: Counter) -> str:

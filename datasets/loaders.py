@@ -187,7 +187,8 @@ def _make_generator(seed):
 
 
 def _choose_val_batch_size(val_set, asked):
-    if val_set.same_size or asked == 1:
+    if asked == 1 or (same := val_set.same_size):
         return asked
-    logger.info("Validation images differ in size: --val_batch_size is 1, not %d (--crop_val gives one size)", asked)
+    logger.info("Validation images %s in size: --val_batch_size is 1, not %d (--crop_val gives one size)",
+                "differ" if same is False else "may differ", asked)
     return 1

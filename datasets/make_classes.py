@@ -13,8 +13,8 @@ from tqdm import tqdm
 from utils.errors import UserError
 
 from .files import is_in_colours, read_image, read_mask
-from .folder import CLASSES
-from .image_lists import list_images, to_one_line
+from .image_lists import to_one_line
+from .own_classes import CLASSES, list_masks
 from .transforms import IGNORE
 
 MOST_COLOURS = 255
@@ -22,8 +22,7 @@ MOST_COLOURS = 255
 
 def make_classes(root: Path) -> str:
     """Return the text of classes.txt for the masks below root. Raises UserError."""
-    masks = [mask for split in ("train", "val") if (root / split / "masks").is_dir()
-             for mask in list_images(root / split / "masks")]
+    masks = list_masks(root)
     if not masks:
         raise UserError(f"No masks in {to_one_line(root / 'train' / 'masks')}: put them there "
                         "(docs/data.md#your-own-images).")

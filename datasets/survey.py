@@ -11,6 +11,7 @@ from utils.errors import UserError
 from utils.logging import logger
 
 from .check import check_label, check_pair
+from .label_check import Labels, count_labels
 from .transforms import IGNORE
 
 
@@ -22,6 +23,7 @@ class Survey:
     remarks: list[str] = field(default_factory=list)               # on usable images
     pixels: list[int] = field(default_factory=list)                # of each class, then of IGNORE
     images: list[int] = field(default_factory=list)                # that contain each class, then IGNORE
+    labels: Labels = field(default_factory=Labels)                 # as stored, if they are used otherwise
 
 
 def survey(dataset, *, title: str, num_workers: int = 0) -> Survey:
@@ -30,18 +32,25 @@ def survey(dataset, *, title: str, num_workers: int = 0) -> Survey:
     pixel_counts, image_counts = torch.zeros(2, dataset.num_classes + 1, dtype=torch.int64)
     pool = ThreadPoolExecutor(max(1, num_workers))  # PIL decodes without the interpreter's lock
     try:
-        read = pool.map(lambda i: inspect_pair(dataset, i), range(len(dataset)))
+        read = pool.map(lambda i: _inspect(dataset, i), range(len(dataset)))
         bar = tqdm(read, desc=title, total=len(dataset), unit="image", mininterval=0.2 if sys.stderr.isatty() else 30)
-        for i, (problems, remarks, pixels) in enumerate(bar):
+        for i, ((problems, remarks, pixels), labels) in enumerate(bar):
             if problems:
                 found.problems[dataset.name(i)] = problems
             found.remarks += remarks
             pixel_counts += pixels
             image_counts += pixels > 0
+            found.labels.update(labels)
     finally:
         pool.shutdown(cancel_futures=True)  # after Ctrl-C, skip the rest
     found.pixels, found.images = pixel_counts.tolist(), image_counts.tolist()
     return found
+
+
+def _inspect(dataset, i: int):
+    """Return what inspect_pair() does, and the stored labels of a good pair where they may be used otherwise."""
+    found = inspect_pair(dataset, i)
+    return found, count_labels(dataset, [i] if dataset.relabels and not found[0] else [])
 
 
 def inspect_pair(dataset, i: int) -> tuple[list[str], list[str], torch.Tensor]:

@@ -65,21 +65,29 @@ def find_folder(root: Path, year: str, *, download: bool) -> Path:
     if year not in YEARS:
         raise UserError(f"Unknown --year {year}: choose one of {', '.join(YEARS)}.")
     entry = DATASET_YEAR_DICT[year.removesuffix(AUG)]
-    usual = root / entry["base_dir"]  # VOCdevkit/VOC2012, of 2011 TrainVal/VOCdevkit/VOC2011
-    name = usual.name
-    others = [folder for folder in (root / "VOCdevkit" / name, root / name, *[root] * (root.resolve().name == name))
-              if (folder / "ImageSets" / "Segmentation").is_dir()]
-    if not usual.is_dir() and others:
+    usual = root / entry["base_dir"]
+    if not usual.is_dir() and (others := list_folders(root, year)):
         logger.info("VOC %s: found in %s", year, others[0])
         return others[0]
     if download:
         fetch_folder(root, entry["base_dir"], url=entry["url"], md5=entry["md5"])
     if not usual.is_dir():
+        if there := [other for other in YEARS if not other.endswith(AUG) and list_folders(root, other)]:
+            raise UserError(f"--year {year}: {to_one_line(root)} holds VOC of {', '.join(there)} only: give --year "
+                            f"{there[-1]}, or fetch the other year with --download (docs/data.md#voc).")
         refuse_other_layout(root, "voc")
         raise UserError(f"VOC {year} not found: the folder {usual} does not exist. Set --data_root to the folder that "
                         f"holds {Path(entry['base_dir']).parts[0]}, or download VOC with --download "
                         "(docs/data.md#voc).")
     return usual
+
+
+def list_folders(root: Path, year: str) -> list[Path]:
+    """Return the places at or below root where the lists of a year are."""
+    usual = root / DATASET_YEAR_DICT[year.removesuffix(AUG)]["base_dir"]  # of 2011 TrainVal/VOCdevkit/VOC2011
+    name = usual.name  # VOC2012
+    places = (usual, root / "VOCdevkit" / name, root / name, *[root] * (root.resolve().name == name))
+    return [folder for folder in places if (folder / "ImageSets" / "Segmentation").is_dir()]
 
 
 def read_split(folder: Path, split: str) -> tuple[list[Entry], Path]:

@@ -6,11 +6,18 @@ import torch
 from torch import nn
 
 from attacks import Attack
-from datasets import IGNORE, build_datasets, build_loaders, check_and_filter, describe
+from datasets import build_datasets, build_loaders, check_and_filter, describe
 from engine.evaluation.plan import plan_attacks
 from engine.options import PREDICT, REPORT, TEST, TRAIN, Options, as_text, read_call
 from engine.run.folder import Run
-from engine.run.resume import Loaded, find_source, finish_options, load_checkpoint, read_skipped_images
+from engine.run.resume import (
+    Loaded,
+    check_classes,
+    find_source,
+    finish_options,
+    load_checkpoint,
+    read_skipped_images,
+)
 from network import (
     CustomModel,
     build_model,
@@ -87,12 +94,7 @@ def prepare(argv=None, *, entry: str = "main.py") -> Setup:
     options = finish_options(call, checkpoint)
     source = find_source(options, checkpoint)
     classes = describe(options.dataset, **source)
-    for stored, used in source["label_map"].items():
-        if used >= classes.num_classes and used != IGNORE:
-            raise UserError(f"--label_map {stored}:{used}: the classes of {options.dataset} are 0 to "
-                            f"{classes.num_classes - 1}, and {IGNORE} is ignored")
-    if options.num_classes not in (None, classes.num_classes):
-        raise UserError(f"--num_classes {options.num_classes}: {options.dataset} has {classes.num_classes}")
+    check_classes(options, checkpoint, classes)
     attacks = plan_attacks(options, num_classes=classes.num_classes)
     if call.mode != PREDICT:
         run.refuse_if_used(training=call.mode == TRAIN, ckpt=call.given.get("ckpt"), overwrite=options.overwrite,
@@ -157,7 +159,8 @@ def build_network(options: Options, device: torch.device, *, num_classes: int,
     elif options.backbone_weights is not None:
         content = load(options.backbone_weights, flag="--backbone_weights")
         model.normalization = load_backbone(model.model.backbone, options.model.partition("_")[2],
-                                            model_state(content), source=options.backbone_weights)
+                                            model_state(content), source=options.backbone_weights,
+                                            whole=options.freeze_backbone)
         _take_normalization(model, content, source=options.backbone_weights)
     if options.freeze_backbone and options.mode == TRAIN:
         freeze_backbone(model.model)

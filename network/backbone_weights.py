@@ -13,12 +13,13 @@ LEAST_FIT = 0.95  # share of the backbone's tensors that the file must have
 SHOWN = 3
 
 
-def load_backbone(backbone: Backbone, name: str, state: State, *, source: str) -> dict:
+def load_backbone(backbone: Backbone, name: str, state: State, *, source: str, whole: bool = False) -> dict:
     """Load what fits of `state` into the backbone `name` and return the normalisation that it expects.
 
     The file's names are those of this program, torchvision (ResNet, MobileNetV2), timm (also HRNet) or of the published
     Xception, under any prefix; a classifier is ignored. Logs what was taken and what is new. Raises UserError, with
-    the first tensors that don't fit, if fewer than 95 % do; the backbone is then unchanged.
+    the first tensors that don't fit, if fewer than 95 % do (with `whole`, if any is missing), or if the file has more
+    in one of the backbone's layers, as squeeze-and-excitation does; the backbone is then unchanged.
     """
     own = list_shapes(backbone)
     found, fit = match_backbone(own, state)
@@ -26,16 +27,22 @@ def load_backbone(backbone: Backbone, name: str, state: State, *, source: str) -
     if len(left) > (1 - LEAST_FIT) * len(own) and (other := name_backbone(state)) not in (None, name):
         raise UserError(f"--backbone_weights {source}: the file is of the {other} backbone, not of {name}: choose a "
                         "--model with it")  # ResNet-101 has all tensors of ResNet-50, and more
-    if len(fit) < LEAST_FIT * len(own):
+    if len(fit) < (len(own) if whole else LEAST_FIT * len(own)):
         other = name_backbone(state)
-        remedy = f"; the file is of the {other} backbone: choose a --model with it" if other else ""
+        remedy = f"; the file is of the {other} backbone: choose a --model with it" if other not in (None, name) else ""
+        least = "all must, because --freeze_backbone leaves them as they are" if whole else \
+            f"at least {LEAST_FIT:.0%} must"
         raise UserError(f"--backbone_weights {source}: {len(fit)} of the {len(own)} tensors of the {name} backbone "
-                        f"fit, at least {LEAST_FIT:.0%} must: {_describe_misfits(own, found)}{remedy}")
+                        f"fit, {least}: {_describe_misfits(own, found)}{remedy}")
+    layers = {key.partition(".")[0] for key in own}
+    if inside := [key for key in left if key.partition(".")[0] in layers]:
+        raise UserError(f"--backbone_weights {source}: the file is of another network than {name}: its layers have "
+                        f"tensors that {name} has no place for: {_join(inside)}")
     backbone.load_state_dict({key: tensor for key, tensor in found.items()
                               if key in fit or key.endswith("num_batches_tracked")}, strict=False)
     new = [key for key in own if key not in fit]
     logger.info("Backbone weights from %s: %d of %d tensors%s", source, len(fit), len(own),
-                f"; new: {_join(new)}" if new else "")
+                f"; new, because the file doesn't have them: {_describe_misfits(own, found)}" if new else "")
     return PRETRAINED[name].normalization if name in PRETRAINED else backbone.normalization
 
 

@@ -8,7 +8,7 @@ from utils.device import device_of, is_out_of_memory
 from utils.errors import UserError
 from utils.logging import logger
 from utils.modes import eval_mode
-from utils.user_code import describe_error, load_function
+from utils.user_code import describe_error, hash_code, load_function, split_name
 
 # What a network may raise for a size that it can't take, for example in a concatenation.
 FAILURES = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, AttributeError)
@@ -17,13 +17,14 @@ FAILURES = (RuntimeError, ValueError, TypeError, AssertionError, LookupError, At
 class CustomModel(NormalizedModel):
     """A NormalizedModel of any network that returns logits [B, num_classes, H, W], or a dict with them as "out".
 
-    name: the network's, for errors. Raises UserError, saying what is wrong, if the network fails on these images or
-    returns anything else.
+    name: the network's, for errors; code: a hash of the file that it is from. Raises UserError, saying what is
+    wrong, if the network fails on these images or returns anything else.
     """
 
-    def __init__(self, model: nn.Module, mean: list[float], std: list[float], *, name: str, num_classes: int):
+    def __init__(self, model: nn.Module, mean: list[float], std: list[float], *, name: str, num_classes: int,
+                 code: str | None = None):
         super().__init__(model, mean, std)
-        self.name, self.num_classes = name, num_classes
+        self.name, self.num_classes, self.code = name, num_classes, code
 
     def forward(self, images: Tensor) -> Tensor:
         """Normalise, run the network, and check its logits."""
@@ -33,7 +34,7 @@ class CustomModel(NormalizedModel):
             if is_out_of_memory(error):
                 raise
             raise UserError(f"--model {self.name} fails on images of {_format_size(images)} (height x width): "
-                            f"{describe_error(error)} (docs/python.md#sizes)") from error
+                            f"{describe_error(error, split_name(self.name)[0])} (docs/python.md#sizes)") from error
         if isinstance(logits, dict) and "out" in logits:
             logits = logits["out"]
         self._check(logits, images)
@@ -65,14 +66,14 @@ def build_custom(name: str, *, num_classes: int) -> CustomModel:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"--model {name} can't be built with num_classes={num_classes}: {describe_error(error)}") \
-            from error
+        raise UserError(f"--model {name} can't be built with num_classes={num_classes}: "
+                        f"{describe_error(error, split_name(name)[0])}") from error
     if not isinstance(module, nn.Module) or not any(parameter.requires_grad for parameter in module.parameters()):
         raise UserError(f"--model {name} returned {type(module).__name__}, not a torch.nn.Module with parameters to "
                         "train")
     normalization = getattr(module, "normalization", IMAGENET)
     try:
-        return CustomModel(module, **normalization, name=name, num_classes=num_classes)
+        return CustomModel(module, **normalization, name=name, num_classes=num_classes, code=hash_code(name))
     except (LookupError, TypeError, ValueError) as error:
         raise UserError(f"--model {name}: invalid attribute normalization ({error})") from None
 

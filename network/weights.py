@@ -81,7 +81,10 @@ def _check_fit(model: nn.Module, state: State, source: str) -> None:
     shapes = [f"{key} {format_shape(state[key])} in the file, {format_shape(own[key])} in the model"
               for key in reshaped]
     theirs = {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
-    reason = _explain(own, theirs, missing + unexpected + reshaped) if isinstance(model, DeepLab) else describe(theirs)
+    if isinstance(model, DeepLab):
+        reason = _explain(own, theirs, missing + unexpected + reshaped)
+    else:
+        reason = describe(theirs) or ("" if missing or unexpected else _explain_outputs(own, state, reshaped))
     parts = [reason, _format_part("missing", missing),
              _format_part("unexpected", unexpected), _format_part("with another shape", shapes)]
     raise UserError(f"{source}: the weights don't fit the model: {'; '.join(part for part in parts if part)}")
@@ -112,6 +115,16 @@ def _explain(own: State, state: State, mismatched: list[str]) -> str:
         return ""
     parts = list(dict.fromkeys(key.partition(".")[0] for key in state))[:MAX_KEYS_SHOWN]
     return f"none of the twelve networks of --model has these tensors ({', '.join(f'{part}.*' for part in parts)})"
+
+
+def _explain_outputs(own: State, state: State, reshaped: list[str]) -> str:
+    """Return the likely reason where a network of the user's own has layers of another number of outputs."""
+    counts = {(len(state[key]), len(own[key])) for key in reshaped
+              if state[key].dim() == own[key].dim() > 0 and state[key].shape[1:] == own[key].shape[1:]}
+    if len(counts) != 1:
+        return ""
+    (theirs, ours), = counts
+    return f"the file is for {theirs} outputs, perhaps classes, the model for {ours}: check --dataset and --num_classes"
 
 
 def _is_separable(state: State) -> bool:

@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import shutil
+import warnings
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -122,7 +123,8 @@ def load(path, *, flag: str = "--ckpt") -> dict:
         raise UserError(f"no checkpoint at {path}: check the path given to {flag}")
     try:
         _check_checksums(path)
-        with torch.serialization.safe_globals(ALLOWED):
+        with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a TorchScript program it warns before it raises
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         _refuse_attributes(checkpoint)
         checkpoint = replace_arrays(checkpoint)

@@ -13,4 +13,4 @@ def refuse_diverged(logits: Tensor):
     """Raise FloatingPointError for logits of a diverged network, which have a mean IoU like any others."""
     if has_diverged(logits):
         raise FloatingPointError("the network has no score, as it has diverged: its logits are not finite or beyond "
-                                 f"{LIMIT:g}")
+                                 f"{LIMIT:g} (docs/training.md#diverged)")

@@ -5,8 +5,11 @@ import re
 import zipfile
 from contextlib import suppress
 from pathlib import Path
+from textwrap import shorten
 
 HEAD = 4096  # bytes that identify a file
+SHOWN = 100  # characters of a list of names
+ZIP = b"PK\x03\x04"
 PICKLE_BYTES = 2**24  # enough for the names in a pickle of torch before 1.6, which has its tensors at the end
 NEVER_CLASSES = ("builtins", "os", "posix", "nt", "sys", "subprocess", "shutil", "codecs", "importlib", "runpy")
 WEIGHT_KEYS = ("model_state", "state_dict", "model", "model_state_dict", "net", "network", "weights", "params")
@@ -26,8 +29,7 @@ def explain(path, error: Exception) -> str:
     """Return, in one line, why `path` can't be read as a checkpoint; error: what reading it raised."""
     with open(path, "rb") as file:
         head = file.read(HEAD)
-    return _recognize(Path(path), head) or _name_class(path, str(error)) or (
-        f"it is damaged or holds more than tensors and plain values, which could run code ({type(error).__name__})")
+    return _recognize(Path(path), head) or _name_class(path, str(error)) or _suspect_damage(Path(path), head, error)
 
 
 def _recognize(path: Path, head: bytes) -> str:
@@ -53,6 +55,20 @@ def _recognize(path: Path, head: bytes) -> str:
     return "it is a tar archive: unpack it" if head[257:262] == b"ustar" else ""
 
 
+def _suspect_damage(path: Path, head: bytes, error: Exception) -> str:
+    """Return what is likely for a file of no known kind."""
+    if head.startswith(ZIP) and not zipfile.is_zipfile(path):  # the table of contents is at its end
+        return "it is cut off: copy or download it again"
+    if isinstance(error, zipfile.BadZipFile):
+        return f"it is damaged ({error}): copy or download it again"
+    if head.startswith((ZIP, b"\x80")):  # of torch since 1.6; the protocol of a pickle
+        return ("it is damaged, or holds what is neither a tensor nor a plain value: copy or download it again, or "
+                f"save its weights alone with torch.save(model.state_dict(), FILE) ({type(error).__name__})")
+    if b"\0" not in head:
+        return "it is text: name a file of torch.save()"
+    return "it is damaged or no file of torch.save(): copy or download it again"
+
+
 def _recognize_zip(path: Path) -> str:
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
@@ -61,7 +77,7 @@ def _recognize_zip(path: Path) -> str:
                 f'"{path.stem}_weights.pth")')
     if any(name.endswith("data.pkl") for name in names):
         return ""
-    shown = ", ".join(names[:3])[:100]
+    shown = shorten(", ".join(names[:3]), SHOWN, placeholder=" ...")
     if names and all(name.endswith(".npy") for name in names):
         return f"it is a NumPy archive of {shown}: name a file of torch.save()"
     return f"it is a zip archive of other files ({ascii(shown)[1:-1] or 'empty'}): unpack it, and name a file in it"

@@ -9,6 +9,10 @@ from pathlib import Path
 
 from utils.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[1]
+OURS = ("attacks", "benchmarks", "datasets", "engine", "metrics", "network", "optim", "tests", "utils", "main.py",
+        "predict.py")  # a user's file may lie beside them
+
 
 def is_code(name) -> bool:
     """Return whether `name` names a function in a file, rather than something of this program."""
@@ -29,9 +33,25 @@ def make_label(name: str) -> str:
     return re.sub(r"[^\w.-]", "-", f"{path.stem}.{function}")
 
 
-def hash_file(name: str) -> str:
-    """Return a hash of the file's content."""
-    return hashlib.sha256(split_name(name)[0].read_bytes()).hexdigest()[:16]
+def hash_code(name: str) -> str:
+    """Return a hash of the file and of the modules in its folder that are imported by now, installed ones left out."""
+    path = split_name(name)[0].resolve()
+    files = {path}
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if file and _is_beside(file, path) and Path(file).is_file():
+            files.add(Path(file).resolve())
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _is_beside(file: str, path: Path) -> bool:
+    """Return whether `file` is in the folder of `path` or below it, and neither Python's, installed, nor ours."""
+    file = Path(file).resolve()
+    others = [Path(sys.base_prefix), Path(sys.prefix), *(ROOT / name for name in OURS)]
+    return file.is_relative_to(path.resolve().parent) and not any(map(file.is_relative_to, others))
 
 
 def load_function(name: str) -> Callable:
@@ -48,7 +68,7 @@ def load_function(name: str) -> Callable:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise UserError(f"{path} can't be run: {describe_error(error)}") from error
+        raise UserError(f"{path} can't be run: {describe_error(error, path)}") from error
     found = getattr(module, function, None)
     if not callable(found):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")
@@ -57,9 +77,12 @@ def load_function(name: str) -> Callable:
     return found
 
 
-def describe_error(error: Exception) -> str:
-    """Return the error's type, the first line of its message, and where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
+def describe_error(error: Exception, path: Path) -> str:
+    """Return the error's type, the first line of its message, and the last line of the user's that led to it.
+
+    path: the user's file; the lines of others in its folder count too.
+    """
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_beside(frame.filename, path)]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     message = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {message[0][:300]}{place}"

@@ -12,7 +12,7 @@ from network import choose_window
 from utils.errors import UserError
 from utils.logging import logger
 from utils.snapshots import hash_weights
-from utils.user_code import hash_file, is_code, make_label
+from utils.user_code import is_code, make_label
 
 MOST_PIXELS = 2**53  # a float holds every integer up to here
 
@@ -94,7 +94,7 @@ def sweep_planned(setup) -> dict:
     """Evaluate clean images and the planned attacks as the options say; return what results.json holds."""
     options, model, dataset = setup.options, setup.model, setup.val_set
     subject = {
-        **_identify_model(options.model), "output_stride": options.output_stride,
+        **_identify_model(options.model, model), "output_stride": options.output_stride,
         "separable_conv": options.separable_conv,
         "weights": hash_weights(model.model), "normalization": model.normalization, "dataset": options.dataset,
         "year": options.year, "crop_size": dataset.crop_size}
@@ -110,9 +110,9 @@ def sweep_planned(setup) -> dict:
         raise UserError(f"--target_class {options.target_class}: {error}") from None
 
 
-def _identify_model(name: str) -> dict:
-    """Return what tells a network from others; of the user's own also the content of its file."""
-    return {"model": make_label(name), **({"code": hash_file(name)} if is_code(name) else {})}
+def _identify_model(name: str, model) -> dict:
+    """Return what tells a network from others; of the user's own also the code that was loaded."""
+    return {"model": make_label(name), **({"code": model.code} if is_code(name) else {})}
 
 
 def _choose_losses(options, name: str) -> list[str | None]:

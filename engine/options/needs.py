@@ -21,7 +21,7 @@ def given(condition: Callable, remedy: str) -> Need:
 def named_model() -> Need:
     """Return the condition that --model is one of this program's networks."""
     return Need(lambda options: not is_code(options.model),
-                lambda options: f"for the networks of this program: {options.model} decides it itself, leave it out "
+                lambda options: f"for the networks of this program: leave it out for {options.model}, your own "
                                 "(docs/python.md#any-network-on-the-command-line)")
 
 

@@ -7,7 +7,7 @@ import torch
 from utils import checkpoint
 from utils.errors import UserError
 from utils.logging import logger
-from utils.user_code import make_label
+from utils.user_code import is_code, make_label
 from utils.version import VERSION
 
 CHECKPOINTS = ("latest_*.pth", "previous*.pth", "best_*.pth")
@@ -118,10 +118,11 @@ def _expect_latest(folder: Path, named: dict) -> Path:
 
 
 def _find_matching(folder: Path, kind: str, named: dict) -> list[Path]:
-    pattern = _make_pattern(kind, named)
-    return sorted({*folder.glob(pattern), *folder.glob(pattern.replace("_os*.pth", ".pth"))})
+    patterns = _make_pattern(kind, named), _make_pattern(kind, named).replace("_os*.pth", ".pth")
+    return sorted({path for pattern in patterns for path in folder.glob(pattern)})
 
 
 def _make_pattern(kind: str, named: dict) -> str:
     model, dataset = (named.get(name, "*") for name in ("model", "dataset"))
-    return f"{kind}_{make_label(model)}_{dataset}_os*.pth".replace("*_*_os*", "*")
+    stride = "" if is_code(model) else "_os*"
+    return f"{kind}_{make_label(model)}_{dataset}{stride}.pth".replace("*_*_os*", "*")

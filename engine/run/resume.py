@@ -1,8 +1,11 @@
 """Find a call's checkpoint, take its options, and check that a run may continue from it."""
 from dataclasses import dataclass
+from os.path import abspath, expanduser
 from pathlib import Path
+from textwrap import shorten
 
 from datasets import IGNORE, Classes, make_palette
+from datasets.folder import has_val
 from engine.options import FLAGS, PREDICT, TEST, TRAIN, VERIFY, Options, adopted, as_flags, resolve, take_over
 from engine.options.types import find_base_optimizer, read_label_map
 from engine.run import checkpoints
@@ -48,6 +51,9 @@ def finish_options(call, loaded: Loaded | None) -> Options:
              if value != FLAGS[name].default and value == getattr(options, name)}
     if taken:
         logger.info("Options from the checkpoint: %s", " ".join(as_flags(taken)))
+    if (window := saved.get("window")) and options.window is None:
+        logger.info("Images are scored whole; the checkpoint's run scored them with %s",
+                    " ".join(as_flags({"window": window})))
     if continues:
         _refuse_another_run(options, loaded, saved)
         _log_changes(options, saved)
@@ -84,8 +90,33 @@ def find_source(options: Options, checkpoint: Loaded | None) -> dict:
     known = read_described_data(options, checkpoint)
     names, colours = known.get("class_names"), known.get("class_colours")
     return {"data_root": options.data_root, "year": options.year, "label_map": mapping, "val_share": options.val_share,
-            "val_names": known.get("val_names") or None,
+            "val_names": _find_val_names(options, checkpoint, known.get("val_names") or None),
             "classes": Classes(tuple(names), make_palette(colours)) if names and colours else None}
+
+
+def _find_val_names(options: Options, checkpoint: Loaded | None, names: list[str] | None) -> list[str] | None:
+    """Return `names`, the validation images of the checkpoint's run, where they are used; None where others are.
+
+    With another --data_root they are drawn anew, and a line says so. Raises UserError for a --val_share that would be
+    ignored.
+    """
+    if has_val(options.data_root):
+        if "val_share" in options.given:
+            raise UserError(f"--val_share {options.val_share:g}: {Path(options.data_root) / 'val'} holds the "
+                            "validation images: leave out --val_share, or move that folder away")
+        return None
+    if names is None:
+        return None
+    saved = checkpoint.content["options"]
+    before = str(saved.get("data_root", options.data_root))
+    if abspath(expanduser(options.data_root)) != abspath(expanduser(before)):
+        logger.info("Validation images are drawn anew, a share of %g: --data_root is %s, and those of %s were drawn in "
+                    "%s", options.val_share, options.data_root, checkpoint.path, before)
+        return None
+    if "val_share" in options.given and options.val_share != saved.get("val_share"):
+        raise UserError(f"--val_share {options.val_share:g}: the validation images are those that {checkpoint.path} "
+                        "names, as it was not trained on them: leave out --val_share")
+    return names
 
 
 def read_described_data(options: Options, loaded: Loaded | None) -> dict:
@@ -104,6 +135,21 @@ def read_described_data(options: Options, loaded: Loaded | None) -> dict:
     if "class_colours" in found and len(found["class_colours"]) != len(found.get("class_names", ())):
         raise UserError(f"{loaded.path}: class_colours and class_names differ in number: give another checkpoint")
     return found
+
+
+def check_classes(options: Options, loaded: Loaded | None, classes: Classes):
+    """Raise UserError if --num_classes or the classes of the tested checkpoint are not the data's."""
+    if options.num_classes not in (None, classes.num_classes):
+        raise UserError(f"--num_classes {options.num_classes}: {options.dataset} has {classes.num_classes}")
+    names = read_described_data(options, loaded).get("class_names", list(classes.names))
+    if names != list(classes.names) and not options.continue_training:  # which compares its images too
+        raise UserError(f"{Path(options.data_root) / 'classes.txt'} has the classes {_shorten(classes.names)}, but "
+                        f"{loaded.path} was trained for {_shorten(names)}: write these, in this order "
+                        "(docs/data.md#your-own-images)")
+
+
+def _shorten(names) -> str:
+    return shorten(", ".join(names), 100, placeholder=" ...")
 
 
 def _is_colour(value) -> bool:

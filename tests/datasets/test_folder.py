@@ -1,11 +1,15 @@
 """Your own images and masks."""
+import re
+import shutil
+
 import numpy as np
 import pytest
 
-from datasets import build_datasets, check_and_filter, describe
+from datasets import build_datasets, build_loaders, check_and_filter, describe
 from datasets.make_classes import main as make_classes
-from tests.datasets.pictures import encoded
+from tests.datasets.pictures import encoded, paletted
 from utils.errors import UserError
+from utils.launch import TORCHRUN
 
 RNG = np.random.default_rng(1)
 SIZE = (8, 10)
@@ -65,7 +69,11 @@ def test_classes_have_names_and_colours(root):
 
 
 @pytest.mark.parametrize(("text", "words"), [("a\na\n", "line 2"), ("a 1 2 3\nb 1 2 3\n", "line 2"),
-                                             ("\n", "0 classes"),
+                                             ("\n", "0 classes"), ("a 1 2 3\nroad 128 64 256\n", "line 2: 'road 128"),
+                                             ("road 12 13 # x\n", "line 1: 'road 12 13' is neither"),
+                                             ("road 128,64,128\n", "line 1"), ("road #804080\n", "line 1"),
+                                             ("road (1, 2, 3)\n", "line 1"), ("128 64 128\n", "line 1"),
+                                             ("a 1 2 3\nignore\nb 4 5 6\n", "line 2: ignore is no class"),
                                              ("".join(f"{i}\n" for i in range(256)), "256 classes")])
 def test_classes_that_are_ambiguous_are_refused(root, text, words):
     (root / "classes.txt").write_text(text)
@@ -73,23 +81,40 @@ def test_classes_that_are_ambiguous_are_refused(root, text, words):
         describe("folder", data_root=root)
 
 
+def test_a_number_may_end_a_name(root):
+    (root / "classes.txt").write_text("lane 1\nlane 2 7 8 9\n3\n4 1 1 1\n")
+    assert describe("folder", data_root=root).names == ("lane 1", "lane 2", "3", "4")
+
+
 @pytest.mark.parametrize(("labels", "words"), [([0, 128], "0, 128, which"), ([0, 20, 40], "0, 20, 40, which"),
                                                ([0, 7, 9], "0, 7, 9, which")])
 def test_labels_with_large_gaps_need_a_word(tmp_path, labels, words):
     put(tmp_path / "train", "a", np.resize(labels, SIZE))
-    with pytest.raises(UserError, match=f"have the labels {words}.*--label_map.*classes.txt"):
+    with pytest.raises(UserError, match=f"have the labels {words}.*--label_map.*classes.txt") as error:
         describe("folder", data_root=tmp_path)
     mapping = {label: i for i, label in enumerate(labels)}
+    example = ",".join(f"{label}:{i}" for label, i in mapping.items())
+    assert f"give --label_map, such as {example}, or" in str(error.value)
     assert describe("folder", data_root=tmp_path, label_map=mapping).num_classes == len(labels)
 
 
 def test_painted_masks_need_a_label_map(tmp_path):
     for i in range(4):
         put(tmp_path / "train", str(i), np.resize([0, 255], SIZE))
-    with pytest.raises(UserError, match="single class.*'255 1'"):
+    with pytest.raises(UserError, match="single class.*: if 255 is a class, give --label_map 255:1 .docs"):
         check_and_filter(dict(zip(("train", "val"), build_datasets("folder", data_root=tmp_path), strict=True)))
     train, _ = build_datasets("folder", data_root=tmp_path, label_map={255: 1})
     assert train.num_classes == 2 and check_and_filter({"train": train})
+
+
+@pytest.mark.parametrize(("labels", "example"), [([0, 100, 200, 255], "--label_map, such as 0:0,100:1,200:2 "),
+                                                 ([0, 37], "--label_map (")])
+def test_scaled_masks_beside_names_of_classes_get_an_example(tmp_path, labels, example):
+    put(tmp_path / "train", "a", np.resize(labels, SIZE))
+    put(tmp_path / "train", "b", np.resize(labels, SIZE))
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    with pytest.raises(UserError, match=re.escape(example)):
+        check_and_filter({"train": build_datasets("folder", data_root=tmp_path)[0]})
 
 
 def test_colours_without_names_name_the_command(tmp_path, capsys):
@@ -120,9 +145,98 @@ def test_classes_of_index_masks_are_counted(root):
       "VOCdevkit/VOC2012/ImageSets/Segmentation"], "looks like that of voc: give --dataset voc --data_root"),
     (["a/train", "a/trainannot", "a/val", "a/valannot"], "a looks like that of camvid: give --dataset camvid"),
     (["leftImg8bit", "gtFine"], "looks like Cityscapes"), (["images", "masks"], "not split"),
-    (["x"], "Put them into train/images")])
+    (["train/images", "train/labels"], "looks like a data set of YOLO"), (["x"], "Put them into train/images")])
 def test_another_layout_is_named(tmp_path, folders, words):
     for folder in folders:
         (tmp_path / folder).mkdir(parents=True)
     with pytest.raises(UserError, match=words):
         build_datasets("folder", data_root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["labels", "Annotations", "label", "mask", "gt"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_masks_under_another_name_are_to_be_renamed(root, name, split, log):
+    put(root / "val", "v", RNG.integers(0, 4, SIZE))
+    (root / split / "masks").rename(root / split / name)
+    with pytest.raises(UserError, match=f"{split}/masks does not exist, but .*{split}/{name} does: rename it to masks"):
+        build_datasets("folder", data_root=root)
+
+
+@pytest.mark.parametrize("kind", ["images", "masks"])
+def test_a_missing_folder_of_the_validation_split_is_named(root, kind):
+    put(root / "val", "v", RNG.integers(0, 4, SIZE))
+    shutil.rmtree(root / "val" / kind)
+    with pytest.raises(UserError, match=f"/val/{kind} does not exist: put the {kind} of the.*or remove {root}/val"):
+        build_datasets("folder", data_root=root)
+
+
+def test_a_data_root_that_does_not_exist_is_all_that_is_said(tmp_path, log):
+    with pytest.raises(UserError, match="--data_root .*gone does not exist: name the folder"):
+        describe("folder", data_root=tmp_path / "gone")
+    assert "classes" not in log.text
+
+
+def test_a_folder_of_validation_images_alone_can_be_tested(tmp_path):
+    put(tmp_path / "val", "v", RNG.integers(0, 4, SIZE))
+    assert build_datasets("folder", data_root=tmp_path, train=False)[1].num_classes == 4
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\n")
+    assert names_of(build_datasets("folder", data_root=tmp_path, train=False)[1]) == ["v"]
+
+
+@pytest.mark.parametrize(("rank", "bars"), [("0", 1), ("1", 0)])
+def test_counting_classes_shows_a_bar_on_rank_0(root, capsys, monkeypatch, rank, bars):
+    for name, value in zip(TORCHRUN, (rank, "2", rank, "localhost", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    describe("folder", data_root=root)
+    assert ("counting classes: 100%" in capsys.readouterr().err) == bars
+
+
+def test_a_single_class_is_counted_in_the_singular(tmp_path, log):
+    put(tmp_path / "train", "a", np.resize([0, 255], SIZE))
+    describe("folder", data_root=tmp_path, label_map={77: 0, 9: 255})
+    assert ": 1 class, named" in log.text
+    assert "none of the 1 masks has the label 9, 77, which --label_map or --ignore_label names" in log.text
+
+
+@pytest.mark.parametrize(("label_map", "words"), [
+    ({0: 255}, "class 0 (0) is in no label, as label 0 means 255 (--ignore_label, --label_map): .* --label_map "
+               "0:255,1:0,2:1,3:2 numbers"),
+    ({1: 0, 9: 255}, "class 1 .* as label 1 means 0 .*--label_map 0:0,1:0,2:1,3:2,9:255 "),
+    ({0: 255, 3: 0}, None), ({0: 1, 1: 0}, None)])
+def test_a_class_that_no_label_means_is_a_warning(root, log, label_map, words):
+    describe("folder", data_root=root, label_map=label_map)
+    assert ("Warning: class" in log.text) == (words is not None)
+    assert words is None or re.search(words.replace("(", "\\(").replace(")", "\\)"), log.text)
+
+
+@pytest.mark.parametrize(("changed", "most", "expected", "words"), [
+    (False, 10, 4, None), (True, 10, 1, "Validation images differ in size: --val_batch_size is 1, not 4"),
+    (False, 2, 1, "Validation images may differ in size: --val_batch_size is 1, not 4")])
+def test_images_of_one_size_are_batched(root, log, monkeypatch, changed, most, expected, words):
+    monkeypatch.setattr("datasets.folder.MOST_HEADERS", most)
+    if changed:
+        for kind, content in (("images", np.zeros((9, 10, 3))), ("masks", np.zeros((9, 10)))):
+            (root / "train" / kind / "05.png").write_bytes(encoded(content.astype(np.uint8)))
+    _, val = build_datasets("folder", data_root=root, val_names=["01", "03", "05"])
+    _, loader = build_loaders(None, val, batch_size=1, val_batch_size=4, num_workers=0, seed=1)
+    assert loader.batch_size == expected and ("in size" in log.text) == (words is not None)
+    assert words is None or words in log.text
+
+
+@pytest.mark.parametrize(("lines", "flags", "warned"), [
+    ("a 0 0 0\nb 4 5 6\nc 1 2 3\n", {}, True), ("a 0 0 0\nb 1 2 3\nc 4 5 6\n", {}, False),
+    ("a 0 0 0\nb 4 5 6\nc 1 2 3\n", {"label_map": {1: 2, 2: 1}}, False), ("a\nb\nc\n", {}, False)])
+def test_a_palette_that_contradicts_the_classes_is_a_warning(tmp_path, log, lines, flags, warned):
+    put(tmp_path / "train", "a", np.resize([0, 1, 2], SIZE))
+    palette = [0, 0, 0, 1, 2, 3, 4, 5, 6]
+    (tmp_path / "train" / "masks" / "a.png").write_bytes(encoded(paletted(
+        np.resize([0, 1, 2], SIZE).astype(np.uint8), palette)))
+    (tmp_path / "classes.txt").write_text(lines)
+    build_datasets("folder", data_root=tmp_path, val_names=[], **flags)
+    assert ("label 1 in the colour 1 2 3, which classes.txt gives class 2" in log.text) == warned
+
+
+def test_a_damaged_mask_is_left_to_the_check(root):
+    (root / "classes.txt").write_text("a 1 2 3\nb\nc\nd\n")
+    (root / "train" / "masks" / "00.png").write_bytes(b"")
+    assert len(build_datasets("folder", data_root=root, val_names=[])[0]) == 10

@@ -171,3 +171,9 @@ def test_masks_in_vocs_colours(voc_root):
         train.read_label(0)
     path.write_bytes(encoded(np.array([[1, 2, 20]], np.uint8)[..., None].repeat(3, -1)))
     assert train.read_label(0).tolist() == [[1, 2, 20]]
+
+
+@pytest.mark.parametrize("below", [".", "VOCdevkit", "VOCdevkit/VOC2012"])
+def test_another_year_is_named(voc_root, below):
+    with pytest.raises(UserError, match="--year 2007: .* holds VOC of 2012 only: give --year 2012, or"):
+        build_datasets("voc", data_root=voc_root / below, year="2007")

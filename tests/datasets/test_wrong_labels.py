@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from datasets import build_datasets, check_and_filter
+from datasets import build_datasets, check, check_and_filter
 from datasets.camvid import CamVid
 from main import main
 from tests.datasets.pictures import encoded
@@ -33,10 +33,11 @@ def draw(labels, count=1):
 
 
 @pytest.mark.parametrize(("train", "words"), [
-    (draw([0, 255], 3), "3 training masks .* single class, Sky \\(0: 180, 255: 180 pixels\\).*'255 1'.*--dataset"),
-    (draw([4], 2), "have a single class, Pavement \\(4: 240 pixels\\)"),
-    (draw([0, 128], 2), "labels that are not classes \\(128: 120 pixels, first in .*000.png\\).*'128 255'"),
-    (draw([*range(0, 240, 20)], 9), "multiples of 20, as if scaled.*0 to 10.*--label_map.*'20 1'"),
+    (draw([0, 255], 3),
+     "3 training masks .* single class, Sky \\(0: 180, 255: 180 pixels\\).*--label_map 255:1;.*--dataset"),
+    (draw([4], 2), "have a single class, Pavement \\(4: 240 pixels\\).*: add masks .*--dataset"),
+    (draw([0, 128], 2), "labels that are not classes \\(128: 120 pixels, first in .*000.png\\).* 128:1, or 128:255"),
+    (draw([*range(0, 240, 20)], 9), "multiples of 20, as if scaled.*0 to 10.*--label_map, such as 0:0,20:1,40:2,"),
     (draw([0, 1, 2, 3, 31], 1), "labels that are not classes \\(31: 24 pixels"),
     (draw([11, 255], 2), "ignored pixels only \\(11: 120, 255: 120 pixels\\)"),
 ], ids=["painted", "one class", "grey", "scaled", "32 classes", "ignored"])
@@ -56,6 +57,27 @@ def test_the_other_masks_are_read_before_anything_is_refused(camvid, log):
     assert "have no pixel" not in log.text
 
 
+def test_what_is_no_class_is_found_with_a_suspicion_and_counted_with_check_data(camvid, log):
+    _, sets = camvid([*draw(range(11), 8), *draw([0, 11, 31], 2)])
+    check_and_filter(sets, check_all=True)
+    assert "training masks have labels that are not classes and are ignored (31: 80 pixels, first in " in log.text
+    assert log.text.count("/008.png") and "validation masks have labels" not in log.text
+    _, sets = camvid([*draw([11]), *draw(range(11), 7), *draw([0, 11, 31], 2)])
+    with pytest.raises(UserError, match="not classes .31: 80 pixels, first in .*008.png"):
+        check_and_filter(sets)
+
+
+@pytest.mark.parametrize("check_all", [True, False])
+def test_labels_of_label_map_that_no_mask_has_are_named(camvid, log, check_all):
+    _, sets = camvid(draw([0, 1, 9], 2), label_map={77: 1, 9: 255, 6: 5, 10: 2})
+    check_and_filter(sets, check_all=check_all)
+    assert "the 3 masks has the label 77, which --label_map" in log.text and log.text.count(" 77,") <= 2
+    log.clear()
+    _, sets = camvid(draw([0, 1, 9], 12), label_map={77: 1})
+    check_and_filter(sets, check_all=check_all)
+    assert ("the 13 masks has the label 77" in log.text) == check_all
+
+
 def test_masks_that_look_right_are_not_read_a_second_time(camvid, monkeypatch):
     _, sets = camvid(draw(range(11), 20))
     read, real = [], CamVid.read_stored_label
@@ -69,6 +91,12 @@ def test_labels_from_1_are_a_warning(camvid, log):
     check_and_filter(sets)
     assert "label 0 (Sky) is in none of the 2 training masks, which have 1 to 4" in log.text
     assert "Training masks have no pixel of Sky, Tree, SignSymbol, Fence, Car, Pedestrian, Bicyclist" in log.text
+
+
+def test_a_label_0_that_is_ignored_is_no_sign_of_another_numbering(camvid, log):
+    _, sets = camvid(draw(range(5), 2), draw(range(11)), label_map={0: 255})
+    check_and_filter(sets)
+    assert "label 0 (Sky) is in none" not in log.text
 
 
 @pytest.mark.parametrize(("flags", "expected"), [
@@ -162,3 +190,27 @@ def test_images_of_both_splits_are_counted(camvid, log):
     (root / "val" / "002.png").write_bytes((root / "train" / "000.png").read_bytes())
     check_and_filter(sets)
     assert f"1 of 4 validation images are also training images, the first is {root / 'val' / '002.png'}" in log.text
+
+
+def test_files_of_one_size_are_not_read_to_the_end(camvid, monkeypatch):
+    root, sets = camvid(draw(range(11), 3), draw(range(11), 3))
+    for split in ("train", "val"):
+        for i in range(3):
+            (root / split / f"{i:03}.png").write_bytes(f"start of {split} {i:03}".encode().ljust(19) + bytes(1 << 17))
+    for name in ("train/002.png", "val/001.png"):
+        (root / name).write_bytes(b"same start".ljust(19) + bytes(1 << 17))
+    (root / "val/002.png").write_bytes(b"same start".ljust(19) + bytes((1 << 17) - 1) + b"x")
+    lengths, read_bytes = [], check.read_bytes
+    monkeypatch.setattr(check, "read_bytes", lambda path, **limit: lengths.append(limit) or read_bytes(path, **limit))
+    assert check.find_shared(sets["train"], sets["val"]) == [root / "val" / "001.png"]
+    assert lengths.count({}) == 3 and len(lengths) == 9
+
+
+@pytest.mark.parametrize(("labels", "label_map", "said"), [
+    ([0, 255], {}, "give --label_map 255:1"), ([3, 255], {}, "give --label_map 255:0"),
+    ([3], {}, "add masks that have"),
+    ([0, 255], {0: 255, 255: 1}, "add masks that have"), ([0, 1], {0: 255}, "add masks that have")])
+def test_255_is_offered_as_a_class_only_where_masks_have_it(camvid, labels, label_map, said):
+    _, sets = camvid(draw(labels, 2), label_map=label_map)
+    with pytest.raises(UserError, match=f"single class.*: .*{said}"):
+        check_and_filter({"train": sets["train"]})

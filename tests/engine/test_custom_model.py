@@ -110,6 +110,9 @@ def test_it_trains_is_attacked_verified_continued_and_predicts_like_the_twelve(n
     net.write_text(NET + "# another forward pass may have the same weights\n")
     main(call)
     assert len(list(record.parent.glob("clean_*"))) == 2, "records of another file are not mixed"
+    (net.parent / "helper_of_net.py").write_text("WIDTH = 8  # changed\n")
+    main(call)
+    assert len(list(record.parent.glob("clean_*"))) == 3, "nor of another version of a file that it imports"
 
     main(["--continue_training", *named, *SMALL, "--total_itrs", "6"])
     log = capsys.readouterr().out
@@ -151,12 +154,24 @@ def test_a_network_without_a_backbone_is_one_group_with_its_own_normalisation(ne
     ("fails", "fails on images of 65x65 (height x width): RuntimeError: The size of tensor a (65)"),
     ("no_module", "returned str, not a torch.nn.Module"), ("no_parameters", "returned ReLU, not a torch.nn.Module"),
     ("raises", "can't be built with num_classes=5: ValueError: no such depth (my net.py, line "),
-    ("no_argument", "can't be built with num_classes=5: TypeError: "),
+    ("no_argument", "can't be built with num_classes=5: TypeError: no_argument() got an unexpected keyword argument "
+                    "'num_classes'"),
     ("nothing", "my net.py has no function nothing: choose from Net, Plain, Broken, two_classes"),
 ])
 def test_what_is_no_network_is_one_line(net, tmp_path, refused, function, says):
-    assert says in refused([*SMALL, "--model", f"{net}:{function}", "--output_dir", str(tmp_path)])
+    line = refused([*SMALL, "--model", f"{net}:{function}", "--output_dir", str(tmp_path)])
+    assert says in line and "custom.py" not in line
     assert not (tmp_path / "exp").exists()
+
+
+def test_a_checkpoint_of_other_classes_and_one_that_is_not_there_are_one_line(net, best, tmp_path, refused):
+    own = ["--output_dir", str(tmp_path / "runs"), "--model"]
+    best.unlink()
+    line = refused(["--test_only", *own, f"{net}:Net"])
+    assert "no best_my-net.Net_*.pth in" in line
+    torch.save(load_function(f"{net}:Net")(num_classes=3).state_dict(), tmp_path / "w.pth")
+    line = refused([*SMALL, *own, f"{net}:Net", "--ckpt", str(tmp_path / "w.pth"), "--exp_name", "b"])
+    assert "the file is for 3 outputs, perhaps classes, the model for 5: check --dataset and --num_classes" in line
 
 
 def test_a_file_that_cannot_be_run_or_found_is_one_line(net, tmp_path, refused):
@@ -164,7 +179,8 @@ def test_a_file_that_cannot_be_run_or_found_is_one_line(net, tmp_path, refused):
     net.write_text("import nothing_of_this_name\n")
     assert "my net.py can't be run: ModuleNotFoundError" in refused([*call, f"{net}:Net"])
     net.write_text("def f(:\n")
-    assert "my net.py can't be run: SyntaxError" in refused([*call, f"{net}:Net"])
+    assert refused([*call, f"{net}:Net"]).rstrip().endswith("my net.py can't be run: SyntaxError: invalid syntax (my "
+                                                             "net.py, line 1)")
     assert "missing.py:Net: no such file" in refused([*call, "missing.py:Net"])
     for text in ("net.py:", "net.txt:f", "net.py:f()", "deeplabv4"):
         with pytest.raises(SystemExit) as stop:

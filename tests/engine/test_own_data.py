@@ -19,7 +19,7 @@ def put(root, name):
 
 
 @pytest.mark.slow
-def test_a_run_is_tested_on_the_images_that_it_did_not_train_on(tmp_path, one_thread):
+def test_a_run_is_tested_on_the_images_that_it_did_not_train_on(tmp_path, one_thread, refused):
     root, runs = tmp_path / "own", ["--output_dir", str(tmp_path / "runs"), "--num_workers", "0"]
     for name in range(8):
         put(root, name)
@@ -34,6 +34,10 @@ def test_a_run_is_tested_on_the_images_that_it_did_not_train_on(tmp_path, one_th
     tested = main(["--test_only", *runs])
     assert tested["images"] == names and tested["results"] == trained["results"]
     assert list(tested["results"][0]["Class IoU"]) == ["a", "b", "c"]
+    (root / "classes.txt").write_text("b\na 1 2 3\nc\n")
+    for call, argv in ((main, ["--test_only"]), (main, ["--verify"]), (predict, ["--input", str(root)])):
+        line = refused([*argv, *runs[:2]], call=call)
+        assert "classes.txt has the classes b, a, c, but" in line and "was trained for a, b, c: write these" in line
     shutil.rmtree(root)
     photo = tmp_path / "photo.png"
     Image.fromarray(RNG.integers(0, 256, (66, 70, 3)).astype(np.uint8)).save(photo)

@@ -81,7 +81,7 @@ def test_a_training_validates_in_windows_and_a_test_is_told_anew(train, tmp_path
     assert checkpoint.load(path)["options"]["window"] == [65]
     assert "in windows of 65x65 (height x width), 44 pixels apart" in capsys.readouterr().out
     main(["--test_only", "--output_dir", str(tmp_path), "--num_workers", "0"])
-    assert "windows" not in capsys.readouterr().out
+    assert "scored whole; the checkpoint's run scored them with --window 65\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("flags", "says"), [

@@ -163,6 +163,25 @@ def test_at_least_95_percent_must_fit():
     assert "missing conv1.weight" in str(error.value) and "\n" not in str(error.value)
 
 
+def test_a_backbone_that_stays_as_it_is_must_be_whole():
+    """With --freeze_backbone a layer that the file lacks would stay random to the end."""
+    backbone = build("resnet50")
+    state = {key: torch.empty(shape) for key, shape in list_shapes(backbone).items()}
+    state["conv1.weight"] = torch.empty(64, 1, 7, 7)  # of grey images
+    load_backbone(backbone, "resnet50", state, source="a.pth")
+    with pytest.raises(UserError, match="264 of the 265 .*--freeze_backbone.*another shape conv1.weight 64x1x7x7"):
+        load_backbone(backbone, "resnet50", state, source="a.pth", whole=True)
+
+
+@pytest.mark.parametrize("more", ["layer1.0.se.fc1.weight", "conv1.bias"])
+def test_a_network_with_more_in_its_layers_is_another(more):
+    """The tensors that ResNet-50 has are trained beside squeeze-and-excitation, not for a network without."""
+    backbone = build("resnet50")
+    state = {**{key: torch.empty(shape) for key, shape in list_shapes(backbone).items()}, more: torch.empty(16, 256)}
+    with pytest.raises(UserError, match=f"a.pth: the file is of another network than resnet50: .*{more}"):
+        load_backbone(backbone, "resnet50", state, source="a.pth")
+
+
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_backbone_is_named(name):
     assert name_backbone(build(name).state_dict()) == name
