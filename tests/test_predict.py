@@ -544,11 +544,11 @@ def test_masks_are_read_with_the_label_map_and_the_colours_of_the_checkpoint(tmp
     assert (adv_of(Image.fromarray(mapped), *flags, out="given") == ignored).all()
 
 
-def test_a_folder_that_says_nothing_of_its_classes_has_one_class(tmp_path, call, capsys):
+def test_weights_without_class_names_need_the_folder_that_has_them(tmp_path, fails):
     save_weights(tmp_path / "weights.pth", num_classes=1)
     draw(tmp_path / "in" / "a.png")
-    call("--dataset", "folder")
-    assert "No classes.txt in datasets/data: 1 class, named by their labels\n" in capsys.readouterr().out
+    code, lines = fails("--dataset", "folder")
+    assert code == 2 and "--data_root datasets/data does not exist: name the folder" in lines[-1]
 
 
 def test_the_counts_of_the_checkpoint_are_used_whatever_the_labels_in_the_masks_mean(tmp_path, adv_of):
