@@ -2,6 +2,7 @@
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.logging import logger
 
 from .base import PairedFiles
 from .classes import make_palette
@@ -50,6 +51,8 @@ class CamVid(PairedFiles):
                 refuse_other_layout(folder.parent, "camvid")
                 raise UserError(f"CamVid not found: the folder {needed} does not exist. Set --data_root to the folder "
                                 "that holds train, trainannot, val and valannot (docs/data.md#camvid).")
+        if masks.name != f"{split}annot":
+            logger.info("CamVid: %s masks found in %s", split, masks)
         found = ImageFolder(masks)
         pairs = found.pair(list_images(folder))
         super().__init__(pairs, split, origin=folder, crop_size=crop_size, label_map=label_map, absent=found.absent)

@@ -20,7 +20,7 @@ class Skips:
         self.count, self.in_a_row = self.count + 1, self.in_a_row + 1
         logger.warning("Iteration %d skipped: %s (%d in a row, %d in total)", itr, error, self.in_a_row, self.count)
         if self.in_a_row == MAX_SKIPPED:
-            raise FloatingPointError(f"{MAX_SKIPPED} iterations in a row, up to {itr}, were skipped, as {error}")
+            raise FloatingPointError(f"{MAX_SKIPPED} iterations in a row were skipped, as {error}")
 
 
 def describe_divergence(itr: int, problem: FloatingPointError, best: Path) -> str:

@@ -140,7 +140,7 @@ def test_colours_of_camvid_are_read(camvid):
     assert label[:4, 0].tolist() == [train.class_names.index(name) for name in ("Pavement", "Road", "Building")] + [255]
 
 
-def test_kaggles_camvid_is_read(camvid):
+def test_kaggles_camvid_is_read(camvid, log):
     root, sets = camvid(draw(range(11), 2))
     for split in ("train", "val"):
         (root / f"{split}annot").rename(root / f"{split}_labels")
@@ -148,7 +148,7 @@ def test_kaggles_camvid_is_read(camvid):
             path.rename(path.with_name(f"{path.stem}_L.png"))
     train, _ = build_datasets("camvid", data_root=root)
     check_and_filter({"train": train})
-    assert len(train) == 2
+    assert len(train) == 2 and f"CamVid: train masks found in {root / 'train_labels'}" in log.text
 
 
 def test_images_of_any_format_are_used_and_other_files_counted(camvid, log):
