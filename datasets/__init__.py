@@ -57,7 +57,7 @@ def describe(name: str, **source) -> Classes:
     """
     cls = _get_class(name)
     classes = cls.describe(**source)
-    check_label_map(source.get("label_map") or {}, classes.names, dataset=name, own_classes=cls.own_classes)
+    check_label_map(source.get("label_map") or {}, classes.names, dataset=name)
     return classes
 
 

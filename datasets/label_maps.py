@@ -40,27 +40,17 @@ def list_impossible(label_map: dict[int, int], num_classes: int) -> list[int]:
             if label_map.get(label, label) != label and label not in label_map.values()]
 
 
-def check_label_map(label_map: dict[int, int], class_names, *, dataset: str, own_classes: bool):
-    """Raise UserError if a label becomes what is no class; warn about a class that can't occur.
-
-    own_classes: whether the user numbers the classes, who may then leave that class out.
-    """
+def check_label_map(label_map: dict[int, int], class_names, *, dataset: str):
+    """Raise UserError if a label becomes what is no class; warn about a class that can't occur."""
     count = len(class_names)
     for stored, used in label_map.items():
         if used >= count and used != IGNORE:
             raise UserError(f"--label_map {stored}:{used}: the classes of {dataset} are 0 to {count - 1}, and {IGNORE} "
                             "is ignored")
-    impossible = list_impossible(label_map, count)
-    if not impossible:
-        return
-    numbers = number_in_order({*range(count)} - {*impossible})
-    known = {label: label for label in range(count)} | label_map
-    shorter = {stored: numbers.get(used, IGNORE) for stored, used in known.items()}
-    advice = f"; --label_map {format_pairs(shorter)} numbers the classes without it" if own_classes else ""
-    for label in impossible:
+    for label in list_impossible(label_map, count):
         logger.warning("Warning: class %d (%s) is in no label, as label %d means %d (--ignore_label, --label_map): "
-                       "where the network predicts it, its IoU is 0 and counts in the mean%s",
-                       label, class_names[label], label, label_map[label], advice)
+                       "where the network predicts it, its IoU is 0 and counts in the mean",
+                       label, class_names[label], label, label_map[label])
 
 
 def log_unused_labels(label_map: dict[int, int], stored: Iterable[int], *, masks: int):

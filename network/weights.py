@@ -30,7 +30,7 @@ def load_weights(model: nn.Module, state_dict: State, *, source: str, new_head: 
     state = _add_batch_counts(model, state)
     last = list_last_layer(model.state_dict()) if new_head else []
     whole = {**state, **{key: model.state_dict()[key] for key in last}}
-    _check_fit(model, whole, source)
+    _check_fit(model, whole, source, described=state)
     model.load_state_dict(whole)
     if new_head:
         theirs = f" instead of {len(state[last[-1]])}" if last[-1] in state else ""
@@ -70,8 +70,8 @@ def _add_batch_counts(model: nn.Module, state: State) -> State:
     return state if counters.keys() & state.keys() else counters | state
 
 
-def _check_fit(model: nn.Module, state: State, source: str) -> None:
-    """Raise UserError, in one line, unless `state` has exactly the model's keys and shapes."""
+def _check_fit(model: nn.Module, state: State, source: str, *, described: State) -> None:
+    """Raise UserError, in one line that says what `described` is, unless `state` has the model's keys and shapes."""
     own = model.state_dict()
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]
@@ -80,7 +80,7 @@ def _check_fit(model: nn.Module, state: State, source: str) -> None:
         return
     shapes = [f"{key} {format_shape(state[key])} in the file, {format_shape(own[key])} in the model"
               for key in reshaped]
-    theirs = {key: tensor for key, tensor in state.items() if not key.endswith("num_batches_tracked")}
+    theirs = {key: tensor for key, tensor in described.items() if not key.endswith("num_batches_tracked")}
     if isinstance(model, DeepLab):
         reason = _explain(own, theirs, missing + unexpected + reshaped)
     else:

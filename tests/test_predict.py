@@ -373,7 +373,7 @@ def test_what_cannot_be_read_costs_only_itself(tmp_path, call, fails):
     (["--attack", "pgd", "--warm_start"], ["in"], ["--warm_start"]),
     (["--attack", "pgd", "--masks", "gone"], ["in"], ["--masks gone"]),
     (["--attack", "pgd", "--masks", "empty"], ["in"], ["--masks empty", "1 of 1 images", "a.png"]),
-    (["--attack", "pgd", "--masks", "twice"], ["in"], ["--masks twice", "a.gif and a.png"]),
+    (["--attack", "pgd", "--masks", "twice"], ["in"], ["images in twice", "a.gif, a.png"]),
     (["--label_map", "1:2"], ["in"], ["--label_map", "voc or camvid or folder"]),
     (["--dataset", "camvid", "--label_map", "1:2"], ["in"], ["--label_map", "--masks FOLDER"]),
     (["--dataset", "camvid", "--ignore_label", "2"], ["in"], ["--ignore_label", "--masks FOLDER"]),
@@ -585,6 +585,15 @@ def test_a_path_in_a_folder_that_cannot_be_read_is_named(tmp_path, call, fails, 
         monkeypatch.setattr(Path, name, refuse)
     code, (line,) = fails(inputs=["secret/a.png"])
     assert code == 2 and "--input secret/a.png: no such file or folder, or it can't be read" in line
+
+
+def test_masks_may_end_as_those_of_a_data_set(tmp_path, call):
+    (tmp_path / "masks").mkdir()
+    for name in "ab":
+        draw(tmp_path / "in" / f"{name}.png")
+        Image.new("L", (30, 24)).save(tmp_path / "masks" / f"{name}_mask.png")
+    call("--attack", "fgsm", "--masks", "masks")
+    assert {"a_adv.png", "b_adv.png"} <= set(files_in("out"))
 
 
 def test_only_images_that_can_be_read_need_a_mask(tmp_path, call, fails):

@@ -1,13 +1,12 @@
 """Find the images that --input names, and their masks."""
 import os
-import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.files import read_image_size
-from datasets.image_lists import SUFFIXES, list_images, to_one_line
+from datasets.image_lists import SUFFIXES, ImageFolder, to_one_line
 from utils.errors import UserError
 from utils.files import name_folders
 from utils.logging import logger
@@ -69,31 +68,22 @@ def read_sizes(images: list[InputImage]) -> tuple[dict[InputImage, Size], list[s
 
 
 def find_masks(images: Collection[InputImage], folder: Path) -> dict[InputImage, Path]:
-    """Return each image's mask: of its name, with any suffix, in the same place of the tree `folder`.
+    """Return each image's mask, in the same place of the tree `folder`, named as the masks of a data set may be.
 
     Raises UserError unless each image has exactly one.
     """
-    masks, missing, by_stem = {}, [], {}
-    for place in {folder / image.name.parent for image in images}:
-        for path in list_images(place) if os.path.isdir(place) else ():
-            by_stem.setdefault((place, _normalize(path.stem)), []).append(path)
+    masks, missing, places = {}, [], defaultdict(list)
     for image in images:
-        found = by_stem.get((folder / image.name.parent, _normalize(image.name.stem)), [])
-        if len(found) > 1:
-            names = " and ".join(to_one_line(path.name) for path in found)
-            raise UserError(f"--masks {folder}: {names} are masks of the same image: keep one")
-        if not found:
-            missing.append(to_one_line(image.name))
-        masks[image] = found[0] if found else None
+        places[folder / image.name.parent].append(image)
+    for place, group in places.items():
+        found = ImageFolder(place)
+        pairs = found.pair([Path(image.name) for image in group])
+        masks |= {image: mask for image, (_, mask) in zip(group, pairs, strict=True)}
+        missing += [to_one_line(image.name) for image in group if masks[image] in found.absent]
     if missing:
         raise UserError(f"--masks {folder} has no mask for {len(missing)} of {len(images)} images ({missing[0]}, ...): "
                         "add them, or leave out --masks to attack the clean predictions")
     return masks
-
-
-def _normalize(stem: str) -> str:
-    """Return a name in one Unicode form: macOS writes another one (NFD) than Linux and Windows."""
-    return unicodedata.normalize("NFC", stem)
 
 
 def _name_folders(folders: list[Path]) -> dict[Path, Path]:

@@ -104,6 +104,9 @@ def _find_val_names(options: Options, checkpoint: Loaded | None, names: list[str
         if "val_share" in options.given:
             raise UserError(f"--val_share {options.val_share:g}: {Path(options.data_root) / 'val'} holds the "
                             "validation images: leave out --val_share, or move that folder away")
+        if names is not None:
+            logger.warning("Warning: the validation images are those in %s, not those that %s drew from the training "
+                           "images", Path(options.data_root) / "val", checkpoint.path)
         return None
     if names is None:
         return None
@@ -142,7 +145,7 @@ def check_classes(options: Options, loaded: Loaded | None, classes: Classes):
     if options.num_classes not in (None, classes.num_classes):
         raise UserError(f"--num_classes {options.num_classes}: {options.dataset} has {classes.num_classes}")
     names = read_described_data(options, loaded).get("class_names", list(classes.names))
-    if names != list(classes.names) and not options.continue_training:  # which compares its images too
+    if names != list(classes.names):
         raise UserError(f"{Path(options.data_root) / 'classes.txt'} has the classes {_shorten(classes.names)}, but "
                         f"{loaded.path} was trained for {_shorten(names)}: write these, in this order "
                         "(docs/data.md#your-own-images)")

@@ -199,9 +199,8 @@ def test_a_single_class_is_counted_in_the_singular(tmp_path, log):
 
 
 @pytest.mark.parametrize(("label_map", "words"), [
-    ({0: 255}, "class 0 (0) is in no label, as label 0 means 255 (--ignore_label, --label_map): .* --label_map "
-               "0:255,1:0,2:1,3:2 numbers"),
-    ({1: 0, 9: 255}, "class 1 .* as label 1 means 0 .*--label_map 0:0,1:0,2:1,3:2,9:255 "),
+    ({0: 255}, "class 0 (0) is in no label, as label 0 means 255 (--ignore_label, --label_map): .*counts in the mean"),
+    ({1: 0, 9: 255}, "class 1 .* as label 1 means 0 "),
     ({0: 255, 3: 0}, None), ({0: 1, 1: 0}, None)])
 def test_a_class_that_no_label_means_is_a_warning(root, log, label_map, words):
     describe("folder", data_root=root, label_map=label_map)

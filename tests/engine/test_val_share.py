@@ -38,10 +38,13 @@ def test_in_another_folder_they_are_drawn_anew(loaded, tmp_path, caplog, monkeyp
 
 
 @pytest.mark.parametrize("flags", [("--dataset", "folder"), ("--test_only",)], ids=["new", "of a checkpoint"])
-def test_a_share_beside_a_folder_of_validation_images_is_refused(loaded, tmp_path, flags):
+def test_a_share_beside_a_folder_of_validation_images_is_refused(loaded, tmp_path, flags, caplog, monkeypatch):
+    monkeypatch.setattr("engine.run.resume.logger.propagate", True)
     root = tmp_path / "own"
     (root / "val").mkdir()
     call = ("--data_root", str(root), *flags)
     assert source_of(loaded, *call)["val_names"] is None
+    said = f"the validation images are those in {root / 'val'}, not those that a.pth drew" in caplog.text
+    assert said == ("--test_only" in flags)
     with pytest.raises(UserError, match=f"--val_share 0.2: {root / 'val'} holds .*leave out --val_share, or move"):
         source_of(loaded, *call, "--val_share", "0.2")

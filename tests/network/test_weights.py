@@ -140,6 +140,8 @@ def test_a_new_head_is_new_and_the_rest_is_taken_or_refused():
     del state["backbone.low_level_features.0.0.weight"]
     with pytest.raises(UserError, match="1 missing: backbone.low_level_features.0.0.weight"):
         network.load_weights(loaded, state, source="some.pth", new_head=True)
+    with pytest.raises(UserError, match="the weights of --model deeplabv3_mobilenet with 21 classes"):
+        network.load_weights(build("deeplabv3plus_mobilenet"), saved.state_dict(), source="some.pth", new_head=True)
 
 
 def test_a_few_missing_and_unexpected_keys_are_listed():
