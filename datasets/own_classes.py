@@ -1,6 +1,7 @@
 """The classes of a folder of your own: those of classes.txt, else the labels in the masks."""
 import re
 import sys
+from collections.abc import Iterable
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -13,7 +14,7 @@ from utils.logging import logger
 
 from .files import is_in_colours, read_mask, read_palette
 from .image_lists import list_images, to_one_line
-from .label_maps import format_pairs, log_unused_labels, number_in_order
+from .label_maps import format_pairs, format_ranges, log_unused_labels, number_in_order
 from .transforms import IGNORE
 
 CLASSES = "classes.txt"
@@ -116,15 +117,29 @@ def count_classes(root: Path, label_map: tuple) -> int:
         if is_in_colours(mask):
             read_colours(root)
         stored |= {*read_mask(mask).unique().tolist()}
-    labels = {label_map.get(label, label) for label in stored} - {IGNORE}
-    count = max(labels, default=0) + 1
-    if count > IGNORE or (count > 2 and len(labels) <= count / 2):
-        shown = ", ".join(map(str, sorted(labels)[:10])) + ", ..." * (len(labels) > 10)
-        kept = [label for label in stored if label_map.get(label, label) != IGNORE]
-        raise UserError(f"The masks in {to_one_line(root)} have the labels {shown}, which are not numbers from 0 to a "
-                        f"last class: give --label_map, such as {format_pairs(number_in_order(kept))}, or name all "
-                        f"classes in {CLASSES} (docs/data.md#wrong-labels).")
+    count = number_classes(root, stored, label_map)
     logger.info("No %s in %s: %d class%s, named by their labels", CLASSES, to_one_line(root), count,
                 "es" * (count != 1))
     log_unused_labels(label_map, stored, masks=len(masks))
     return count
+
+
+def number_classes(root: Path, stored: Iterable[int], label_map: dict[int, int]) -> int:
+    """Return one more than the largest label but IGNORE that the stored ones mean. Raises UserError for large gaps."""
+    labels = {label_map.get(label, label) for label in stored} - {IGNORE}
+    count = max(labels, default=0) + 1
+    if count <= IGNORE and (count <= 2 or len(labels) > count / 2):
+        return count
+    masks, end = f"The masks in {to_one_line(root)} have", f"name all classes in {CLASSES} (docs/data.md#wrong-labels)."
+    if len(labels) > IGNORE:
+        raise UserError(f"{masks} {len(labels)} labels, and {IGNORE} can be classes: give --label_map, which may give "
+                        "several labels one class, or replace the masks if they are photos or distances.")
+    kept = [label for label in stored if label_map.get(label, label) != IGNORE]
+    changed = {label: number for label, number in number_in_order(kept).items() if label != number}
+    far = max(labels)
+    alone = far in stored and far not in label_map and len(labels) > 2 and labels == {*range(len(labels) - 1), far}
+    pairs = format_pairs(changed)
+    advice = f"--ignore_label {far} if it marks pixels without a class, --label_map {pairs} if it is one" if alone \
+        else f"--label_map, such as {pairs}"
+    raise UserError(f"{masks} the labels {format_ranges(labels)}, which are not numbers from 0 to a last class: give "
+                    f"{advice}, or {end}")
