@@ -4,6 +4,7 @@ from math import gcd
 
 from utils.errors import UserError
 from utils.logging import logger
+from utils.text import count_of
 
 from .transforms import IGNORE
 
@@ -80,5 +81,5 @@ def check_label_map(label_map: dict[int, int], class_names, *, dataset: str, own
 def log_unused_labels(label_map: dict[int, int], stored: Iterable[int], *, masks: int):
     """Warn about labels of a label map that none of so many masks has; `stored` are those that they have."""
     if unused := sorted(label_map.keys() - {*stored}):
-        logger.warning("Warning: none of the %d mask%s has the label%s %s, which --label_map or --ignore_label names",
-                       masks, "s" * (masks != 1), "s" * (len(unused) > 1), ", ".join(map(str, unused)))
+        logger.warning("Warning: none of the %s has the label%s %s, which --label_map or --ignore_label names",
+                       count_of(masks, "mask"), "s" * (len(unused) > 1), ", ".join(map(str, unused)))

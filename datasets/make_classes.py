@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from utils.errors import UserError
 from utils.label_pairs import combine, to_pairs
+from utils.text import count_of
 
 from .files import is_in_colours, read_image, read_mask
 from .image_lists import to_one_line
@@ -75,7 +76,7 @@ def count_values(path: Path) -> Counter:
 def _format_line(value, pixels: Counter, images: Counter) -> str:
     name = f"colour_{'_'.join(map(str, value))} {' '.join(map(str, value))}" if isinstance(value, tuple) \
         else f"class_{value}"
-    return f"{name} # {pixels[value]:,} pixels in {images[value]} mask{'s' * (images[value] != 1)}\n"
+    return f"{name} # {pixels[value]:,} pixels in {count_of(images[value], 'mask')}\n"
 
 
 def main(argv=None):

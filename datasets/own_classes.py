@@ -50,8 +50,9 @@ def read_classes(root: Path) -> dict[str, tuple[int, int, int] | None]:
                             "of them.")
         if name:
             classes[name] = colour
-    if not 0 < len(classes) <= IGNORE:
-        raise UserError(f"{to_one_line(path)} has {len(classes)} classes: write one class a line, 1 to {IGNORE}.")
+    count = len(classes.keys() - {IGNORED_NAME})
+    if not 0 < count <= IGNORE:
+        raise UserError(f"{to_one_line(path)} has {count} classes: write one class a line, 1 to {IGNORE}.")
     return classes
 
 
@@ -84,12 +85,23 @@ def list_colours(root: Path) -> dict[tuple[int, int, int], int]:
 def read_colours(root: Path) -> dict[tuple[int, int, int], int]:
     """Return {colour: label} of classes.txt, {} without the file. Raises UserError if masks need colours it lacks."""
     colours = list_colours(root)
-    first = next(iter(list_masks(root)), None) if not colours else None
-    if first is not None and is_in_colours(first):
-        raise UserError(f"The masks in {to_one_line(first.parent)} are in colours, and {to_one_line(root / CLASSES)} "
-                        f"does not say which: run {MAKE_CLASSES} {to_one_line(root)}, then write the classes' names "
-                        "into it.")
-    return colours
+    if colours or not _are_in_colours(masks := list_masks(root)):
+        return colours
+    path, folder = to_one_line(root / CLASSES), to_one_line(masks[0].parent)
+    run = f"run {MAKE_CLASSES} {to_one_line(root)}"
+    remedy = f"add to each of its lines the class's colour, `name red green blue`, or move the file away and {run}" \
+        if (root / CLASSES).exists() else f"{run}, then write the classes' names into it"
+    raise UserError(f"The masks in {folder} are in colours, and {path} does not say which: {remedy}.")
+
+
+def _are_in_colours(masks: list[Path]) -> bool:
+    """Return whether the first mask that can be read is in colours; False if none can."""
+    for mask in masks:
+        try:
+            return is_in_colours(mask)
+        except UserError:  # as in warn_about_palette()
+            continue
+    return False
 
 
 def warn_about_palette(mask: Path, colours: dict[tuple[int, int, int], int], label_map: dict[int, int]):
@@ -109,18 +121,29 @@ def warn_about_palette(mask: Path, colours: dict[tuple[int, int, int], int], lab
 
 
 @cache
-def count_classes(root: Path, label_map: tuple) -> int:
-    """Return one more than the largest label of all masks but IGNORE. Raises UserError if labels are left out oddly."""
-    stored, label_map, masks = set(), dict(label_map), list_masks(root)
+def read_stored_labels(root: Path) -> tuple[frozenset[int], dict[Path, str]]:
+    """Return the labels in all masks, and {mask: message} of those that can't be read. Raises UserError if none can."""
+    stored, unreadable, masks = set(), {}, list_masks(root)
+    read_colours(root)
     for mask in tqdm(masks, desc="counting classes", unit="mask", disable=not is_main(),
                      mininterval=0.2 if sys.stderr.isatty() else 30):
-        if is_in_colours(mask):
-            read_colours(root)
-        stored |= {*read_mask(mask).unique().tolist()}
+        try:
+            stored |= {*read_mask(mask).unique().tolist()}
+        except UserError as error:  # the check of the data reports it, or --skip_bad_images leaves it out
+            unreadable[mask] = str(error)
+    if unreadable and not stored:
+        raise UserError(next(iter(unreadable.values())))
+    return frozenset(stored), unreadable
+
+
+@cache
+def count_classes(root: Path, label_map: tuple) -> int:
+    """Return one more than the largest label of all masks but IGNORE. Raises UserError if labels are left out oddly."""
+    (stored, unreadable), label_map = read_stored_labels(root), dict(label_map)
     count = number_classes(root, stored, label_map)
     logger.info("No %s in %s: %d class%s, named by their labels", CLASSES, to_one_line(root), count,
                 "es" * (count != 1))
-    log_unused_labels(label_map, stored, masks=len(masks))
+    log_unused_labels(label_map, stored, masks=len(list_masks(root)) - len(unreadable))
     return count
 
 

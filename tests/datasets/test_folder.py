@@ -74,6 +74,7 @@ def test_classes_have_names_and_colours(root):
                                              ("road 128,64,128\n", "line 1"), ("road #804080\n", "line 1"),
                                              ("road (1, 2, 3)\n", "line 1"), ("128 64 128\n", "line 1"),
                                              ("a 1 2 3\nignore\nb 4 5 6\n", "line 2: ignore is no class"),
+                                             ("ignore 0 0 0\n", "0 classes"),
                                              ("".join(f"{i}\n" for i in range(256)), "256 classes")])
 def test_classes_that_are_ambiguous_are_refused(root, text, words):
     (root / "classes.txt").write_text(text)
