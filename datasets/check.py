@@ -31,21 +31,24 @@ def check_names(dataset):
     origin = to_one_line(dataset.origin)
     if len(dataset) == 0:
         unused = describe_unused(Path(dataset.origin)) if dataset.origin and Path(dataset.origin).is_dir() else ""
-        raise UserError(f"No images in {origin}{unused and f' (but {unused})'}: unpack the data set again or correct "
-                        "--data_root.")
+        do = "put images there" if dataset.own_classes else "unpack the data set again"
+        raise UserError(f"No images in {origin}{unused and f' (but {unused})'}: {do} or correct --data_root.")
     name, count = Counter(map(dataset.name, range(len(dataset)))).most_common(1)[0]
     if count > 1:
         raise UserError(f"{count} images in {origin} have the name {to_one_line(name)}: keep one of them.")
 
 
 def check_files(dataset):
-    """Raise UserError if images or masks are missing; the message has their number."""
+    """Raise UserError if images or masks are missing, with their number, or a mask is known to be unreadable."""
     for kind, paths in zip(("images", "masks"), zip(*getattr(dataset, "pairs", ()), strict=True), strict=False):
         missing = [path for path in paths if path in dataset.absent]
         if missing:
             rest = f"; {len(missing)} of {len(paths)} {kind} are missing" * (len(missing) > 1)
             raise UserError(f"Missing file {to_one_line(missing[0])}{rest}: unpack the data set again or correct "
                             "--data_root.")
+    unreadable = getattr(dataset, "unreadable", {})
+    for mask in (mask for _, mask in getattr(dataset, "pairs", ()) if mask in unreadable):
+        raise UserError(unreadable[mask])
 
 
 def find_shared(train, val) -> list[Path]:

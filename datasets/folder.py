@@ -7,7 +7,7 @@ from utils.errors import UserError
 from .base import PairedFiles
 from .classes import Classes, make_palette
 from .files import have_one_size
-from .image_lists import ImageFolder, list_images, log_masks_without_image, log_unused, to_one_line
+from .image_lists import ImageFolder, describe_unused, list_images, log_masks_without_image, log_unused, to_one_line
 from .layouts import refuse_other_layout
 from .own_classes import (
     CLASSES,
@@ -16,6 +16,7 @@ from .own_classes import (
     list_colours,
     read_classes,
     read_colours,
+    read_stored_labels,
     warn_about_palette,
 )
 from .voc import compute_colours
@@ -38,6 +39,7 @@ class Folder(PairedFiles):
     """
 
     own_classes = True
+    unreadable: dict[Path, str] = {}  # {mask: message}, where the masks were read to learn the classes
 
     def __init__(self, split, *, data_root, crop_size=None, label_map=None, val_share=0.2, val_names=None, classes=None,
                  **_):
@@ -49,11 +51,18 @@ class Folder(PairedFiles):
         if drawn:
             chosen = choose_validation(images, val_share) if val_names is None else find_named(images, val_names, root)
             images = [image for image in images if (image.stem in chosen) == (split == "val")]
+        if not images and not drawn and split == "val":
+            unused = describe_unused(folder / "images")
+            raise UserError(f"No images in {to_one_line(folder / 'images')}{unused and f' (but {unused})'}: put the "
+                            f"validation images there, or remove {to_one_line(folder)} to validate on --val_share of "
+                            f"the training images {HELP}.")
         pairs = masks.pair(images)
         described = self.describe(data_root=root, label_map=label_map, classes=classes)
         self.class_names, self.palette = list(described.names), described.palette
         self.num_classes = described.num_classes
         self.mask_colours = read_colours(root)
+        if not (root / CLASSES).exists() and classes is None:
+            self.unreadable = read_stored_labels(root)[1]
         super().__init__(pairs, split, origin=folder / "images", crop_size=crop_size, label_map=label_map,
                          absent=masks.absent)
         if drawn and split == "val":

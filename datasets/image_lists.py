@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from utils.errors import UserError
 from utils.logging import logger
-from utils.text import escape_unprintable
+from utils.text import count_of, escape_unprintable
 
 # Of the formats in datasets/files.py, in lower case.
 SUFFIXES = frozenset((".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".gif",
@@ -166,5 +166,5 @@ def log_unused(folder: Path):
 def log_masks_without_image(masks: ImageFolder, pairs):
     """Log how many masks of a folder belong to none of the pairs (image, mask)."""
     if others := masks.list_others({mask for _, mask in pairs}):
-        logger.info("%d masks in %s have no image, the first is %s", len(others), to_one_line(masks.path),
-                    to_one_line(others[0].name))
+        logger.info("%s in %s without an image, the first is %s", count_of(len(others), "mask"),
+                    to_one_line(masks.path), to_one_line(others[0].name))

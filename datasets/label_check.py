@@ -88,7 +88,8 @@ def is_suspicious(labels: Labels, dataset) -> bool:
 
 def refuse_wrong_labels(labels: Labels, dataset, *, title: str):
     """Raise UserError if the labels of all masks of a split can't be right. `title`: training or validation."""
-    masks = f"The {labels.masks} {title} masks in {to_one_line(dataset.origin)}"
+    folder = dataset.pairs[0][1].parent if getattr(dataset, "pairs", None) else dataset.origin
+    masks = f"The {labels.masks} {title} masks in {to_one_line(folder)}"
     counts, classes = describe(labels.labels), f"the classes are 0 to {dataset.num_classes - 1}"
     if labels.foreign and (factor := find_factor(labels.labels)):
         example = format_pairs(undo_factor(labels.labels))
@@ -98,16 +99,23 @@ def refuse_wrong_labels(labels: Labels, dataset, *, title: str):
         raise UserError(f"{masks} have labels that are not classes ({describe(labels.foreign)} pixels, first in "
                         f"{labels.first_foreign}), but {classes}: give --label_map with a pair for each, such as "
                         f"{min(labels.foreign)}:1, or {min(labels.foreign)}:{IGNORE} to ignore it {REMEDY}.")
+    refuse_few_classes(labels, masks=masks, names=dataset.class_names, label_map=dataset.label_map,
+                       own_classes=dataset.own_classes)
+
+
+def refuse_few_classes(labels: Labels, *, masks: str, names, label_map: dict[int, int], own_classes: bool):
+    """Raise UserError if all masks have ignored pixels only, or a single class. `masks` names them in the message."""
+    counts = describe(labels.labels)
     if not labels.classes:
         raise UserError(f"{masks} have ignored pixels only ({counts} pixels): choose the --dataset that they belong "
                         f"to, or give --label_map {REMEDY}.")
     if len(labels.classes) == 1:
         (only,) = labels.classes
-        mappable = IGNORE in labels.stored and IGNORE not in dataset.label_map
+        mappable = IGNORE in labels.stored and IGNORE not in label_map
         remedy = f"if {IGNORE} is a class, give --label_map {IGNORE}:{int(only == 0)}" if mappable \
             else "add masks that have other classes too"
-        own = "" if dataset.own_classes else "; if the classes are your own, --dataset folder"
-        raise UserError(f"{masks} have a single class, {dataset.class_names[only]} ({counts} pixels), so a score on "
+        own = "" if own_classes else "; if the classes are your own, --dataset folder"
+        raise UserError(f"{masks} have a single class, {names[only]} ({counts} pixels), so a score on "
                         f"them says nothing: {remedy}{own} {REMEDY}.")
 
 

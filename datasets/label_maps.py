@@ -4,6 +4,7 @@ from math import gcd
 
 from utils.errors import UserError
 from utils.logging import logger
+from utils.text import count_of
 
 from .transforms import IGNORE
 
@@ -14,6 +15,20 @@ def format_pairs(label_map: dict[int, int]) -> str:
     """Return a label map as --label_map takes it: 0:0,20:1; of many pairs the first ones, then "..."."""
     pairs = [f"{stored}:{used}" for stored, used in sorted(label_map.items())]
     return ",".join(pairs[:SHOWN] + ["..."] * (len(pairs) > SHOWN))
+
+
+def format_ranges(labels: Iterable[int]) -> str:
+    """Return labels in words: 0 to 9 and 65535; of many, the first ones, "..." and the last."""
+    ranges = []
+    for label in sorted(labels):
+        if ranges and label == ranges[-1][1] + 1:
+            ranges[-1][1] = label
+        else:
+            ranges.append([label, label])
+    shown = [str(first) if first == last else f"{first} to {last}" for first, last in ranges]
+    if len(shown) > SHOWN:
+        shown[SHOWN - 1:-1] = ["..."]
+    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
 
 
 def number_in_order(labels: Iterable[int]) -> dict[int, int]:
@@ -56,5 +71,5 @@ def check_label_map(label_map: dict[int, int], class_names, *, dataset: str):
 def log_unused_labels(label_map: dict[int, int], stored: Iterable[int], *, masks: int):
     """Warn about labels of a label map that none of so many masks has; `stored` are those that they have."""
     if unused := sorted(label_map.keys() - {*stored}):
-        logger.warning("Warning: none of the %d masks has the label %s, which --label_map or --ignore_label names",
-                       masks, ", ".join(map(str, unused)))
+        logger.warning("Warning: none of the %s has the label%s %s, which --label_map or --ignore_label names",
+                       count_of(masks, "mask"), "s" * (len(unused) > 1), ", ".join(map(str, unused)))

@@ -14,6 +14,7 @@ from utils import distributed
 from utils.errors import UserError
 from utils.logging import logger
 from utils.seed import make_generator, seeded_by
+from utils.text import count_of
 
 from .bad_images import HINT
 from .base import SegmentationDataset
@@ -117,8 +118,9 @@ def build_loaders(train_set: SegmentationDataset | None, val_set: SegmentationDa
     if train_set is None:
         return None, val_loader
     if len(train_set) < batch_size:
-        raise UserError(f"--batch_size {batch_size} is more than the {len(train_set)} training images: "
-                        "choose a smaller batch.")
+        share = f", or a smaller --val_share: {count_of(len(val_set), 'image')} validate" * bool(val_set.drawn)
+        raise UserError(f"--batch_size {batch_size} is more than the {count_of(len(train_set), 'training image')}: "
+                        f"choose a smaller batch{share}.")
     return TrainingLoader(train_set, batch_size=batch_size, num_workers=num_workers, seed=seed,
                           pin_memory=pin_memory), val_loader
 

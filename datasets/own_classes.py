@@ -1,6 +1,7 @@
 """The classes of a folder of your own: those of classes.txt, else the labels in the masks."""
 import re
 import sys
+from collections.abc import Iterable
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -13,7 +14,7 @@ from utils.logging import logger
 
 from .files import is_in_colours, read_mask, read_palette
 from .image_lists import list_images, to_one_line
-from .label_maps import format_pairs, log_unused_labels, number_in_order
+from .label_maps import format_pairs, format_ranges, log_unused_labels, number_in_order
 from .transforms import IGNORE
 
 CLASSES = "classes.txt"
@@ -49,8 +50,9 @@ def read_classes(root: Path) -> dict[str, tuple[int, int, int] | None]:
                             "of them.")
         if name:
             classes[name] = colour
-    if not 0 < len(classes) <= IGNORE:
-        raise UserError(f"{to_one_line(path)} has {len(classes)} classes: write one class a line, 1 to {IGNORE}.")
+    count = len(classes.keys() - {IGNORED_NAME})
+    if not 0 < count <= IGNORE:
+        raise UserError(f"{to_one_line(path)} has {count} classes: write one class a line, 1 to {IGNORE}.")
     return classes
 
 
@@ -83,12 +85,23 @@ def list_colours(root: Path) -> dict[tuple[int, int, int], int]:
 def read_colours(root: Path) -> dict[tuple[int, int, int], int]:
     """Return {colour: label} of classes.txt, {} without the file. Raises UserError if masks need colours it lacks."""
     colours = list_colours(root)
-    first = next(iter(list_masks(root)), None) if not colours else None
-    if first is not None and is_in_colours(first):
-        raise UserError(f"The masks in {to_one_line(first.parent)} are in colours, and {to_one_line(root / CLASSES)} "
-                        f"does not say which: run {MAKE_CLASSES} {to_one_line(root)}, then write the classes' names "
-                        "into it.")
-    return colours
+    if colours or not _are_in_colours(masks := list_masks(root)):
+        return colours
+    path, folder = to_one_line(root / CLASSES), to_one_line(masks[0].parent)
+    run = f"run {MAKE_CLASSES} {to_one_line(root)}"
+    remedy = f"add to each of its lines the class's colour, `name red green blue`, or move the file away and {run}" \
+        if (root / CLASSES).exists() else f"{run}, then write the classes' names into it"
+    raise UserError(f"The masks in {folder} are in colours, and {path} does not say which: {remedy}.")
+
+
+def _are_in_colours(masks: list[Path]) -> bool:
+    """Return whether the first mask that can be read is in colours; False if none can."""
+    for mask in masks:
+        try:
+            return is_in_colours(mask)
+        except UserError:  # as in warn_about_palette()
+            continue
+    return False
 
 
 def warn_about_palette(mask: Path, colours: dict[tuple[int, int, int], int], label_map: dict[int, int]):
@@ -108,23 +121,48 @@ def warn_about_palette(mask: Path, colours: dict[tuple[int, int, int], int], lab
 
 
 @cache
-def count_classes(root: Path, label_map: tuple) -> int:
-    """Return one more than the largest label of all masks but IGNORE. Raises UserError if labels are left out oddly."""
-    stored, label_map, masks = set(), dict(label_map), list_masks(root)
+def read_stored_labels(root: Path) -> tuple[frozenset[int], dict[Path, str]]:
+    """Return the labels in all masks, and {mask: message} of those that can't be read. Raises UserError if none can."""
+    stored, unreadable, masks = set(), {}, list_masks(root)
+    read_colours(root)
     for mask in tqdm(masks, desc="counting classes", unit="mask", disable=not is_main(),
                      mininterval=0.2 if sys.stderr.isatty() else 30):
-        if is_in_colours(mask):
-            read_colours(root)
-        stored |= {*read_mask(mask).unique().tolist()}
-    labels = {label_map.get(label, label) for label in stored} - {IGNORE}
-    count = max(labels, default=0) + 1
-    if count > IGNORE or (count > 2 and len(labels) <= count / 2):
-        shown = ", ".join(map(str, sorted(labels)[:10])) + ", ..." * (len(labels) > 10)
-        kept = [label for label in stored if label_map.get(label, label) != IGNORE]
-        raise UserError(f"The masks in {to_one_line(root)} have the labels {shown}, which are not numbers from 0 to a "
-                        f"last class: give --label_map, such as {format_pairs(number_in_order(kept))}, or name all "
-                        f"classes in {CLASSES} (docs/data.md#wrong-labels).")
+        try:
+            stored |= {*read_mask(mask).unique().tolist()}
+        except UserError as error:  # the check of the data reports it, or --skip_bad_images leaves it out
+            unreadable[mask] = str(error)
+    if unreadable and not stored:
+        raise UserError(next(iter(unreadable.values())))
+    return frozenset(stored), unreadable
+
+
+@cache
+def count_classes(root: Path, label_map: tuple) -> int:
+    """Return one more than the largest label of all masks but IGNORE. Raises UserError if labels are left out oddly."""
+    (stored, unreadable), label_map = read_stored_labels(root), dict(label_map)
+    count = number_classes(root, stored, label_map)
     logger.info("No %s in %s: %d class%s, named by their labels", CLASSES, to_one_line(root), count,
                 "es" * (count != 1))
-    log_unused_labels(label_map, stored, masks=len(masks))
+    log_unused_labels(label_map, stored, masks=len(list_masks(root)) - len(unreadable))
     return count
+
+
+def number_classes(root: Path, stored: Iterable[int], label_map: dict[int, int]) -> int:
+    """Return one more than the largest label but IGNORE that the stored ones mean. Raises UserError for large gaps."""
+    labels = {label_map.get(label, label) for label in stored} - {IGNORE}
+    count = max(labels, default=0) + 1
+    if count <= IGNORE and (count <= 2 or len(labels) > count / 2):
+        return count
+    masks, end = f"The masks in {to_one_line(root)} have", f"name all classes in {CLASSES} (docs/data.md#wrong-labels)."
+    if len(labels) > IGNORE:
+        raise UserError(f"{masks} {len(labels)} labels, and {IGNORE} can be classes: give --label_map, which may give "
+                        "several labels one class, or replace the masks if they are photos or distances.")
+    kept = [label for label in stored if label_map.get(label, label) != IGNORE]
+    changed = {label: number for label, number in number_in_order(kept).items() if label != number}
+    far = max(labels)
+    alone = far in stored and far not in label_map and len(labels) > 2 and labels == {*range(len(labels) - 1), far}
+    pairs = format_pairs(changed)
+    advice = f"--ignore_label {far} if it marks pixels without a class, --label_map {pairs} if it is one" if alone \
+        else f"--label_map, such as {pairs}"
+    raise UserError(f"{masks} the labels {format_ranges(labels)}, which are not numbers from 0 to a last class: give "
+                    f"{advice}, or {end}")

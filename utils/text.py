@@ -19,6 +19,11 @@ def escape_unprintable(text: str, *, keep: str = "\n\t") -> str:
                    for char in text)
 
 
+def count_of(number: int, noun: str) -> str:
+    """Return "1 mask" or "2 masks"."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def escape_markdown(text: str) -> str:
     """Return `text` escaped so that Markdown shows it unchanged, without cells, tags, links or code."""
     return re.sub(r"[\\`|\[\]]", r"\\\g<0>", escape_unprintable(text, keep="")).replace("<", "&lt;")

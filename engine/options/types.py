@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from engine.options.declare import SAM_FAMILY
+from utils.label_pairs import PAIRS, to_pairs
 
 LARGEST = 10**18  # int64 holds it, and float32 holds the product of two
 LARGEST_EXPONENT = 400  # float64 ends at 1e308; the digits of 1e999999999 would fill the memory
@@ -125,28 +126,7 @@ def target(text: str) -> int | str:
 
 def label_map(text: str) -> str:
     """Return --label_map as from:to,from:to; `text` may also be the path of a file with lines `from to`."""
-    if not re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text):
-        try:
-            lines = Path(plain_text(text)).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{text!r} can't be read ({getattr(error, 'strerror', None) or 'not UTF-8'}): name a file "
-                             "of lines `from to`, or write from:to,from:to") from None
-        text = ",".join(":".join(line.split()) for line in lines if line.strip())
-    read_label_map(text)
-    return text
-
-
-def read_label_map(text: str) -> dict[int, int]:
-    """Return {from: to}; raise ValueError for a label that is not a number in [0, 65535] or is given twice."""
-    mapping = {}
-    for pair in text.split(","):
-        if not re.fullmatch(r"\d{1,5}:\d{1,5}", pair) or max(map(int, pair.split(":"))) > 65535:
-            raise ValueError(f"{pair.replace(':', ' ')!r} is not a pair of labels from 0 to 65535, such as `255 1`")
-        old, new = map(int, pair.split(":"))
-        if old in mapping:
-            raise ValueError(f"label {old} is mapped twice")
-        mapping[old] = new
-    return mapping
+    return to_pairs(text if PAIRS.fullmatch(text) else plain_text(text))
 
 
 def find_base_optimizer(optimizer: str, base_optimizer: str) -> str:

@@ -4,13 +4,14 @@ from os.path import abspath, expanduser
 from pathlib import Path
 from textwrap import shorten
 
-from datasets import IGNORE, Classes, make_palette
+from datasets import Classes, make_palette
 from datasets.folder import has_val
 from engine.options import FLAGS, PREDICT, TEST, TRAIN, VERIFY, Options, adopted, as_flags, resolve, take_over
-from engine.options.types import find_base_optimizer, read_label_map
+from engine.options.types import find_base_optimizer
 from engine.run import checkpoints
 from utils import checkpoint
 from utils.errors import UserError
+from utils.label_pairs import combine
 from utils.logging import logger
 from utils.user_code import is_code, make_label
 
@@ -82,14 +83,10 @@ def find_source(options: Options, checkpoint: Loaded | None) -> dict:
 
     The classes and the validation images of a checkpoint's run are used by data sets that don't fix them.
     """
-    mapping = read_label_map(options.label_map) if options.label_map else {}
-    if options.ignore_label != IGNORE and mapping.setdefault(options.ignore_label, IGNORE) != IGNORE:
-        raise UserError(f"--ignore_label {options.ignore_label}: --label_map makes it {mapping[options.ignore_label]}, "
-                        "leave out one of them")
-    mapping = {stored: used for stored, used in mapping.items() if stored != used}
     known = read_described_data(options, checkpoint)
     names, colours = known.get("class_names"), known.get("class_colours")
-    return {"data_root": options.data_root, "year": options.year, "label_map": mapping, "val_share": options.val_share,
+    return {"data_root": options.data_root, "year": options.year, "val_share": options.val_share,
+            "label_map": combine(options.label_map, options.ignore_label),
             "val_names": _find_val_names(options, checkpoint, known.get("val_names") or None),
             "classes": Classes(tuple(names), make_palette(colours)) if names and colours else None}
 

@@ -74,6 +74,7 @@ def test_classes_have_names_and_colours(root):
                                              ("road 128,64,128\n", "line 1"), ("road #804080\n", "line 1"),
                                              ("road (1, 2, 3)\n", "line 1"), ("128 64 128\n", "line 1"),
                                              ("a 1 2 3\nignore\nb 4 5 6\n", "line 2: ignore is no class"),
+                                             ("ignore 0 0 0\n", "0 classes"),
                                              ("".join(f"{i}\n" for i in range(256)), "256 classes")])
 def test_classes_that_are_ambiguous_are_refused(root, text, words):
     (root / "classes.txt").write_text(text)
@@ -86,14 +87,15 @@ def test_a_number_may_end_a_name(root):
     assert describe("folder", data_root=root).names == ("lane 1", "lane 2", "3", "4")
 
 
-@pytest.mark.parametrize(("labels", "words"), [([0, 128], "0, 128, which"), ([0, 20, 40], "0, 20, 40, which"),
-                                               ([0, 7, 9], "0, 7, 9, which")])
+@pytest.mark.parametrize(("labels", "words"), [([0, 128], "0 and 128, which"),
+                                               ([0, 20, 40], "0, 20 and 40, which"),
+                                               ([0, 7, 9], "0, 7 and 9, which")])
 def test_labels_with_large_gaps_need_a_word(tmp_path, labels, words):
     put(tmp_path / "train", "a", np.resize(labels, SIZE))
     with pytest.raises(UserError, match=f"have the labels {words}.*--label_map.*classes.txt") as error:
         describe("folder", data_root=tmp_path)
     mapping = {label: i for i, label in enumerate(labels)}
-    example = ",".join(f"{label}:{i}" for label, i in mapping.items())
+    example = ",".join(f"{label}:{i}" for label, i in mapping.items() if label != i)
     assert f"give --label_map, such as {example}, or" in str(error.value)
     assert describe("folder", data_root=tmp_path, label_map=mapping).num_classes == len(labels)
 
@@ -123,7 +125,7 @@ def test_colours_without_names_name_the_command(tmp_path, capsys):
         build_datasets("folder", data_root=tmp_path)
     make_classes(["--data_root", str(tmp_path)])
     lines = (tmp_path / "classes.txt").read_text().splitlines()
-    assert lines[0].startswith("colour_0_0_0 0 0 0 # ") and lines[1].endswith(" pixels in 1 masks")
+    assert lines[0].startswith("colour_0_0_0 0 0 0 # ") and lines[1].endswith(" pixels in 1 mask")
     assert build_datasets("folder", data_root=tmp_path)[0].num_classes == 2
     before = (tmp_path / "classes.txt").read_bytes()
     with pytest.raises(SystemExit) as stop:
@@ -195,7 +197,7 @@ def test_a_single_class_is_counted_in_the_singular(tmp_path, log):
     put(tmp_path / "train", "a", np.resize([0, 255], SIZE))
     describe("folder", data_root=tmp_path, label_map={77: 0, 9: 255})
     assert ": 1 class, named" in log.text
-    assert "none of the 1 masks has the label 9, 77, which --label_map or --ignore_label names" in log.text
+    assert "none of the 1 mask has the labels 9, 77, which --label_map or --ignore_label names" in log.text
 
 
 @pytest.mark.parametrize(("label_map", "words"), [

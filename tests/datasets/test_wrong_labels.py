@@ -162,7 +162,7 @@ def test_images_of_any_format_are_used_and_other_files_counted(camvid, log):
     assert len(train) == 7 and [train.name(i) for i in (3, 6)] == ["003", "006"]
     check_and_filter({"train": train})
     assert f"Not used in {root / 'train'}, as they are not images: 1 .db" in log.text
-    assert f"1 masks in {root / 'trainannot'} have no image, the first is 099.png" in log.text
+    assert f"1 mask in {root / 'trainannot'} without an image, the first is 099.png" in log.text
 
 
 def test_missing_masks_are_counted(camvid):

@@ -2,10 +2,10 @@
 import pytest
 
 from engine.options import as_text
-from engine.options.types import read_label_map
 from engine.setup import find_source
 from tests.calls import options_of
 from utils.errors import UserError
+from utils.label_pairs import read_label_map
 
 CAMVID = ("--dataset", "camvid")
 
