@@ -74,6 +74,7 @@ def test_pixels_of_every_class_are_counted(good_root, num_workers):
         assert found.problems == {}
 
 
+@pytest.mark.slow
 def test_shares_are_of_all_pixels_and_absent_classes_are_named(good_root):
     _, val = build_datasets("camvid", data_root=good_root)
     header, *rows, absent = format_table(survey(val, title=""), val.class_names, title="Validation images")

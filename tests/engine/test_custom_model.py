@@ -85,6 +85,7 @@ def best(net, tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_it_trains_is_attacked_verified_continued_and_predicts_like_the_twelve(net, best, tmp_path, capsys):
     assert best.name == "best_my-net.Net_synthetic.pth"
     saved = checkpoint.load(best)
@@ -123,6 +124,7 @@ def test_it_trains_is_attacked_verified_continued_and_predicts_like_the_twelve(n
         assert label_map.size == (80, 70)
 
 
+@pytest.mark.slow
 def test_verify_takes_it(net, best, tmp_path):
     try:
         main(["--verify", "--model", f"{net}:Net", "--output_dir", str(tmp_path / "runs"), "--num_workers", "0"])
@@ -138,6 +140,7 @@ def test_flags_that_it_has_no_use_for_are_refused_by_name(net, tmp_path, refused
     assert flags[0].replace("no-", "") in line
 
 
+@pytest.mark.slow
 def test_a_network_without_a_backbone_is_one_group_with_its_own_normalisation(net, tmp_path):
     main([*SMALL, "--model", f"{net}:Plain", "--output_dir", str(tmp_path)])
     path, = (tmp_path / "exp").glob("best_*.pth")
@@ -164,6 +167,7 @@ def test_what_is_no_network_is_one_line(net, tmp_path, refused, function, says):
     assert not (tmp_path / "exp").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_classes_and_one_that_is_not_there_are_one_line(net, best, tmp_path, refused):
     own = ["--output_dir", str(tmp_path / "runs"), "--model"]
     best.unlink()
@@ -188,6 +192,7 @@ def test_a_file_that_cannot_be_run_or_found_is_one_line(net, tmp_path, refused):
         assert stop.value.code == 2
 
 
+@pytest.mark.slow
 def test_a_checkpoint_never_makes_the_program_run_a_file(net, best, tmp_path, refused):
     """Only the command line does, and an opts.txt that it names."""
     witness, runs = net.with_name("witness"), tmp_path / "runs"

@@ -140,6 +140,7 @@ def test_with_published_weights_asked_for_the_file_is_still_what_is_loaded(tmp_p
     engine.setup.build_network(options, torch.device("cpu"), num_classes=3)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_before_a_run_begins(tmp_path, small, refused):
     state = thin.ThinBackbone(output_stride=16).state_dict()
     key = next(iter(state))

@@ -115,6 +115,7 @@ def _small_memory():
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("file", "prefix"), [*((file, "") for file in FILES), *(
     (file, prefix) for file in ("our mobilenet", "timm's mobilenet", "torchvision's mobilenet", "timm's hrnet_w32")
     for prefix in ("backbone.", "module.model.", "encoder."))])
@@ -182,6 +183,7 @@ def test_a_network_with_more_in_its_layers_is_another(more):
         load_backbone(backbone, "resnet50", state, source="a.pth")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 def test_a_backbone_is_named(name):
     assert name_backbone(build(name).state_dict()) == name

@@ -21,6 +21,7 @@ def accepts(model, size: tuple[int, int]) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "stride"), CASES)
 def test_all_twelve_take_any_size(name, stride):
     """And pad no image that the bare network takes: the size below least_size is one that it refuses."""

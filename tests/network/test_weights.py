@@ -74,6 +74,7 @@ def test_the_error_names_another_number_of_classes():
     assert "classifier.classifier.4.weight 21x256x1x1 in the file, 11x256x1x1 in the model" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separable", [False, True])
 @pytest.mark.parametrize("name", network.MODELS)
 def test_the_error_names_the_network_that_the_file_is_of(name, separable):

@@ -61,6 +61,7 @@ def test_one_window_is_the_whole_image_bit_by_bit(model, shape):
     assert torch.equal(Windowed(model, (6, 8), 2)(images), model(images))
 
 
+@pytest.mark.slow
 def test_the_gradient_goes_through_all_windows(model):
     """By finite differences, and against autograd through the brute-force average without recomputation."""
     images = torch.rand(1, 3, 7, 9, dtype=torch.float64, requires_grad=True)
