@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 IGNORE = 255
+LEAST_TEMPERATURE = 0.1  # of logodds, in log-odds
 _LOG_FLOOR = -1e30  # replaces -inf, so that the difference of two log-probabilities is never nan
 
 
@@ -108,14 +109,50 @@ def _tsallis(pixels):
     return (3 - 3 * pixels.t / pixels.steps) * pixels.log_py
 
 
+def _mce_even(pixels):
+    """Weight each still-correct pixel 1 / the image's correct pixels of its class."""
+    image = torch.arange(len(pixels.index), device=pixels.index.device).view(-1, 1, 1)
+    place = (image * pixels.log_p.shape[1] + pixels.index.squeeze(1))[pixels.correct]
+    counts = torch.bincount(place, minlength=len(pixels.index) * pixels.log_p.shape[1])
+    log_weight = torch.full_like(pixels.log_py, -torch.inf)
+    log_weight[pixels.correct] = -counts[place].to(log_weight).log()
+    return log_weight
+
+
+def _logodds(pixels):
+    return _weigh_log_odds(pixels, pixels.correct)
+
+
+def _logodds_targeted(pixels):
+    return _weigh_log_odds(pixels, pixels.valid & ~pixels.correct)
+
+
+def _weigh_log_odds(pixels, left):
+    """Weight sigma(m / T) sigma(-m / T) / (1 - p_y), the slope of T sigma(-m / T); m = log(p_y / (1 - p_y)).
+
+    T is half the mean of |m| over the pixels that are `left` to change, so a pixel that is right with confidence has a
+    gradient: 1 / (1 - p_y) cancels the 1 - p_y in softmax - onehot.
+    """
+    log_rest = pixels.log_p.scatter(1, pixels.index, -torch.inf).logsumexp(dim=1).clamp_min(_LOG_FLOOR)  # log(1 - p_y)
+    odds = pixels.log_py - log_rest
+    total = torch.where(left, odds, 0).flatten(1).sum(1, dtype=torch.float64)
+    mean = (total / left.flatten(1).sum(1).clamp_min(1)).abs()
+    scaled = odds / (mean / 2).clamp_min(LEAST_TEMPERATURE).to(odds).view(-1, 1, 1)
+    return torch.nn.functional.logsigmoid(scaled) + torch.nn.functional.logsigmoid(-scaled) - log_rest
+
+
 # ce: cross-entropy. segpgd: Gu et al., ECCV 2022. mce (masked CE), mce_bal (class-balanced, for mIoU), js
 # (Jensen-Shannon): Croce, Singh and Hein, "Towards Reliable Evaluation and Fast Training of Robust Semantic
-# Segmentation Models", ECCV 2024. cospgd: Agnihotri, Jung and Keuper, ICML 2024. tsallis: tsallis_pgd (2026).
+# Segmentation Models", ECCV 2024. mce_even (mce balanced over the classes that are still correct in the image) and
+# logodds (of the label, so that confident pixels have a gradient too): this program. cospgd: Agnihotri, Jung and
+# Keuper, ICML 2024. tsallis: tsallis_pgd (2026).
 LOSSES = {
     "ce": Loss(_ce, _ce),
     "segpgd": Loss(_segpgd, _segpgd_targeted),
     "mce": Loss(_mce),
     "mce_bal": Loss(_mce, balanced=True),
+    "mce_even": Loss(_mce_even),
+    "logodds": Loss(_logodds, _logodds_targeted),
     "cospgd": Loss(_log_cosine, _cospgd_targeted),
     "js": Loss(_js, _js),
     "tsallis": Loss(_tsallis, _tsallis),

@@ -28,7 +28,7 @@ def right(logits, labels):
     return (logits.argmax(1) == labels).to(logits)
 
 
-def segpgd(logits, labels, t, steps):
+def segpgd(logits, labels, t, steps, valid=None):
     share, hit = (t - 1) / (2 * steps), right(logits, labels)
     return ((1 - share) * hit + share * (1 - hit)) * cross_entropy(logits, labels)
 
@@ -41,27 +41,50 @@ def jensen_shannon(logits, labels):
     return 0.5 * ((p * (p / middle).log()).sum(1) - of_label.log().squeeze(1))  # KL(p, m), and KL(e_y, m) = -log m_y
 
 
-def tsallis(logits, labels, t, steps):
+def tsallis(logits, labels, t, steps, valid=None):
     q = -2 + 3 * t / steps
     if t == steps:
         return cross_entropy(logits, labels)
     return (1 - logits.softmax(1).gather(1, labels[:, None]).squeeze(1) ** (1 - q)) / (1 - q)
 
 
-PAPERS = {  # (logits, labels, t, steps) -> loss of every pixel
-    "ce": lambda u, y, t, n: cross_entropy(u, y),
+def log_odds(logits, labels):
+    p = logits.softmax(1).gather(1, labels[:, None]).squeeze(1)
+    return (p / (1 - p)).log()
+
+
+def logodds(logits, labels, left):
+    """T sigma(-m / T) of each pixel, T a constant: half the mean of |m| over the image's pixels that are left."""
+    m = log_odds(logits, labels)
+    mean = torch.stack([one[there].mean().abs() for one, there in zip(m.detach(), left, strict=True)])
+    temperature = (mean / 2).clamp_min(0.1).view(-1, 1, 1)
+    return temperature * torch.sigmoid(-m / temperature)
+
+
+def mce_even(logits, labels, valid):
+    hit = right(logits, labels) * valid
+    counts = torch.stack([sum((hit[b] * (labels[b] == k)).sum() * (labels[b] == k) for k in range(5))
+                          for b in range(len(labels))])
+    return hit / counts.clamp_min(1) * cross_entropy(logits, labels)
+
+
+PAPERS = {  # (logits, labels, t, steps, valid) -> loss of every pixel
+    "ce": lambda u, y, t, n, v: cross_entropy(u, y),
     "segpgd": segpgd,
-    "mce": lambda u, y, t, n: right(u, y) * cross_entropy(u, y),
-    "mce_bal": lambda u, y, t, n: torch.tensor(WEIGHTS, dtype=u.dtype)[y] * right(u, y) * cross_entropy(u, y),
-    "cospgd": lambda u, y, t, n: cosine(u, y) * cross_entropy(u, y),
-    "js": lambda u, y, t, n: jensen_shannon(u, y),
+    "mce": lambda u, y, t, n, v: right(u, y) * cross_entropy(u, y),
+    "mce_bal": lambda u, y, t, n, v: torch.tensor(WEIGHTS, dtype=u.dtype)[y] * right(u, y) * cross_entropy(u, y),
+    "cospgd": lambda u, y, t, n, v: cosine(u, y) * cross_entropy(u, y),
+    "mce_even": lambda u, y, t, n, v: mce_even(u, y, v),
+    "logodds": lambda u, y, t, n, v: logodds(u, y, right(u, y).bool() & v),
+    "js": lambda u, y, t, n, v: jensen_shannon(u, y),
     "tsallis": tsallis,
 }
-TO_TARGET = {  # (logits, labels, t, steps) -> the loss to descend
+TO_TARGET = {  # (logits, labels, t, steps, valid) -> the loss to descend
     "ce": PAPERS["ce"],
-    "segpgd": lambda u, y, t, n: cross_entropy(u, y) - segpgd(u, y, t, n),  # 1 - lambda on those not at the target
-    "cospgd": lambda u, y, t, n: (1 - cosine(u, y)) * cross_entropy(u, y),
+    "segpgd": lambda u, y, t, n, v: cross_entropy(u, y) - segpgd(u, y, t, n),  # 1 - lambda on those not at the target
+    "cospgd": lambda u, y, t, n, v: (1 - cosine(u, y)) * cross_entropy(u, y),
     "js": PAPERS["js"],
+    "logodds": lambda u, y, t, n, v: logodds(u, y, ~right(u, y).bool() & v),
     "tsallis": tsallis,
 }
 
@@ -92,7 +115,7 @@ def kernel(name, logits, labels, *, t=1, steps=1, target=None, **kwargs):
 def autograd(loss, logits, labels, t, steps):
     """Return the gradient of the sum over valid pixels."""
     logits, valid = logits.clone().requires_grad_(True), labels != 255
-    losses = loss(logits, torch.where(valid, labels, 0), t, steps)
+    losses = loss(logits, torch.where(valid, labels, 0), t, steps, valid)
     return torch.autograd.grad((losses * valid).sum(), logits)[0]
 
 
