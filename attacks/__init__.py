@@ -7,7 +7,7 @@ import inspect
 from attacks.apgd import APGD
 from attacks.base import Attack, Outcome
 from attacks.cospgd import CosPGD
-from attacks.ensemble import ENSEMBLE_LOSSES, SEA, SEA_LOSSES, Ensemble, SixLosses
+from attacks.ensemble import ENSEMBLE_LOSSES, SEA, SEA_LOSSES, AllLosses, Ensemble
 from attacks.fgsm import FGSM
 from attacks.losses import LOSSES, class_weights
 from attacks.noise import Noise, SignNoise, UniformNoise
@@ -17,10 +17,10 @@ from attacks.segpgd import SegPGD
 from attacks.square import Square
 
 ATTACKS = {"fgsm": FGSM, "pgd": PGD, "segpgd": SegPGD, "cospgd": CosPGD, "apgd": APGD, "sea": SEA,
-           "ensemble": SixLosses, "square": Square, "noise": Noise}
+           "ensemble": AllLosses, "square": Square, "noise": Noise}
 
-__all__ = ["APGD", "ATTACKS", "ENSEMBLE_LOSSES", "FGSM", "LOSSES", "NORMS", "PGD", "SEA", "SEA_LOSSES", "Attack",
-           "CosPGD", "Ensemble", "Noise", "Outcome", "SegPGD", "SignNoise", "SixLosses", "Square", "UniformNoise",
+__all__ = ["APGD", "ATTACKS", "ENSEMBLE_LOSSES", "FGSM", "LOSSES", "NORMS", "PGD", "SEA", "SEA_LOSSES", "AllLosses",
+           "Attack", "CosPGD", "Ensemble", "Noise", "Outcome", "SegPGD", "SignNoise", "Square", "UniformNoise",
            "build_attack", "class_weights", "takes"]
 
 

@@ -3,11 +3,12 @@ import torch
 
 from attacks.apgd import APGD
 from attacks.base import Attack, Outcome
+from attacks.losses import LOSSES
 from attacks.search import Problem
 from utils.modes import eval_mode
 
 SEA_LOSSES = ("mce_bal", "mce", "js")
-ENSEMBLE_LOSSES = ("mce", "mce_bal", "js", "segpgd", "cospgd", "tsallis")
+ENSEMBLE_LOSSES = tuple(LOSSES)
 
 
 class Ensemble(Attack):
@@ -69,7 +70,7 @@ class SEA(_RedEpsAPGD):
     name, losses = "sea", SEA_LOSSES
 
 
-class SixLosses(_RedEpsAPGD):
-    """APGD with red_eps on all six losses made for segmentation, `steps` each: SEA's three and three more."""
+class AllLosses(_RedEpsAPGD):
+    """APGD with red_eps on every loss in LOSSES, `steps` each."""
 
     name, losses = "ensemble", ENSEMBLE_LOSSES

@@ -19,8 +19,8 @@ LEGEND = """\
   A class in no label and no prediction is -, and mIoU leaves it out: then "over" says over how many classes it is.
 - aAcc: share of labelled pixels that are correct. Image IoU: mean over images of each one's own mIoU. Both are exact
   for unions. ratio: mIoU as a share of the clean one.
-- sea: APGD with red-eps on mce_bal, mce and js; ensemble: on segpgd, cospgd and tsallis too; worst case: all untargeted
-  records at this norm and eps that every run has."""
+- sea: APGD with red-eps on mce_bal, mce and js; ensemble: on all losses; worst case: all untargeted records at this
+  norm and eps that every run has."""
 
 
 def write_report(runs: list[Path], folder: Path, *, attacks=None, losses=None, norm: str | None = None,

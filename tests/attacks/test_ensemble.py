@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from attacks import ENSEMBLE_LOSSES, SEA, SEA_LOSSES, Attack, Ensemble, Noise, SixLosses
+from attacks import ENSEMBLE_LOSSES, SEA, SEA_LOSSES, AllLosses, Attack, Ensemble, Noise
 
 EPS = {"linf": 0.03, "l2": 0.4}
 WEIGHTS = (0.05, 0.6, 0.25, 0.1)
@@ -65,7 +65,7 @@ def test_the_order_of_members_does_not_matter(order, threshold):
 
 
 @pytest.mark.parametrize("norm", EPS)
-@pytest.mark.parametrize("kind", [SEA, SixLosses, Noise])
+@pytest.mark.parametrize("kind", [SEA, AllLosses, Noise])
 def test_equals_the_members_run_alone(kind, norm, smooth, right):
     winners = set()
     for seed in range(3):
@@ -84,10 +84,11 @@ def test_equals_the_members_run_alone(kind, norm, smooth, right):
 
 
 @pytest.mark.parametrize(("kind", "losses"), [(SEA, ("mce_bal", "mce", "js")),
-                                              (SixLosses, ("mce", "mce_bal", "js", "segpgd", "cospgd", "tsallis"))])
+                                              (AllLosses, (
+    "ce", "segpgd", "mce", "mce_bal", "mce_even", "logodds", "cospgd", "js", "tsallis"))])
 def test_members_are_apgd_with_red_eps(kind, losses):
     attack = kind(eps=0.03, norm="l2", steps=50, restarts=2, seed=4, class_weights=WEIGHTS)
-    assert kind.losses == losses and SEA.losses == SEA_LOSSES and SixLosses.losses == ENSEMBLE_LOSSES
+    assert kind.losses == losses and SEA.losses == SEA_LOSSES and AllLosses.losses == ENSEMBLE_LOSSES
     assert [member.attack_loss for member in attack.members] == list(losses)
     for member in attack.members:
         assert member.settings() == {
