@@ -10,6 +10,7 @@ from attacks.cospgd import CosPGD
 from attacks.ensemble import ENSEMBLE_LOSSES, SEA, SEA_LOSSES, AllLosses, Ensemble
 from attacks.fgsm import FGSM
 from attacks.losses import LOSSES, class_weights
+from attacks.networks import Networks, join
 from attacks.noise import Noise, SignNoise, UniformNoise
 from attacks.norms import NORMS
 from attacks.pgd import PGD
@@ -20,8 +21,8 @@ ATTACKS = {"fgsm": FGSM, "pgd": PGD, "segpgd": SegPGD, "cospgd": CosPGD, "apgd":
            "ensemble": AllLosses, "square": Square, "noise": Noise}
 
 __all__ = ["APGD", "ATTACKS", "ENSEMBLE_LOSSES", "FGSM", "LOSSES", "NORMS", "PGD", "SEA", "SEA_LOSSES", "AllLosses",
-           "Attack", "CosPGD", "Ensemble", "Noise", "Outcome", "SegPGD", "SignNoise", "Square", "UniformNoise",
-           "build_attack", "class_weights", "takes"]
+           "Attack", "CosPGD", "Ensemble", "Networks", "Noise", "Outcome", "SegPGD", "SignNoise", "Square",
+           "UniformNoise", "build_attack", "class_weights", "join", "takes"]
 
 
 def build_attack(name: str, **settings) -> Attack:

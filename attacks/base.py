@@ -36,8 +36,9 @@ class InitialState:
 class Attack:
     """A search for the worst image within eps of each given one; call it with a model, images and labels.
 
-    The model takes [0, 1] images (it normalises them itself) and returns logits [B, C, H, W]. It runs in eval mode with
-    frozen parameters; afterwards its flags are restored. No parameter gradient is computed and no buffer changes.
+    The model takes [0, 1] images (it normalises them itself) and returns logits [B, C, H, W]; attacks.Networks are
+    several at once. It runs in eval mode with frozen parameters; afterwards its flags are restored. No parameter
+    gradient is computed and no buffer changes.
 
     eps: largest distance, in [0, 1] pixel units: of any pixel (linf) or of the image as one vector (l2).
     attack_loss: a name in LOSSES. restarts: the number of attempts, from different random points; each image keeps the
@@ -112,6 +113,10 @@ class Attack:
                 "restarts": self.restarts, "target": _describe_target(self.target), "class_weights": weights,
                 **({"class_weights_from": self.class_weights_from} if self.class_weights_from else {}),
                 "seed": self.seed if self.random_start or self.restarts > 1 else None}
+
+    def count_gradients(self) -> int:
+        """Return how many gradients an image gets, unless all its pixels are wrong before."""
+        return sum(member.count_gradients() for member in self.members) or self.restarts * getattr(self, "steps", 0)
 
     def __repr__(self) -> str:
         values = ", ".join(f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}"

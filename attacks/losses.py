@@ -7,6 +7,7 @@ gradient of an image whose pixels are all confident doesn't underflow to 0, whic
 below 1e-45 of the image's largest one still underflow: with huge logits few pixels determine the step.) Labels outside
 the classes, such as 255, are ignored.
 """
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,6 +47,16 @@ class Pixels:
         """Return the mean of -log p_y over each image's valid pixels; 0 for an image without any.  [B], float64."""
         total = torch.where(self.valid, -self.log_py.double(), 0).flatten(1).sum(1)
         return total / self.valid.flatten(1).sum(1).clamp_min(1)
+
+    def split(self, count: int) -> "list[Pixels]":
+        """Return the pixels of each of `count` networks, whose logits lie one below another (attacks.networks)."""
+        if count == 1:
+            return [self]
+        parts = [copy.copy(self) for _ in range(count)]
+        for name in ("log_p", "log_py", "valid", "correct", "index"):
+            for part, values in zip(parts, getattr(self, name).chunk(count, dim=-2), strict=True):
+                setattr(part, name, values)
+        return parts
 
     def gradient(self, log_weight: Tensor) -> Tensor:
         """Return w * (p - onehot(y)), 0 on invalid pixels, divided by each image's largest w p_k.  [B, C, H, W]."""

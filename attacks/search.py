@@ -3,6 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.losses import IGNORE, LOSSES, Pixels, valid_labels
+from attacks.networks import count_networks
 
 
 class TargetSizeError(ValueError):
@@ -14,16 +15,18 @@ class Problem:
 
     An image's score is the number of its valid pixels that are still correct (for a balanced loss weighted by class),
     or with a target of those not yet at the target; at 0 nothing is left to attack.
-    model: [0, 1] images [B, 3, H, W] -> logits [B, C, H, W]; images, labels [B, H, W] as for Attack. loss: a name in
-    LOSSES. target: a class or a class map int64 [H, W]. class_weights: [C], for balanced losses.
+    model: [0, 1] images [B, 3, H, W] -> logits [B, C, H, W], or Networks, whose losses' mean is the loss and whose
+    scores' sum is the score; images, labels [B, H, W] as for Attack. loss: a name in LOSSES. target: a class or a class
+    map int64 [H, W]. class_weights: [C], for balanced losses.
     Attributes: forwards, backwards, the passes so far, int64 [B]. Raises ValueError for a target or class_weights that
     don't match the model or the images, FloatingPointError for logits or gradients that are not finite.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, *, loss: str = "ce",
                  target: int | Tensor | None = None, class_weights=None):
-        self.model, self.images, self.labels = model, images, labels
-        self.target = None if target is None else _prepare_target(target, labels)
+        self.model, self.images, self.networks = model, images, count_networks(model)
+        self.target = None if target is None else self._stack(_prepare_target(target, labels))
+        self.labels = self._stack(labels)  # [B, networks * H, W]
         self.targeted, self.balanced = target is not None, LOSSES[loss].balanced
         self.log_weight = LOSSES[loss].targeted_log_weight if self.targeted else LOSSES[loss].log_weight
         self.class_weights = torch.as_tensor(class_weights, device=labels.device) if self.balanced else None
@@ -45,7 +48,7 @@ class Problem:
             logits = self.model(images)
         with torch.no_grad():
             pixels = self._pixels(logits, rows, t=t, steps=steps)
-            log_weight = self.log_weight(pixels)
+            log_weight = torch.cat([self.log_weight(part) for part in pixels.split(self.networks)], dim=1)
             if self.balanced:
                 log_weight = log_weight + self._pixel_weights(pixels).log().to(log_weight)
             logits_gradient = pixels.gradient(log_weight).to(logits)
@@ -85,6 +88,10 @@ class Problem:
         if not pixels.log_py.isfinite().all():  # a nan or inf in a pixel's logits reaches its log-softmax
             raise FloatingPointError("the model's logits are not finite")
         return pixels
+
+    def _stack(self, values: Tensor) -> Tensor:
+        """Return [..., H, W] once for each network, one below another; a number as it is."""
+        return torch.cat([values] * self.networks, dim=-2) if values.ndim and self.networks > 1 else values
 
     def _pixel_weights(self, pixels: Pixels) -> Tensor:
         return self.class_weights[pixels.index.squeeze(1)]

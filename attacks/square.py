@@ -47,6 +47,10 @@ class Square(Attack):
             proposal = _draw_squares(ball, points, initial.draw, share=_square_share(query / self.steps))
         return points, score
 
+    def count_gradients(self):
+        """Return 0: it makes queries only."""
+        return 0
+
     def settings(self):
         """Return the settings of every attack, and the queries as steps; the loss is the margin."""
         return {**super().settings(), "attack_loss": "margin", "steps": self.steps}
