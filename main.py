@@ -32,7 +32,7 @@ def run(argv) -> dict:
     if options.mode == VERIFY:
         return verify(setup.scored_model, setup.val_loader, setup.val_set, folder=setup.run.folder, eps=options.eps[0],
                       every_image=options.val_images is not None, seed=options.attack_seed,
-                      described=options.to_dict())
+                      transfer_from=setup.transfer_from, described=options.to_dict())
     if trainer is not None:
         trainer.train(options.total_itrs, print_interval=options.print_interval, val_interval=options.val_interval,
                       save_interval=options.save_interval)

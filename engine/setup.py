@@ -8,7 +8,7 @@ from torch import nn
 from attacks import Attack
 from datasets import build_datasets, build_loaders, check_and_filter, describe
 from engine.evaluation.plan import plan_attacks
-from engine.options import PREDICT, REPORT, TEST, TRAIN, Options, as_text, read_call
+from engine.options import PREDICT, PROTOCOLS, REPORT, TEST, TRAIN, Options, as_text, read_call
 from engine.run.folder import Run
 from engine.run.resume import (
     Loaded,
@@ -18,6 +18,7 @@ from engine.run.resume import (
     load_checkpoint,
     read_skipped_images,
 )
+from engine.run.sources import NETWORK, build_sources
 from network import (
     CustomModel,
     build_model,
@@ -28,6 +29,7 @@ from network import (
     load_backbone,
     load_weights,
     set_bn_momentum,
+    take_normalization,
     windowed,
 )
 from utils import distributed
@@ -47,7 +49,7 @@ class Setup:
 
     classes: names, palette and decode_target of the data set. source: where it is and what its labels mean. attacks:
     those of the evaluation. train_loader: only for training. skipped: {split: names} of the bad images that the
-    checkpoint's run left out.
+    checkpoint's run left out. transfer_from: {name: network} that attacks see instead of scored_model.
     """
 
     options: Options
@@ -63,6 +65,7 @@ class Setup:
     val_set: object = None
     skipped: dict | None = None
     dashboard: object = None
+    transfer_from: dict[str, nn.Module] | None = None
 
     @property
     def scored_model(self) -> nn.Module:
@@ -92,6 +95,8 @@ def prepare(argv=None, *, entry: str = "main.py") -> Setup:
     run = Run(Path(given["output_dir"]) / given["exp_name"])
     checkpoint = load_checkpoint(call, run.folder)
     options = finish_options(call, checkpoint)
+    if options.protocol:
+        logger.info("--protocol %s is %s", options.protocol, PROTOCOLS[options.protocol])
     source = find_source(options, checkpoint)
     classes = describe(options.dataset, **source)
     check_classes(options, checkpoint, classes)
@@ -99,6 +104,8 @@ def prepare(argv=None, *, entry: str = "main.py") -> Setup:
     if call.mode != PREDICT:
         run.refuse_if_used(training=call.mode == TRAIN, ckpt=call.given.get("ckpt"), overwrite=options.overwrite,
                            continue_training=options.continue_training)
+    sources = build_sources(options.transfer_from or (), own={name: getattr(options, name) for name in NETWORK},
+                            given_model=call.given.get("model"), class_names=list(classes.names))
     seed_everything(options.random_seed)
     device = choose_device(options.gpu_id)
     skipped = read_skipped_images(options, checkpoint)
@@ -111,7 +118,7 @@ def prepare(argv=None, *, entry: str = "main.py") -> Setup:
         for size in choose_trial_sizes(options, data[-1]):
             check_custom(model, *size)
     return Setup(options, run, checkpoint, classes, source, attacks, device, model, *data, skipped,
-                 build_dashboard(options))
+                 build_dashboard(options), place_sources(sources, options, device))
 
 
 def build_data(options: Options, device: torch.device, *, source: dict, skipped: dict | None = None):
@@ -155,26 +162,22 @@ def build_network(options: Options, device: torch.device, *, num_classes: int,
         raise UserError(f"--bn_momentum is for a network with a backbone: {options.model} has no module of that name")
     if checkpoint is not None:
         load_weights(model.model, model_state(checkpoint.content), source=checkpoint.path, new_head=options.new_head)
-        _take_normalization(model, checkpoint.content, source=checkpoint.path)
+        take_normalization(model, checkpoint.content, source=checkpoint.path)
     elif options.backbone_weights is not None:
         content = load(options.backbone_weights, flag="--backbone_weights")
         model.normalization = load_backbone(model.model.backbone, options.model.partition("_")[2],
                                             model_state(content), source=options.backbone_weights,
                                             whole=options.freeze_backbone)
-        _take_normalization(model, content, source=options.backbone_weights)
+        take_normalization(model, content, source=options.backbone_weights)
     if options.freeze_backbone and options.mode == TRAIN:
         freeze_backbone(model.model)
     return model.to(device, memory_format=torch.channels_last)  # faster convolutions on CPU and GPU
 
 
-def _take_normalization(model: nn.Module, content: dict, *, source: str):
-    """Set the normalisation that a checkpoint has, if it has one; raise UserError if that is invalid."""
-    if "normalization" not in content:
-        return
-    try:
-        model.normalization = content["normalization"]
-    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
-        raise UserError(f"{source}: invalid normalization ({error})") from None
+def place_sources(sources: dict[str, nn.Module], options: Options, device: torch.device) -> dict | None:
+    """Return the networks as the scored one is: on the device, and in windows if the options ask for them."""
+    return {name: windowed(network.to(device, memory_format=torch.channels_last), options.window, options.window_stride)
+            for name, network in sources.items()} or None
 
 
 def choose_trial_sizes(options: Options, val_set) -> list[tuple[int, int]]:

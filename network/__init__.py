@@ -4,7 +4,7 @@ from network.backbone_weights import load_backbone
 from network.custom import CustomModel, check_custom
 from network.deeplab import convert_to_separable_conv, freeze_backbone, set_bn_momentum
 from network.modeling import MODELS, build_model
-from network.normalized import NormalizedModel
+from network.normalized import NormalizedModel, take_normalization
 from network.parallel import parallelize
 from network.parts import find_backbone, group_parameters
 from network.precision import Bfloat16, Scaled, precise
@@ -16,5 +16,5 @@ __all__ = [
     "MODELS", "Bfloat16", "CustomModel", "NormalizedModel", "Scaled", "Windowed", "build_model", "check_custom",
     "choose_window", "convert_to_separable_conv", "find_backbone", "freeze_backbone", "group_parameters",
     "load_backbone", "load_weights", "modeling", "parallelize", "precise", "set_bn_momentum", "synchronize_batchnorm",
-    "windowed",
+    "take_normalization", "windowed",
 ]

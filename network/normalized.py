@@ -3,6 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.errors import UserError
+
 
 class NormalizedModel(nn.Module):
     """Images in [0, 1] [B, 3, H, W] -> (images - mean) / std -> model -> logits [B, C, H, W].
@@ -42,3 +44,13 @@ class NormalizedModel(nn.Module):
         # 0 is the mean colour after normalisation
         right, bottom = max(self.least_size - width, 0), max(self.least_size - height, 0)
         return self.model(F.pad(normalized, (0, right, 0, bottom)))[..., :height, :width]
+
+
+def take_normalization(model: NormalizedModel, content: dict, *, source: str):
+    """Set the normalisation that a checkpoint has, if it has one; raise UserError if that is invalid."""
+    if "normalization" not in content:
+        return
+    try:
+        model.normalization = content["normalization"]
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise UserError(f"{source}: invalid normalization ({error})") from None

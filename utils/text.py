@@ -24,6 +24,15 @@ def count_of(number: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (number != 1)}"
 
 
+def format_time(seconds: float) -> str:
+    """Return a time as people say it: 8 s, 3 min 20 s, 2 h 5 min; at least 1 s."""
+    minutes, rest = divmod(max(round(seconds), 1), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
 def escape_markdown(text: str) -> str:
     """Return `text` escaped so that Markdown shows it unchanged, without cells, tags, links or code."""
     return re.sub(r"[\\`|\[\]]", r"\\\g<0>", escape_unprintable(text, keep="")).replace("<", "&lt;")

@@ -16,8 +16,12 @@ class Link:
     settings: dict
 
 
-def plan_chains(attacks, *, warm_start: bool, amp: bool = False, attack_amp: bool = False) -> list[list[Link]]:
-    """Return chains: clean, then each attack or member once; with warm_start an attack's growing radii in one chain."""
+def plan_chains(attacks, *, warm_start: bool, amp: bool = False, attack_amp: bool = False,
+                transfer_from: list[dict] | None = None) -> list[list[Link]]:
+    """Return chains: clean, then each attack or member once; with warm_start an attack's growing radii in one chain.
+
+    transfer_from: what tells the networks that attacks see from others, None if it is the one that is scored.
+    """
     single = {canonical(member.settings()): member for attack in attacks for member in attack.members or [attack]}
     clean = [Link(None, {**CLEAN, "amp": True} if amp else CLEAN)]
     found = [[attack] for attack in single.values()]
@@ -26,11 +30,12 @@ def plan_chains(attacks, *, warm_start: bool, amp: bool = False, attack_amp: boo
         for attack in single.values():
             by_kind.setdefault(canonical(drop_keys(attack.settings(), "eps", "step_size")), []).append(attack)
         found = [sorted(chain, key=lambda attack: attack.eps) for chain in by_kind.values()]
-    return [clean, *([_make_link(attack, chain[:place], attack_amp) for place, attack in enumerate(chain)]
-                     for chain in found)]
+    how = {"attack_amp": True} if attack_amp else {}
+    how |= {"transfer_from": transfer_from} if transfer_from else {}
+    return [clean, *([_make_link(attack, chain[:place], how) for place, attack in enumerate(chain)] for chain in found)]
 
 
-def _make_link(attack: Attack, smaller: list[Attack], attack_amp: bool) -> Link:
+def _make_link(attack: Attack, smaller: list[Attack], how: dict) -> Link:
     before = [{key: value for key, value in other.settings().items() if key in ("eps", "step_size")}
               for other in smaller]
-    return Link(attack, {**attack.settings(), **({"attack_amp": True} if attack_amp else {}), "warm_start": before})
+    return Link(attack, {**attack.settings(), **how, "warm_start": before})

@@ -1,5 +1,6 @@
 """Score batches clean and attacked; evaluate under a single attack."""
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,9 +17,9 @@ from metrics import counts_per_image
 from utils.device import device_of
 from utils.distributed import fail_together, is_main, world_size
 from utils.divergence import refuse_diverged
-from utils.logging import PipeSafeStream
+from utils.logging import PipeSafeStream, logger
 from utils.modes import eval_mode
-from utils.text import format_score
+from utils.text import count_of, format_score, format_time
 
 
 @dataclass
@@ -58,13 +59,13 @@ def evaluate(model, loader, metrics, attack=None, *, on_batch=None, title: str |
     return metrics.get_results()
 
 
-def score_batches(model, loader, attacks: list) -> Iterator[Scored]:
+def score_batches(model, loader, attacks: list, *, attacked=None) -> Iterator[Scored]:
     """Yield every batch of `loader`, scored under each of `attacks` (None: clean), each from the previous result.
 
+    attacked: the network that attacks see, `model` by default.
     Raises FloatingPointError for logits of a network that has diverged, which would have a mean IoU like any others.
     """
-    device = device_of(model)
-    seen = 0
+    device, attacked, seen = device_of(model), model if attacked is None else attacked, 0
     with eval_mode(model):
         for images, labels, *indices in loader:
             if not indices and world_size() > 1:
@@ -77,7 +78,7 @@ def score_batches(model, loader, attacks: list) -> Iterator[Scored]:
             for attack in attacks:
                 start = None if outcome is None else outcome.images
                 if attack is not None:
-                    outcome = attack.run(model, images, labels, image_ids=indices, start=start)
+                    outcome = attack.run(attacked, images, labels, image_ids=indices, start=start)
                 points = images if outcome is None else outcome.images
                 with torch.no_grad():
                     logits = model(points)
@@ -89,6 +90,32 @@ def show_progress(loader, title: str) -> tqdm:
     """Return a progress bar on rank 0's stderr; to a file it writes a line every half minute."""
     return tqdm(loader, desc=title, unit="batch", file=PipeSafeStream(sys.stderr), disable=not is_main(),
                 mininterval=0.2 if sys.stderr.isatty() else 30)
+
+
+def announce(bar, attacks: list, title: str, images: int) -> Iterator[tuple]:
+    """Yield the batches of `bar` and log what `attacks` on `images` of them cost; nothing for clean images.
+
+    Before the first batch: the gradients of each image. After it: its time, times this process's number of batches.
+    """
+    if attacks == [None]:
+        yield from bar
+        return
+    logger.info("%s: %s per image, %s", title, describe_cost(attacks), count_of(images, "image"))
+    begun = time.monotonic()
+    for number, batch in enumerate(bar):
+        yield batch
+        if number == 0 and len(bar) > 1:
+            if sys.stderr.isatty():
+                bar.clear()
+            logger.info("%s: about %s for %d images", title, format_time(len(bar) * (time.monotonic() - begun)), images)
+
+
+def describe_cost(attacks: list[Attack]) -> str:
+    """Return what an image costs under all `attacks`: 10 gradients, or 1000 queries where they use none."""
+    if gradients := sum(attack.count_gradients() for attack in attacks):
+        return count_of(gradients, "gradient")
+    queries = sum(attack.restarts * getattr(attack, "steps", 0) for attack in attacks)
+    return f"no gradients, {queries} queries" if queries else "no gradients"
 
 
 def make_lines(scored: Scored, images: ImageSet, attack: Attack | None) -> list[dict]:

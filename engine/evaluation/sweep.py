@@ -9,10 +9,11 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
+from attacks import join
 from datasets import ImageSet, list_batches, with_indices
 from engine.evaluation.chains import Link, plan_chains
 from engine.evaluation.dashboard import show_robustness
-from engine.evaluation.evaluate import Scored, make_lines, score_batches, show_progress
+from engine.evaluation.evaluate import Scored, announce, make_lines, score_batches, show_progress
 from engine.evaluation.pictures import Pictures
 from engine.evaluation.precision import log_sign_differences
 from engine.evaluation.shards import hand_over, take_share
@@ -31,7 +32,7 @@ from utils.snapshots import hash_model
 def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_names=None, num_classes: int | None = None,
           subject: dict | None = None, warm_start: bool = False, amp: bool = False, attack_amp: bool = False,
           pictures: int | None = 0, described: dict | None = None, dashboard=None,
-          repeat: str = "the same call") -> dict:
+          transfer_from: dict[str, nn.Module] | None = None, repeat: str = "the same call") -> dict:
     """Score `model` clean, then under each of `attacks` or its members; return what results.json holds.
 
     model: images [B, 3, H, W] in [0, 1] -> logits [B, C, H, W]. loader: a DataLoader of `dataset`, in order;
@@ -40,7 +41,9 @@ def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_name
     and, of `pictures` images (None: all), val_results/; recorded images are not attacked again, so repeating a call
     that was stopped continues it. Without a folder nothing is kept. subject: plain values that identify this model
     (default: a hash of its weights). warm_start: each radius starts from the smaller one's result. amp, attack_amp:
-    clean and attacked scores in bfloat16. described: "options" of results.json. repeat: how to continue, for the log.
+    clean and attacked scores in bfloat16. transfer_from: {name: network}, on whose mean loss the adversarial images for
+    `model` are made; the names appear in tables and file names. described: "options" of results.json. repeat: how to
+    continue, for the log.
 
     Results so far are written even if an error or Ctrl-C ends the sweep. Under torchrun the ranks share the batches and
     rank 0 writes. Raises ValueError if the loader is not in order or the classes are unknown.
@@ -49,7 +52,8 @@ def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_name
         with TemporaryDirectory() as temporary:
             return sweep(model, loader, dataset, attacks, folder=temporary, class_names=class_names,
                          num_classes=num_classes, subject=subject or {"kept": False}, warm_start=warm_start, amp=amp,
-                         attack_amp=attack_amp, described=described, dashboard=dashboard, repeat=repeat)
+                         attack_amp=attack_amp, described=described, dashboard=dashboard, transfer_from=transfer_from,
+                         repeat=repeat)
     images = ImageSet(dataset, class_names=class_names, num_classes=num_classes)
     loader = with_indices(loader, dataset)
     names = [images.name(index) for batch in list_batches(loader) for index in batch]
@@ -58,20 +62,23 @@ def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_name
     run = _Sweep(images, loader, names, Path(folder), described or {}, dashboard or NullVisualizer(), repeat)
     drawn = Pictures(run.folder / "val_results", images, names, needed=pictures is None,
                      count=len(names) if pictures is None else pictures)
-    records = []
+    records, seen = [], [*(transfer_from or {}).values()]
+    attacked = join([precise(network, amp=attack_amp) for network in seen]) if seen else None
     try:
         with fail_together():
             header = _make_header(model, images, loader, subject) if is_main() else {}
             if attack_amp and attacks and is_main():
-                log_sign_differences(model, *next(iter(loader))[:2])
-        for chain in plan_chains(attacks, warm_start=warm_start, amp=amp, attack_amp=attack_amp):
+                for network in seen or [model]:
+                    log_sign_differences(network, *next(iter(loader))[:2])
+            sources = [{"name": name, "model": hash_model(network)} for name, network in (transfer_from or {}).items()]
+        for chain in plan_chains(attacks, warm_start=warm_start, amp=amp, attack_amp=attack_amp, transfer_from=sources):
             with ExitStack() as stack:
                 with fail_together():
                     files = _open_records(stack, chain, header, run.folder)
                     missing = run.find_missing(files, chain, drawn)
                 records += files
                 form = precise(model, amp=amp if chain[0].attack is None else attack_amp)
-                run.record(chain, files, broadcast_object(missing), form, drawn)
+                run.record(chain, files, broadcast_object(missing), form, drawn, attacked=attacked)
     except BaseException:
         run.show(records, complete=False)  # no collective: maybe only one rank got the Ctrl-C
         raise
@@ -120,8 +127,12 @@ class _Sweep:
             logger.info("%s: already in %s", titles, files[0].path.parent)
         return missing
 
-    def record(self, chain: list[Link], files: list[Records], missing: list[list[int]], model, pictures: Pictures):
-        """Attack the batches `missing` and append the results to `files`, one for each link of the chain."""
+    def record(self, chain: list[Link], files: list[Records], missing: list[list[int]], model, pictures: Pictures, *,
+               attacked=None):
+        """Attack the batches `missing` and append the results to `files`, one for each link of the chain.
+
+        attacked: the network that attacks see, `model` by default.
+        """
         if not missing:
             return
         first, last = chain[0].settings, chain[-1].settings
@@ -137,7 +148,9 @@ class _Sweep:
                 bar.set_postfix_str(f"aAcc {counts['intersection'] / max(counts['pixels'], 1):.4f}", refresh=False)
 
             attacks = [link.attack for link in chain]
-            hand_over(self._find(score_batches(model, bar, attacks), attacks, pictures), len(missing), take)
+            batches = announce(bar, attacks, title, sum(map(len, missing)))
+            scored = score_batches(model, batches, attacks, attacked=attacked)
+            hand_over(self._find(scored, attacks, pictures), len(missing), take)
 
     def show(self, records: list[Records], *, complete: bool) -> dict | None:
         """Log, write and plot the results on rank 0; return them there."""

@@ -89,6 +89,11 @@ ATTACKED = Need(lambda options: (options.mode not in ATTACKING or list_attacks(o
                                  or ("attack" in options.given and not options.adv)),
                 lambda _: "for --attack, which is not given; the radius in training is --train_eps and --norm")
 OF_PREDICTION = given(lambda options: options.mode != PREDICT or list_attacks(options), "add --attack NAME")
+# What a reviewer asks for: --protocol stands for these flags.
+SMALL_EPS = "--attack_norm linf --eps 0.25/255 0.5/255 1/255 2/255"
+PROTOCOLS = {"smoke": f"--attack fgsm pgd --steps 10 {SMALL_EPS}",
+             "standard": f"--attack pgd segpgd cospgd --steps 20 --best_iterate {SMALL_EPS}",
+             "strong": f"--attack ensemble --steps 300 {SMALL_EPS} 4/255"}
 attack = partial(Flag, group="attacked evaluation", modes=ATTACKING, scope="call")
 ATTACK = (
     attack("test_only", bool, False, "evaluate, without training; model, data and seed are the checkpoint's unless "
@@ -119,6 +124,13 @@ ATTACK = (
            metavar="K|FILE", needs=(attack_with("target"),)),
     attack("warm_start", bool, False, "begin at the result for the next smaller --eps: no image then gets better as "
            "eps grows", modes=SCORING, needs=(attack_with("eps"),)),
+    attack("transfer_from", plain_text, None, "make the adversarial images on the networks of these checkpoints, of "
+           "several on the mean of their losses, and score them on this one", many=True, metavar="CKPT",
+           modes=(TEST, VERIFY), needs=(given(lambda options: options.mode != TEST or list_attacks(options),
+                                              "nothing is attacked, add --attack NAME"),)),
+    attack("protocol", plain_text, None, "the attacks, steps and radii that a reviewer asks for: a first look (smoke), "
+           "a table (standard), a claim of robustness (strong); the log shows the flags that it stands for",
+           choices=tuple(PROTOCOLS), modes=SCORING, scope="once"),
     attack("val_images", number(int, low=1), None, "evaluate on N validation images, evenly spaced, instead of all",
            metavar="N", modes=(TEST, VERIFY)),
     attack("save_val_results", bool, False, "write image, target, pred, overlay and perturbation PNGs of every result "

@@ -1,10 +1,10 @@
 """From a Call, a checkpoint's options and an options file to complete, frozen Options."""
-from dataclasses import asdict, field, make_dataclass
+from dataclasses import asdict, field, make_dataclass, replace
 from pathlib import Path
 
 from engine.options import rules
 from engine.options.declare import PREDICT, REPORT, TRAIN, VERIFY
-from engine.options.flags import FLAGS
+from engine.options.flags import FLAGS, PROTOCOLS
 from engine.options.parser import Call, format_value, parse
 from engine.options.types import find_base_optimizer
 from utils.errors import UserError
@@ -28,7 +28,7 @@ def read_call(argv=None, entry: str = "main.py") -> Call:
 
     Reports every error that no checkpoint can change: an invalid flag with exit code 2, contradictions as UserError.
     """
-    call = parse(argv, entry)
+    call = _expand_protocol(parse(argv, entry))
     if call.given.get("options"):
         rules.refuse_useless(call)
         if call.given.get("continue_training"):
@@ -120,6 +120,18 @@ def _find_completed(saved: dict) -> set[str]:
     values = {**{name: flag.default for name, flag in FLAGS.items()}, **saved, "mode": TRAIN}
     fresh = _complete({**values, **dict.fromkeys(COMPLETED)})
     return {name for name in COMPLETED if saved.get(name) == fresh[name]}
+
+
+def _expand_protocol(call: Call) -> Call:
+    """Return the call with the flags that its --protocol stands for; raise UserError if it gives one of them itself."""
+    name = call.given.get("protocol")
+    if name is None or call.mode not in FLAGS["protocol"].modes:
+        return call
+    flags = parse(PROTOCOLS[name].split(), call.entry).given
+    if given := sorted(flags.keys() & call.given.keys()):
+        raise UserError(f"--{', --'.join(given)}: --protocol {name} is {PROTOCOLS[name]}: leave out one of them "
+                        "(docs/attacks.md#protocols)")
+    return replace(call, given={**call.given, **flags})
 
 
 def _read_file(call: Call) -> dict:

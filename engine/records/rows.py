@@ -2,7 +2,7 @@
 import numpy as np
 
 from attacks import ENSEMBLE_LOSSES, SEA_LOSSES
-from engine.records.naming import make_label
+from engine.records.naming import make_label, name_sources
 from engine.records.store import Record
 from metrics import count_defined, scores, worst_case
 from utils.strict_json import canonical
@@ -24,9 +24,10 @@ def make_rows(records: list[Record], names: list[str], *, class_names: list[str]
     clean image: `sea` and `ensemble` (APGD with red-eps on SEA_LOSSES or ENSEMBLE_LOSSES, all else equal) and `worst
     case` (all records, or those whose canonical settings are in `shared`). "Mean IoU lower" is a lower bound of its
     Mean IoU; "settings" and "loss" are None, "members" its records' labels, "records" their stems; a worst case has
-    neither steps nor restarts. "radius" is the maximum over images; "loss", "forwards" and "backwards" are means,
-    passes summed over members; "ratio" is Mean IoU as a share of the clean one. A class that is in no label and no
-    prediction has the Class IoU nan, and is not among the "Classes" of Mean IoU. Raises ValueError without a clean one.
+    neither steps nor restarts. Attacks made on other networks ("transfer_from") are in a union only with those made on
+    the same ones. "radius" is the maximum over images; "loss", "forwards" and "backwards" are means, passes summed over
+    members; "ratio" is Mean IoU as a share of the clean one. A class that is in no label and no prediction has the
+    Class IoU nan, and is not among the "Classes" of Mean IoU. Raises ValueError without a clean one.
     """
     records = sorted(records, key=lambda record: canonical(record.settings))
     (clean,) = [record for record in records if record.settings["attack"] == "none"]
@@ -42,7 +43,7 @@ def sort_key(row: dict) -> tuple:
     """Return what rows are sorted by: clean, attacks, unions; then norm, name, loss, steps, eps."""
     union = [*UNIONS, WORST].index(row["attack"]) if row["members"] else -1
     return (row["attack"] != "none", union, row["norm"] != "linf", row["norm"] or "", row["attack"],
-            row["attack_loss"] or "", row["steps"] or 0, row["eps"])
+            row["attack_loss"] or "", name_sources(row), row["steps"] or 0, row["eps"])
 
 
 def _find_unions(records: list[Record], shared: set[str] | None) -> list[tuple[str, list[Record]]]:
@@ -56,7 +57,7 @@ def _find_unions(records: list[Record], shared: set[str] | None) -> list[tuple[s
               if {record.settings["attack_loss"] for record in group} >= set(losses)]
     if shared is not None:
         attacked = [record for record in attacked if canonical(record.settings) in shared]
-    by_ball = _group(attacked, lambda settings: [settings["norm"], settings["eps"]])
+    by_ball = _group(attacked, lambda settings: [settings["norm"], settings["eps"], settings.get("transfer_from")])
     return unions + [(WORST, group) for group in by_ball if len(group) > 1]
 
 
@@ -106,6 +107,7 @@ def _make_row(attack: str, records: list[Record], names: list[str], *, class_nam
     return {
         "attack": attack, "attack_loss": attack_loss,
         **{key: records[0].settings.get(key) for key in SHARED},
+        **{key: records[0].settings[key] for key in ("transfer_from",) if key in records[0].settings},
         "settings": settings, "members": members, "records": [record.stem for record in records], "images": len(names),
         "Mean IoU lower": None, **scored, "Classes": count_defined(results["Class IoU"]),
         "Class IoU": dict(zip(class_names, results["Class IoU"].values(), strict=True)),

@@ -41,11 +41,17 @@ def _check_settings(settings: dict, *, classes: int):
         "step_size": settings.get("step_size") is None or _is_number(settings["step_size"]),
         "steps": settings.get("steps") is None or _is_count(settings["steps"]),
         "restarts": _is_count(settings.get("restarts", 1)),
+        "transfer_from": settings.get("transfer_from") is None or _are_sources(settings["transfer_from"]),
         "target": target is None or (_is_count(target) and target < classes) or (
             isinstance(target, str) and WORD.fullmatch(target.replace(" ", "-"))),
     }
     if invalid := [key for key, is_valid in valid.items() if not is_valid]:
         raise ValueError(f"invalid attack settings: {', '.join(invalid)}")
+
+
+def _are_sources(value) -> bool:
+    return isinstance(value, list) and all(isinstance(source, dict) and isinstance(source.get("name"), str)
+                                           and WORD.fullmatch(source["name"]) for source in value)
 
 
 def _is_number(value, *, low: float = 0) -> bool:

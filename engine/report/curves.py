@@ -4,7 +4,7 @@ from pathlib import Path
 from engine.records.naming import format_radius, make_label
 from engine.records.rows import WORST
 from engine.report.figures import Panel
-from engine.report.tables import CURVE, align_rows, group_lines
+from engine.report.tables import CURVE, align_rows, group_lines, name_worst_case
 from utils.images import choose_evenly
 from utils.logging import logger
 
@@ -42,11 +42,10 @@ def _make_panel(lines: list[dict], clean: dict[str, dict]) -> Panel:
 
 
 def _name_attack(lines: list[dict]) -> str:
-    """Return the attack; a worst case also names its number of records: curves that differ in it don't compare."""
-    if lines[0]["curve"] != WORST:
-        return lines[0]["curve"]
-    sizes = [len(row["members"]) for line in lines for row in line["rows"].values()]
-    return f"{WORST} of {min(sizes)}" + (f" to {max(sizes)}" if max(sizes) > min(sizes) else "")
+    """Return the attack; a worst case also names its number of records."""
+    name = lines[0]["curve"]
+    rows = [row for line in lines for row in line["rows"].values()]
+    return name_worst_case(name, rows) if name.startswith(WORST) else name
 
 
 def _make_point(row: dict, norm: str) -> tuple[float, float, float]:

@@ -1,7 +1,7 @@
 """Rows of several runs side by side, as Markdown and CSV."""
 from hashlib import sha256
 
-from engine.records.naming import format_radius, name_attack
+from engine.records.naming import format_radius, name_attack, name_sources
 from engine.records.rows import WORST, drop_keys, sort_key
 from engine.records.summary import format_classes, format_miou, leaves_out_classes
 from utils.strict_json import canonical
@@ -43,7 +43,7 @@ def _format_row(row: dict) -> dict[str, str]:
     attack = _name_attack(row)
     steps = "-" if row["steps"] is None else str(row["steps"])
     return {
-        "attack": f"{WORST} of {len(row['members'])}" if attack == WORST else attack, "curve": attack,
+        "attack": name_worst_case(attack, [row]) if attack.startswith(WORST) else attack, "curve": attack,
         "loss": row["attack_loss"] or "-", "norm": row["norm"] or "-",
         "eps": format_radius(row), "steps": f"{row['restarts']} x {steps}" if (row["restarts"] or 1) > 1 else steps,
     }
@@ -51,11 +51,18 @@ def _format_row(row: dict) -> dict[str, str]:
 
 def _name_attack(row: dict) -> str:
     if row["members"]:
-        return row["attack"]
+        return name_attack({key: row.get(key) for key in ("attack", "transfer_from")})
     name, target = name_attack(drop_keys(row["settings"], "attack_loss", "target")), row["settings"].get("target")
     if target is None:
         return name
     return f"{name} to {list(row['Class IoU'])[target] if isinstance(target, int) else _shorten(target)}"
+
+
+def name_worst_case(name: str, rows: list[dict]) -> str:
+    """Return a worst case's name with its number of records: curves that differ in it don't compare."""
+    sizes = [len(row["members"]) for row in rows]
+    number = f"{min(sizes)}" + (f" to {max(sizes)}" if max(sizes) > min(sizes) else "")
+    return f"{WORST} of {number}{name.removeprefix(WORST)}"
 
 
 def _keep_common(members: list[dict]) -> dict:
@@ -81,7 +88,7 @@ def _distinguish(lines: list[dict]):
         first, *others = [line["settings"] for line in group]
         for other in others:
             differ |= {key for key in {*first, *other} if first.get(key) != other.get(key)}
-    if differ and lines[0]["curve"] != WORST:
+    if differ and not lines[0]["curve"].startswith(WORST):
         for line in lines:
             texts = [f"{key} {_shorten(line['settings'].get(key))}" for key in sorted(differ)]
             line["attack"] = line["curve"] = f"{line['attack']} ({', '.join(texts)})"
@@ -129,7 +136,8 @@ def format_rows_as_csv(rows: list[dict]) -> str:
 
     A ' precedes names that a spreadsheet would read as a formula.
     """
-    records = [{**drop_keys(row, "Class IoU"), "settings": row["settings"] and canonical(row["settings"]),
+    records = [{**drop_keys(row, "Class IoU", "transfer_from"), "transfer_from": name_sources(row),
+                "settings": row["settings"] and canonical(row["settings"]),
                 "members": " ".join(row["members"]), "records": " ".join(row["records"]),
                 **{f"IoU {name}": iou for name, iou in row["Class IoU"].items()}} for row in rows]
     return format_csv(records)

@@ -32,16 +32,18 @@ CHECKS = {
     "eps monotone": strength.eps_monotone,
     "unbounded": strength.unbounded,
     "black box": strength.black_box,
+    "transfer": strength.transfer,  # with other networks only
     "model untouched": contract.model_untouched,  # last: it finds what all others changed
 }
 
 
 def verify(model: nn.Module, loader, dataset, *, folder: Path, eps: float = EPS, every_image: bool = False,
-           seed: int = 1, described: dict | None = None) -> dict:
+           seed: int = 1, transfer_from: dict[str, nn.Module] | None = None, described: dict | None = None) -> dict:
     """Check attacks on `model` with images of the validation loader; return what <folder>/verify.json holds.
 
-    Uses IMAGES images, evenly spaced, or with every_image all. eps: linf radius, above 0. described: the "options" of
-    verify.json. Raises SystemExit(1) after writing the file if a check fails.
+    Uses IMAGES images, evenly spaced, or with every_image all. eps: linf radius, above 0. transfer_from: {name:
+    network}, of the check "transfer". described: the "options" of verify.json. Raises SystemExit(1) after writing the
+    file if a check fails.
     """
     indices = [index for batch in list_batches(loader) for index in batch]
     if not every_image:
@@ -50,7 +52,7 @@ def verify(model: nn.Module, loader, dataset, *, folder: Path, eps: float = EPS,
     logger.info("Verifying at eps %s on %s (slow checks: on the first %d labelled ones)",
                 format_radius({"eps": eps, "norm": "linf"}), ", ".join(names), FEW)
     images, labels = zip(*(dataset[index] for index in indices), strict=True)
-    checks = run_checks(model, images, labels, eps=eps, seed=seed)
+    checks = run_checks(model, images, labels, eps=eps, seed=seed, transfer_from=transfer_from)
     results = {"options": described or {}, "images": names, "eps": eps, "checks": checks}
     write_results(folder / "verify.json", results)
     failed = [check["name"] for check in checks if not check["passed"]]
@@ -62,17 +64,21 @@ def verify(model: nn.Module, loader, dataset, *, folder: Path, eps: float = EPS,
 
 
 def run_checks(model: nn.Module, images: list[Tensor], labels: list[Tensor], *, eps: float, class_weights=None,
-               seed: int = 1, only=None) -> list[dict]:
+               seed: int = 1, only=None, transfer_from: dict[str, nn.Module] | None = None) -> list[dict]:
     """Run CHECKS, or those named in `only`, and log a line for each; a check that raises an error has failed.
 
     images: float [3, H, W] in [0, 1], of any sizes; labels: int64 [H, W]. eps: linf radius in (0, 1]. class_weights:
-    [C] for mce_bal (default: from `labels`). Returns {name, passed, figures, tolerance, why, seconds} for each check.
+    [C] for mce_bal (default: from `labels`). transfer_from: {name: network}, without which the check "transfer" is left
+    out. Returns {name, passed, figures, tolerance, why, seconds} for each check.
     """
     if not 0 < eps <= 1:
         raise UserError(f"eps {eps:g}: --verify needs a radius above 0, at most 1")
+    if only is None:
+        only = [name for name in CHECKS if name != "transfer" or transfer_from]
     results = []
-    with deterministic_sums(), tqdm(CHECKS if only is None else only, unit="check", leave=False, disable=None) as bar:
-        bench, finding = _call_safely(Bench, model, images, labels, eps=eps, class_weights=class_weights, seed=seed)
+    with deterministic_sums(), tqdm(only, unit="check", leave=False, disable=None) as bar:
+        bench, finding = _call_safely(Bench, model, images, labels, eps=eps, class_weights=class_weights, seed=seed,
+                                      transfer_from=transfer_from)
         if finding is not None:
             return [_log_check("clean images", finding, 0.0)]
         bench.on_attack = bar.set_postfix_str

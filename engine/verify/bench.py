@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attacks import Attack, Outcome
+from attacks import Attack, Outcome, join
 from attacks import class_weights as class_weights_of
 from engine.records.naming import make_title
 from metrics import counts_per_image, scores
@@ -65,12 +65,13 @@ class Bench:
 
     images: float [3, H, W] in [0, 1] each; labels: int64 [H, W] each; eps: linf radius. class_weights: [C] for mce_bal
     (default: from these labels). An image's index k is its image_id, so its random numbers depend on (seed, k).
-    every, few: the indices of all images, and of the labelled ones that slow checks use. on_attack(title), if set, is
-    called before each attack. Raises ValueError if no pixel is labelled.
+    transfer_from: {name: network}, those that score_transferred() attacks. every, few: the indices of all images, and
+    of the labelled ones that slow checks use. on_attack(title), if set, is called before each attack. Raises ValueError
+    if no pixel is labelled.
     """
 
     def __init__(self, model: nn.Module, images: list[Tensor], labels: list[Tensor], *, eps: float,
-                 class_weights=None, seed: int = 1):
+                 class_weights=None, seed: int = 1, transfer_from: dict[str, nn.Module] | None = None):
         if not images or len(images) != len(labels):
             raise ValueError(f"{len(images)} images, {len(labels)} labels: give one label map for each image")
         device = next(model.parameters()).device
@@ -86,6 +87,8 @@ class Bench:
             raise ValueError("no pixel of these images is labelled: choose other images")
         self.weights_from = "these images" if class_weights is None else "given"
         self.class_weights = class_weights_of(pixels.sum(0)) if class_weights is None else class_weights
+        self.source = join(list(transfer_from.values())) if transfer_from else None
+        self.source_name = "+".join(transfer_from or ())
         self.on_attack, self._scored = None, {}
 
     def logits(self, images: Tensor) -> Tensor:
@@ -120,6 +123,10 @@ class Bench:
             if key not in self._scored:
                 self._scored[key] = self.score(k, self.run(attack, k).images)
         return {k: self._scored[canonical([attack.settings(), k])] for k in which}
+
+    def score_transferred(self, attack: Attack, which) -> dict[int, ScoredImage]:
+        """Score the images of these indices that `attack` makes on the other networks."""
+        return {k: self.score(k, self.run(attack, k, model=self.source).images) for k in which}
 
     def score_chain(self, attacks: list[Attack], which) -> list[dict[int, ScoredImage]]:
         """Score the images under each of `attacks`; each one starts from the result of the one before it."""

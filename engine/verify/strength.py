@@ -84,3 +84,13 @@ def black_box(bench: Bench) -> Finding:
     return judge({"square, 200 queries": black, "apgd-mce, 20 steps": white},
                  {"apgd-mce <= square + 0.2": white <= black + 0.2},
                  means="Gradient masking: an attack without gradients is stronger.")
+
+
+def transfer(bench: Bench) -> Finding:
+    """Images made on other networks attack no better than those made on the network itself."""
+    attack = bench.make_attack(APGD, steps=20, attack_loss="mce")
+    own = pooled_accuracy(bench.score_attacked(attack, bench.few))
+    name, transferred = f"from {bench.source_name}", pooled_accuracy(bench.score_transferred(attack, bench.few))
+    return judge({"clean": pooled_accuracy({k: bench.clean[k] for k in bench.few}), name: transferred, "own": own},
+                 {"own apgd-mce, 20 steps <= transferred + 0.2": own <= transferred + 0.2},
+                 means="Gradient masking: the gradients of other networks lead further than the network's own.")

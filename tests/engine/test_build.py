@@ -48,7 +48,8 @@ def test_every_flag_of_attacks_reaches_their_settings():
     """A flag that plan_attacks() forgets would be accepted and do nothing."""
     typed = {"attack_loss": ["js"], "steps": ["7"], "alpha": ["eps/9"], "best_iterate": [], "red_eps": [],
              "restarts": ["3"], "attack_seed": ["5"], "target_class": ["2"], "attack_norm": ["l2"]}
-    others = {"test_only", "attack", "eps", "warm_start", "val_images", "save_val_results", "sheet_images"}
+    others = {"test_only", "attack", "eps", "warm_start", "val_images", "save_val_results", "sheet_images",
+              "transfer_from", "protocol"}
     assert {name for name, flag in FLAGS.items() if flag.group == "attacked evaluation"} == typed.keys() | others
     for name, words in typed.items():
         attack = "apgd" if name == "red_eps" else "pgd"

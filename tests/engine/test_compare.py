@@ -448,7 +448,7 @@ def test_every_file_is_written_and_well_formed(run, tmp_path, log):
         lines = list(csv.DictReader(file))
     assert len(lines) == len(content["rows"])
     for line, row in zip(lines, content["rows"], strict=True):
-        flat = {**row, "members": " ".join(row["members"]), "records": " ".join(row["records"]),
+        flat = {**row, "transfer_from": "", "members": " ".join(row["members"]), "records": " ".join(row["records"]),
                 **{f"IoU {name}": iou for name, iou in row["Class IoU"].items()}}
         settings = line.pop("settings")
         assert (json.loads(settings) if settings else None) == flat.pop("settings")
