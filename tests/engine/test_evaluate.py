@@ -6,9 +6,11 @@ import torch
 from sklearn.metrics import jaccard_score
 from torch.utils.data import DataLoader, TensorDataset
 
-from attacks import FGSM, PGD
-from engine.evaluation.evaluate import evaluate
+from attacks import FGSM, PGD, SEA, Noise, Square
+from engine.evaluation import evaluate as evaluating
+from engine.evaluation.evaluate import announce, describe_cost, evaluate
 from metrics import StreamSegMetrics
+from utils.text import format_time
 
 
 @pytest.fixture
@@ -105,3 +107,33 @@ def test_logits_of_a_diverged_network_have_no_score(scale, scored):
     loader = DataLoader(TensorDataset(torch.rand(2, 3, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64)), 2)
     with nullcontext() if scored else pytest.raises(FloatingPointError, match="no score.*beyond 1e.15"):
         assert evaluate(Constant(), loader, StreamSegMetrics(3))["Overall Acc"] == 1
+
+
+def test_the_cost_of_an_image_is_told():
+    pgd, sea = PGD(eps=0.1, steps=7, restarts=2), SEA(eps=0.1, steps=5, class_weights=[1.0])
+    assert [describe_cost(attacks) for attacks in ([pgd], [pgd, FGSM(eps=0.1)], [sea], [FGSM(eps=0.1)], [Square(
+        eps=0.1, steps=9)], [Noise(eps=0.1)])] == [
+            "14 gradients", "15 gradients", "15 gradients", "1 gradient", "no gradients, 9 queries", "no gradients"]
+
+
+@pytest.mark.parametrize(("batches", "lines"), [
+    (5, ["pgd: 10 gradients per image, 9 images", "pgd: about 3 min 20 s for 9 images"]),
+    (1, ["pgd: 10 gradients per image, 9 images"]), (0, ["pgd: 10 gradients per image, 9 images"])])
+def test_the_time_is_told_once_after_the_first_batch(monkeypatch, batches, lines):
+    told, clock = [], iter([100.0, 140.0])
+    monkeypatch.setattr(evaluating.logger, "info", lambda text, *values: told.append(text % values))
+    monkeypatch.setattr(evaluating.time, "monotonic", lambda: next(clock))
+    seen = announce([*range(batches)], [PGD(eps=0.1)], "pgd", 9)
+    for number in range(batches):
+        assert next(seen) == number and len(told) == min(number + 1, 2)
+    assert list(seen) == [] and told == lines
+
+
+def test_clean_images_cost_nothing_to_tell(monkeypatch):
+    monkeypatch.setattr(evaluating.logger, "info", lambda *_: pytest.fail("told"))
+    assert list(announce([1, 2], [None], "clean", 9)) == [1, 2]
+
+
+def test_times():
+    assert [format_time(seconds) for seconds in (0.2, 59.4, 59.6, 200, 3599.6, 7500)] == [
+        "1 s", "59 s", "1 min 0 s", "3 min 20 s", "1 h 0 min", "2 h 5 min"]

@@ -226,3 +226,16 @@ def test_code_of_the_user_is_run_only_if_it_is_this_command_s_own(tmp_path, smal
     checkpoint.save(tmp_path / "another.pth", moved)
     line = refused([*test[:-1], str(tmp_path / "another.pth"), "--model", model])
     assert "is of the network net.py:Plain, a function in a file" in line
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_two_processes_write_what_one_writes(run, start, best, make, tmp_path):
+    sources = [str(make("one", seed=1)), str(make("two", seed=2))]
+    run("one", *ATTACK, "--val_batch_size", "1", "--transfer_from", *sources)
+    done = start("--test_only", "--ckpt", str(best), "--output_dir", str(tmp_path), "--exp_name", "both", *ATTACK,
+                 "--val_batch_size", "1", "--transfer_from", *sources, ranks=2)
+    out, err = done.communicate(timeout=600)
+    assert done.returncode == 0, err
+    assert out.count("pgd from one+two linf 8/255: 3 gradients per image, 4 images") == 1
+    assert out.count("pgd from one+two linf 8/255: about 1 s for 4 images") == 1
+    assert files_of(tmp_path / "both") == files_of(tmp_path / "one")

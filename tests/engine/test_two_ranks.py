@@ -106,6 +106,7 @@ def test_torchrun_trains_attacks_and_writes_once(tmp_path, start, small):
     out, err = done.communicate(timeout=600)
     assert done.returncode == 0, err
     assert out.count("Itrs 2/2") == 1 and "Device: cpu, 2 processes" in out
+    assert out.count("fgsm linf 2/255: 1 gradient per image, 32 images") == 1
     folder = tmp_path / "exp"
     log = (folder / "log.txt").read_text()
     assert log.count("Itrs 1/2") == 1 and log.count("Model saved as") == 2
