@@ -150,6 +150,22 @@ def test_unions_are_of_one_source(run, make, tmp_path):
     assert "| sea from one " in report and "| red-apgd from one " in report
 
 
+@pytest.mark.parametrize("flags", [["--window", "65"], ["--attack_amp"]])
+def test_sources_are_seen_as_the_scored_network_is(run, make, best, tmp_path, flags, capsys):
+    """In windows and in bfloat16: from the network itself, the white-box attack again, also as the mean of two."""
+    run("a", *ATTACK, *flags)
+    for sources in ([best], [best, make("copy", model_state=checkpoint.load(best)["model_state"])]):
+        run("a", *ATTACK, *flags, "--transfer_from", *map(str, sources))
+    attacked = {name.partition("_linf")[0]: lines[1:] for name, lines in files_of(tmp_path / "a").items()}
+    assert len(attacked) == 4
+    white, from_itself, from_two = [lines for name, lines in sorted(attacked.items(), key=lambda item: len(item[0]))
+                                    if name.startswith("pgd")]
+    assert white == from_itself
+    right = [sum(sum(json.loads(line)["intersection"]) for line in lines) for lines in (white, from_two)]
+    assert right[0] == pytest.approx(right[1], rel=0.02)
+    assert capsys.readouterr().out.count("of the signs of the first batch") == (4 if "--attack_amp" in flags else 0)
+
+
 def test_names_of_sources():
     assert [name_source(f"runs/sgd/{kind}_deeplabv3_mobilenet_voc_os16.pth") for kind in (
         "best", "latest", "previous1")] == ["sgd", "sgd-latest", "sgd-previous1"]
