@@ -38,6 +38,7 @@ class CamVid(PairedFiles):
 
     class_names = list(COLOURS)
     num_classes = len(class_names)
+    relabels = True
     palette = make_palette([colours[0] for colours in COLOURS.values()])
     mask_colours = {(0, 0, 0): IGNORE, **{colour: label for label, colours in enumerate(COLOURS.values())
                                           for colour in colours}}
@@ -58,8 +59,6 @@ class CamVid(PairedFiles):
         super().__init__(pairs, split, origin=folder, crop_size=crop_size, label_map=label_map, absent=found.absent)
         log_unused(folder)
         log_masks_without_image(found, pairs)
-
-    relabels = True
 
     @property
     def native_same_size(self) -> bool:

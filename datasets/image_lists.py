@@ -14,6 +14,7 @@ SUFFIXES = frozenset((".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif",
                       ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".jpf", ".jpc", ".j2c", ".avif",
                       ".avifs"))
 TRIED = 20  # images whose masks' names show how masks are named
+ENDING = re.compile(r"[\W_].*[^\W\d_]")  # of a mask's name, after its image's
 FORMS = {"name": "names", "file": "file names", "path": "paths", "columns": "two columns"}
 
 
@@ -62,16 +63,21 @@ class ImageFolder:
     def pair(self, images: list[Path]) -> list[tuple[Path, Path]]:
         """Return (image, mask) of these images, where this folder has the masks: a.jpg has a.png, or a_mask.png.
 
-        What follows the images' names is what it is for most of the first images. Raises UserError as find() does.
+        What follows the images' names is what it is for most of the first images, and is said. It begins with neither a
+        letter nor a digit, and has a letter: 10.png and 1_2.png are no masks of 1.jpg. Raises UserError as find() does.
         """
-        first = images[:TRIED]
+        first, others = images[:TRIED], {image.stem for image in images}
         endings = Counter(stem.removeprefix(image.stem) for image in first for stem in self._found
-                          if stem.startswith(image.stem))
+                          if stem.startswith(image.stem) and (stem == image.stem or stem not in others))
+        endings = {ending: number for ending, number in endings.items() if not ending or ENDING.match(ending)}
         usual = sorted(ending for ending, count in endings.items() if 2 * count > len(first))
         if len(usual) > 1 and usual[0]:
             raise UserError(f"The masks in {to_one_line(self.path)} have the names of their images with "
                             f"{' and with '.join(map(to_one_line, usual))}: keep one of them.")
         ending = usual[0] if usual else ""
+        if ending:
+            logger.info("The masks in %s have the names of their images and %s", to_one_line(self.path),
+                        to_one_line(ending))
         return [(image, self.find(image.stem, f"{image.stem}{ending}", suffix=".png")) for image in images]
 
     def list_others(self, used: set[Path]) -> list[Path]:

@@ -42,7 +42,7 @@ def load_backbone(backbone: Backbone, name: str, state: State, *, source: str, w
                               if key in fit or key.endswith("num_batches_tracked")}, strict=False)
     new = [key for key in own if key not in fit]
     logger.info("Backbone weights from %s: %d of %d tensors%s", source, len(fit), len(own),
-                f"; new, because the file doesn't have them: {_describe_misfits(own, found)}" if new else "")
+                f"; random, as the file doesn't have them so: {_describe_misfits(own, found)}" if new else "")
     return PRETRAINED[name].normalization if name in PRETRAINED else backbone.normalization
 
 

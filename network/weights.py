@@ -71,7 +71,10 @@ def _add_batch_counts(model: nn.Module, state: State) -> State:
 
 
 def _check_fit(model: nn.Module, state: State, source: str, *, described: State) -> None:
-    """Raise UserError, in one line that says what `described` is, unless `state` has the model's keys and shapes."""
+    """Raise UserError, in one line, unless `state` has the model's keys and shapes.
+
+    described: the file's own tensors, for the likely reason.
+    """
     own = model.state_dict()
     missing = [key for key in own if key not in state]
     unexpected = [key for key in state if key not in own]

@@ -556,7 +556,7 @@ def test_the_counts_of_the_checkpoint_are_used_whatever_the_labels_in_the_masks_
                  class_pixels=[1] * 11, options={"year": "2012", "label_map": None, "ignore_label": 255})
     draw(tmp_path / "in" / "a.png")
     flags = ["--dataset", "camvid", "--attack", "apgd", "--attack_loss", "mce_bal", "--steps", "2"]
-    adv_of(Image.new("L", (30, 24), 20), *flags, "--label_map", "20:0", out="out")
+    assert adv_of(Image.new("L", (30, 24), 20), *flags, "--label_map", "20:0", out="out").shape == (24, 30, 3)
 
 
 def test_a_mask_with_a_label_beyond_the_classes_is_named(tmp_path, call, fails):

@@ -124,7 +124,7 @@ def load(path, *, flag: str = "--ckpt") -> dict:
     try:
         _check_checksums(path)
         with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a TorchScript program it warns before it raises
+            warnings.simplefilter("ignore")  # torch's remarks on the file's form; what can't be read raises
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         _refuse_attributes(checkpoint)
         checkpoint = replace_arrays(checkpoint)

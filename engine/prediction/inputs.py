@@ -131,7 +131,7 @@ def _read_list(path: Path) -> list[InputImage]:
     images = [image for line, image in located if not line.startswith("#") or os.path.isfile(image)]
     if not any(map(os.path.isfile, images)):
         raise UserError(f"--input {to_one_line(path)}: none of its lines is the path of a file: write paths "
-                        " relative to the list's folder or to the current one")
+                        "relative to the list's folder or to the current one")
     whole = [Path(os.path.abspath(image)) for image in images]
     common = os.path.commonpath([image.parent for image in whole])
     return [InputImage(image, full.relative_to(common)) for image, full in zip(images, whole, strict=True)]

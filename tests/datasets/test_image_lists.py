@@ -140,6 +140,27 @@ def test_masks_have_their_images_names_and_one_ending(tmp_path, masks, found):
     assert {path.name for path in folder.absent} == {*found} - {*masks}
 
 
+@pytest.mark.parametrize("other", ["10.png", "1_2.png", "1b.png", "1-1.png"])
+def test_the_mask_of_another_image_is_not_taken_for_a_missing_one(tmp_path, other):
+    """A single image, as predict.py may get it, tells nothing about endings."""
+    (tmp_path / other).touch()
+    folder = ImageFolder(tmp_path)
+    assert folder.pair([Path("1.jpg")]) == [(Path("1.jpg"), tmp_path / "1.png")] and folder.absent
+
+
+def test_the_mask_of_a_known_image_is_nobody_elses(tmp_path):
+    (tmp_path / "a_left.png").touch()
+    folder = ImageFolder(tmp_path)
+    pairs = folder.pair([Path("a.jpg"), Path("a_left.jpg")])
+    assert [mask.name for _, mask in pairs] == ["a.png", "a_left.png"]
+
+
+def test_an_ending_is_said(tmp_path, log):
+    (tmp_path / "1_mask.png").touch()
+    ImageFolder(tmp_path).pair([Path("1.jpg")])
+    assert "have the names of their images and _mask" in log.text
+
+
 def test_an_empty_folder_says_what_it_holds(camvid_root):
     for image in (camvid_root / "train").iterdir():
         image.rename(image.with_suffix(".npy"))
