@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.draw import Draw
+from attacks.folding import fold
 from attacks.losses import LOSSES
 from attacks.norms import NORMS
 from attacks.search import Problem
@@ -91,13 +92,16 @@ class Attack:
             raise ValueError(f"start has shape {list(start.shape)}, images {list(images.shape)}: they must be equal")
         images = images.detach()
         with eval_mode(model), frozen_parameters(model):
-            problem = Problem(model, images, labels, loss=self.attack_loss, target=self.target,
+            network, points = fold(model, images), images
+            if network is not model:
+                points = images.contiguous(memory_format=torch.channels_last)
+            problem = Problem(network, points, labels, loss=self.attack_loss, target=self.target,
                               class_weights=self.class_weights)
             try:
                 best = self._run_attempts(problem, image_ids, start)
             except FloatingPointError as error:
                 raise FloatingPointError(f"{self!r}: {error}") from None
-        return Outcome(best, problem.forwards, problem.backwards)
+        return Outcome(torch.empty_like(images).copy_(best), problem.forwards, problem.backwards)
 
     def attempt(self, problem: Problem, initial: InitialState) -> tuple[Tensor, Tensor | None]:
         """Attack problem.images once; return (adversarial images, their scores [B], or None if not computed).

@@ -3,9 +3,10 @@ import torch
 
 from attacks.apgd import APGD
 from attacks.base import Attack, Outcome
+from attacks.folding import fold
 from attacks.losses import LOSSES
 from attacks.search import Problem
-from utils.modes import eval_mode
+from utils.modes import eval_mode, frozen_parameters
 
 SEA_LOSSES = ("mce_bal", "mce", "js")
 ENSEMBLE_LOSSES = tuple(LOSSES)
@@ -33,7 +34,8 @@ class Ensemble(Attack):
         every_image = torch.ones(len(images), dtype=torch.bool, device=images.device)
         for member in self.members:
             outcome = member.run(model, images, labels, image_ids=image_ids, start=start)
-            with eval_mode(model):
+            with eval_mode(model), frozen_parameters(model):
+                problem.model = fold(model, images)
                 correct = problem.score_points(outcome.images, every_image)
             better = torch.ones_like(correct, dtype=torch.bool) if fewest is None else correct < fewest
             best = torch.where(better.view(-1, 1, 1, 1), outcome.images, best)

@@ -39,7 +39,10 @@ class Pixels:
         self.valid = labels != IGNORE
         self.index = torch.where(self.valid, labels, 0).unsqueeze(1)  # [B, 1, H, W], a valid index everywhere
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        self.log_p = wide.log_softmax(dim=1).clamp_min_(_LOG_FLOOR)
+        if wide.is_contiguous(memory_format=torch.channels_last):  # torch copies unless the last dimension is reduced
+            self.log_p = wide.movedim(1, -1).log_softmax(dim=-1).movedim(-1, 1).clamp_min_(_LOG_FLOOR)
+        else:
+            self.log_p = wide.log_softmax(dim=1).clamp_min_(_LOG_FLOOR)
         self.log_py = self.log_p.gather(1, self.index).squeeze(1)
         self.correct = self.valid & (logits.argmax(dim=1) == labels)
 
@@ -62,7 +65,7 @@ class Pixels:
         """Return w * (p - onehot(y)), 0 on invalid pixels, divided by each image's largest w p_k.  [B, C, H, W]."""
         log_weight = torch.where(self.valid, log_weight, -torch.inf).unsqueeze(1)
         log_others = (self.log_p + log_weight).scatter_(1, self.index, -torch.inf)
-        largest = log_others.flatten(1).amax(1).view(-1, 1, 1, 1)
+        largest = log_others.amax((1, 2, 3), keepdim=True)
         others = log_others.sub_(torch.where(largest == -torch.inf, 0, largest)).exp_()  # nan stays and is reported
         # Minus the sum of the others instead of p_y - 1: exact even where p_y rounds to 1.
         return others.scatter_(1, self.index, -others.sum(1, keepdim=True))

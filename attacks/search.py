@@ -52,10 +52,10 @@ class Problem:
             if self.balanced:
                 log_weight = log_weight + self._pixel_weights(pixels).log().to(log_weight)
             logits_gradient = pixels.gradient(log_weight).to(logits)
-        gradient, = torch.autograd.grad(logits, images, -logits_gradient if self.targeted else logits_gradient)
+        gradient, = torch.autograd.grad(logits, images, logits_gradient)
         if not gradient.isfinite().all():  # sign(nan) = 0 would look like robustness
             raise FloatingPointError("the gradient is not finite")
-        return pixels, gradient
+        return pixels, -gradient if self.targeted else gradient
 
     def score(self, pixels: Pixels) -> Tensor:
         """Compute each image's score (see the class).  [b], float64, exact if unweighted."""
