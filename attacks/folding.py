@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from attacks.networks import Networks
 from attacks.pairs import find_pairs, has_hooks, is_plain
 from utils.logging import logger
 
@@ -47,6 +48,8 @@ def fold(model: nn.Module, images: Tensor) -> nn.Module:
 
 
 def _fold(model: nn.Module, image: Tensor) -> nn.Module:
+    if isinstance(model, Networks):
+        return _rebuild(model, {id(network): _fold(network, image) for network in model.networks})
     inner = list(model.children())
     if len(inner) == 1 and not [*model.parameters(recurse=False), *model.buffers(recurse=False)]:
         # Wrappers (bfloat16, windows, DataParallel) are often made anew, and some round: what they hold is folded.

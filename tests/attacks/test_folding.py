@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from attacks import PGD, build_attack
+from attacks import PGD, Networks, build_attack
 from attacks.folding import TOLERANCE, _kept, fold
 from attacks.pairs import find_pairs
 from network import MODELS, Bfloat16, build_model
@@ -254,3 +254,14 @@ def test_results_keep_the_memory_format_of_the_images(name, images, toy):
     for memory_format in (torch.contiguous_format, torch.channels_last):
         given = images.contiguous(memory_format=memory_format)
         assert attack(toy, given, labels, start=given.flip(0)).stride() == given.stride()
+
+
+def test_each_of_several_networks_is_folded_and_an_unfoldable_one_stays(images, caplog):
+    first, second = settle(Block()), settle(Block("used twice"))
+    both = Networks([first, second]).eval()
+    form = fold(both, images)
+    assert isinstance(form, Networks) and count_norms(form.networks[0]) == 0 and not caplog.messages
+    assert form.networks[1].conv is not None and count_norms(form.networks[1]) == count_norms(second) - 1
+    assert difference(both, form, images) < TOLERANCE and count_norms(both) == 4
+    first.norm.running_mean += 1
+    assert difference(both, fold(both, images), images) < TOLERANCE
