@@ -10,15 +10,17 @@ from attacks.cospgd import CosPGD
 from attacks.ensemble import ENSEMBLE_LOSSES, SEA, SEA_LOSSES, AllLosses, Ensemble
 from attacks.fgsm import FGSM
 from attacks.losses import LOSSES, class_weights
+from attacks.min_radius import MinRadius
 from attacks.networks import Networks, join
 from attacks.noise import Noise, SignNoise, UniformNoise
 from attacks.norms import NORMS
 from attacks.pgd import PGD
+from attacks.race import Race
 from attacks.segpgd import SegPGD
 from attacks.square import Square
 
 ATTACKS = {"fgsm": FGSM, "pgd": PGD, "segpgd": SegPGD, "cospgd": CosPGD, "apgd": APGD, "sea": SEA,
-           "ensemble": AllLosses, "square": Square, "noise": Noise}
+           "ensemble": AllLosses, "race": Race, "min_radius": MinRadius, "square": Square, "noise": Noise}
 
 __all__ = ["APGD", "ATTACKS", "ENSEMBLE_LOSSES", "FGSM", "LOSSES", "NORMS", "PGD", "SEA", "SEA_LOSSES", "AllLosses",
            "Attack", "CosPGD", "Ensemble", "Networks", "Noise", "Outcome", "SegPGD", "SignNoise", "Square",

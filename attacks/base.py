@@ -1,6 +1,6 @@
 """What all attacks share: input checks, restoring the model, restarts, and choosing each image's best result."""
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,16 @@ from utils.modes import eval_mode, frozen_parameters
 
 @dataclass
 class Outcome:
-    """The result of an attack: images [B, C, H, W], and the forward and backward passes of each, int64 [B]."""
+    """The result of an attack: images [B, C, H, W], and the forward and backward passes of each, int64 [B].
+
+    candidates: {name: images} of an attack that offers several for each image, of which `images` has the one with the
+    fewest correct pixels; a score that pools images may be lower with others (metrics.worst_case).
+    """
 
     images: Tensor
     forwards: Tensor
     backwards: Tensor
+    candidates: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -101,7 +106,8 @@ class Attack:
                 best = self._run_attempts(problem, image_ids, start)
             except FloatingPointError as error:
                 raise FloatingPointError(f"{self!r}: {error}") from None
-        return Outcome(torch.empty_like(images).copy_(best), problem.forwards, problem.backwards)
+        best = torch.empty_like(images).copy_(best)
+        return Outcome(best, problem.forwards, problem.backwards, problem.list_candidates(best))
 
     def attempt(self, problem: Problem, initial: InitialState) -> tuple[Tensor, Tensor | None]:
         """Attack problem.images once; return (adversarial images, their scores [B], or None if not computed).

@@ -10,6 +10,7 @@ the classes, such as 255, are ignored.
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -56,10 +57,26 @@ class Pixels:
         if count == 1:
             return [self]
         parts = [copy.copy(self) for _ in range(count)]
+        for part in parts:
+            vars(part).pop("log_rest", None)
         for name in ("log_p", "log_py", "valid", "correct", "index"):
             for part, values in zip(parts, getattr(self, name).chunk(count, dim=-2), strict=True):
                 setattr(part, name, values)
         return parts
+
+    @cached_property
+    def log_rest(self) -> Tensor:
+        """Return log(1 - p_y), exact where p_y rounds to 1.  [B, H, W]."""
+        return self.log_p.scatter(1, self.index, -torch.inf).logsumexp(dim=1).clamp_min(_LOG_FLOOR)
+
+    def scale(self, log_weight: Tensor) -> Tensor:
+        """Return the log of the weights w [B, H, W] as w / sum w (1 - p_y) over each image's valid pixels.
+
+        So scaled, the gradients w (p - onehot) of several losses have the same l1 norm in an image; 0 stays 0.
+        """
+        log_weight = torch.where(self.valid, log_weight, -torch.inf)
+        total = (log_weight + self.log_rest).flatten(1).logsumexp(dim=1).view(-1, 1, 1)
+        return log_weight - torch.where(total == -torch.inf, 0, total)
 
     def gradient(self, log_weight: Tensor) -> Tensor:
         """Return w * (p - onehot(y)), 0 on invalid pixels, divided by each image's largest w p_k.  [B, C, H, W]."""
@@ -133,6 +150,11 @@ def _mce_even(pixels):
     return log_weight
 
 
+def _blend(names: tuple[str, ...], pixels):
+    """Weight each pixel by the sum of these losses' weights, each scaled in each image as in Pixels.scale."""
+    return torch.stack([pixels.scale(LOSSES[name].log_weight(pixels)) for name in names]).logsumexp(dim=0)
+
+
 def _logodds(pixels):
     return _weigh_log_odds(pixels, pixels.correct)
 
@@ -147,7 +169,7 @@ def _weigh_log_odds(pixels, left):
     T is half the mean of |m| over the pixels that are `left` to change, so a pixel that is right with confidence has a
     gradient: 1 / (1 - p_y) cancels the 1 - p_y in softmax - onehot.
     """
-    log_rest = pixels.log_p.scatter(1, pixels.index, -torch.inf).logsumexp(dim=1).clamp_min(_LOG_FLOOR)  # log(1 - p_y)
+    log_rest = pixels.log_rest
     odds = pixels.log_py - log_rest
     total = torch.where(left, odds, 0).flatten(1).sum(1, dtype=torch.float64)
     mean = (total / left.flatten(1).sum(1).clamp_min(1)).abs()
@@ -170,6 +192,8 @@ LOSSES = {
     "cospgd": Loss(_log_cosine, _cospgd_targeted),
     "js": Loss(_js, _js),
     "tsallis": Loss(_tsallis, _tsallis),
+    "blend": Loss(partial(_blend, ("logodds", "mce", "mce_even", "js", "cospgd"))),
+    "blend_late": Loss(partial(_blend, ("logodds", "mce", "mce_even", "tsallis"))),
 }
 
 

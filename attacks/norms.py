@@ -10,9 +10,13 @@ from torch import Tensor
 
 
 class Ball:
-    """What the norms share: starting points. A norm adds draw_point(), direction(), project() and round_levels()."""
+    """What the norms share: starting points.
 
-    def __init__(self, images: Tensor, eps: float):
+    A norm adds draw_point(), direction(), measure(), project() and round_levels(). eps: a number, or each image's own
+    [B, 1, 1, 1], float64.
+    """
+
+    def __init__(self, images: Tensor, eps: float | Tensor):
         self.images, self.eps = images, eps
 
     def start_from(self, initial) -> Tensor:
@@ -35,7 +39,7 @@ class Ball:
 class LinfBall(Ball):
     """Every pixel within eps: max |adv - images| <= eps, exactly, in the tensors' own precision."""
 
-    def __init__(self, images: Tensor, eps: float):
+    def __init__(self, images: Tensor, eps: float | Tensor):
         super().__init__(images, eps)
         self.low = _shift_within(images, -eps).clamp_(0, 1)  # [B, C, H, W]
         self.high = _shift_within(images, eps).clamp_(0, 1)
@@ -48,6 +52,11 @@ class LinfBall(Ball):
     def direction(gradient: Tensor) -> Tensor:
         """Return the steepest step of size 1: the gradient's sign."""
         return gradient.sign()
+
+    @staticmethod
+    def measure(delta: Tensor) -> Tensor:
+        """Return the length of each image's delta.  [B], float64."""
+        return delta.double().flatten(1).abs().amax(1)
 
     def project(self, points: Tensor) -> Tensor:
         """Return the nearest points of the ball."""
@@ -75,10 +84,15 @@ class L2Ball(Ball):
         gradient = gradient / gradient.flatten(1).abs().amax(dim=1).clamp_min(tiny).view(-1, 1, 1, 1)
         return gradient / _l2_norms(gradient).clamp_min(tiny)
 
+    @staticmethod
+    def measure(delta: Tensor) -> Tensor:
+        """Return the length of each image's delta.  [B], float64."""
+        return delta.double().flatten(1).norm(dim=1)
+
     def project(self, points: Tensor) -> Tensor:
         """Scale back to radius eps, then clip to [0, 1]; images are in [0, 1], so clipping only shortens delta."""
         delta = points - self.images
-        scale = (self.eps / _l2_norms(delta).clamp_min(torch.finfo(delta.dtype).tiny)).clamp_max(1)
+        scale = (self.eps / _l2_norms(delta).clamp_min(torch.finfo(delta.dtype).tiny)).clamp_max(1).to(delta)
         return (self.images + delta * scale).clamp(0, 1)
 
     def round_levels(self, delta: Tensor) -> Tensor:
@@ -104,7 +118,7 @@ def _l2_norms(values: Tensor) -> Tensor:
     return values.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
 
 
-def _shift_within(images: Tensor, offset: float) -> Tensor:
+def _shift_within(images: Tensor, offset: float | Tensor) -> Tensor:
     """Return images + offset, at most |offset| away: rounding can exceed it (by up to 6e-5 of 0.25/255)."""
     exact = images.double() + offset
     rounded = exact.to(images.dtype)

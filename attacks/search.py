@@ -1,4 +1,6 @@
 """One attack on one batch: the score it lowers, the images still active, and each image's best iterate."""
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -28,10 +30,11 @@ class Problem:
         self.target = None if target is None else self._stack(_prepare_target(target, labels))
         self.labels = self._stack(labels)  # [B, networks * H, W]
         self.targeted, self.balanced = target is not None, LOSSES[loss].balanced
-        self.log_weight = LOSSES[loss].targeted_log_weight if self.targeted else LOSSES[loss].log_weight
+        self.loss = loss
         self.class_weights = torch.as_tensor(class_weights, device=labels.device) if self.balanced else None
         self.forwards = torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
         self.backwards = torch.zeros_like(self.forwards)
+        self._candidates = {}
 
     def predict(self, points: Tensor, rows: Tensor) -> Pixels:
         """Return the predictions for points[rows], without a gradient.  points [B, 3, H, W], rows int64 [b]."""
@@ -39,8 +42,13 @@ class Problem:
         with torch.no_grad():
             return self._pixels(self.model(_select_rows(points, rows)), rows)
 
-    def differentiate(self, points: Tensor, rows: Tensor, t: int, steps: int) -> tuple[Pixels, Tensor]:
-        """Return the predictions for points[rows] and the loss's gradient there, number t of `steps`.  [b, 3, H, W]."""
+    def differentiate(self, points: Tensor, rows: Tensor, t: int, steps: int, *,
+                      loss: str | None = None) -> tuple[Pixels, Tensor]:
+        """Return the predictions for points[rows] and the loss's gradient there, number t of `steps`.  [b, 3, H, W].
+
+        loss: a name in LOSSES, the problem's by default.
+        """
+        weigh = LOSSES[loss or self.loss].targeted_log_weight if self.targeted else LOSSES[loss or self.loss].log_weight
         self.forwards[rows] += 1
         self.backwards[rows] += 1
         with torch.enable_grad():
@@ -48,7 +56,7 @@ class Problem:
             logits = self.model(images)
         with torch.no_grad():
             pixels = self._pixels(logits, rows, t=t, steps=steps)
-            log_weight = torch.cat([self.log_weight(part) for part in pixels.split(self.networks)], dim=1)
+            log_weight = torch.cat([weigh(part) for part in pixels.split(self.networks)], dim=1)
             if self.balanced:
                 log_weight = log_weight + self._pixel_weights(pixels).log().to(log_weight)
             logits_gradient = pixels.gradient(log_weight).to(logits)
@@ -70,6 +78,21 @@ class Problem:
         if len(rows):
             scores[rows] = self.score(self.predict(points, rows))
         return scores
+
+    def offer(self, name: str, points: Tensor, scores: Tensor):
+        """Keep `points` [B, 3, H, W] as the candidates called `name` where their `scores` [B] are no higher than those
+        of the points kept before; a score of inf says that an image has none.
+        """
+        if name in self._candidates:
+            kept, kept_scores = self._candidates[name]
+            better = scores <= kept_scores
+            points, scores = torch.where(better.view(-1, 1, 1, 1), points, kept), scores.minimum(kept_scores)
+        self._candidates[name] = points, scores
+
+    def list_candidates(self, default: Tensor) -> dict[str, Tensor]:
+        """Return {name: images}, those of `default` [B, 3, H, W] where none was offered."""
+        return {name: torch.where(scores.isfinite().view(-1, 1, 1, 1), points, default)
+                for name, (points, scores) in self._candidates.items()}
 
     def mean_loss(self, pixels: Pixels) -> Tensor:
         """Return the mean cross-entropy, negated with a target; APGD's step size follows it.  [b], float64."""
@@ -111,19 +134,32 @@ class Search:
         self.loss = torch.zeros_like(self.score)  # like gradient: of the last iterate
         self.gradient = torch.zeros_like(start)
 
-    def evaluate(self, points: Tensor, t: int | None = None, steps: int | None = None):
-        """Evaluate `points` [B, 3, H, W], with t also gradient t of `steps`; the last of equal iterates is best."""
+    def branch(self) -> "Search":
+        """Return a search that continues from this one's state without changing it."""
+        other = copy.copy(self)
+        for name in ("active", "best", "score", "loss", "gradient"):
+            setattr(other, name, getattr(self, name).clone())
+        return other
+
+    def evaluate(self, points: Tensor, t: int | None = None, steps: int | None = None, *, loss: str | None = None,
+                 inside: bool = True):
+        """Evaluate `points` [B, 3, H, W], with t also gradient t of `steps`; the last of equal iterates is best.
+
+        inside: whether the points are in the ball; others only give a gradient. loss: see Problem.differentiate.
+        """
         rows = self.active.nonzero().flatten()
         if not len(rows):
             return
         if t is None:
             pixels = self.problem.predict(points, rows)
         else:
-            pixels, self.gradient[rows] = self.problem.differentiate(points, rows, t, steps)
+            pixels, self.gradient[rows] = self.problem.differentiate(points, rows, t, steps, loss=loss)
+        self.loss[rows] = self.problem.mean_loss(pixels)
+        if not inside:
+            return
         score = self.problem.score(pixels)
         better = score <= self.score[rows]
         self.best[rows[better]], self.score[rows[better]] = points[rows[better]], score[better]
-        self.loss[rows] = self.problem.mean_loss(pixels)
         self.active[rows] = score > 0
         self.gradient[rows[score == 0]] = 0
 

@@ -2,13 +2,13 @@
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from attacks import Attack, Outcome
+from attacks import NORMS, Attack, Outcome
 from attacks.losses import Pixels
 from datasets import ImageSet
 from engine.evaluation.shards import take_share
@@ -27,7 +27,7 @@ class Scored:
     """A scored batch: `clean` images as loaded, `images` as attacked, both [B, 3, H, W] in [0, 1].
 
     indices: the images' indices in the data set; labels, preds: int64 [B, H, W]; logits [B, C, H, W]; outcome: what the
-    attack returned, None for clean images.
+    attack returned, None for clean images; candidates: {name: predictions [B, H, W]} of its candidates.
     """
 
     indices: list[int]
@@ -37,6 +37,7 @@ class Scored:
     logits: Tensor
     preds: Tensor
     outcome: Outcome | None = None
+    candidates: dict[str, Tensor] = field(default_factory=dict)
 
 
 def evaluate(model, loader, metrics, attack=None, *, on_batch=None, title: str | None = None) -> dict:
@@ -80,10 +81,18 @@ def score_batches(model, loader, attacks: list, *, attacked=None) -> Iterator[Sc
                 if attack is not None:
                     outcome = attack.run(attacked, images, labels, image_ids=indices, start=start)
                 points = images if outcome is None else outcome.images
-                with torch.no_grad():
-                    logits = model(points)
-                refuse_diverged(logits)
-                yield Scored(indices, images, points, labels, logits, logits.argmax(dim=1), outcome)
+                logits = _predict(model, points)
+                candidates = {} if outcome is None else {
+                    name: _predict(model, each).argmax(dim=1) for name, each in outcome.candidates.items()}
+                yield Scored(indices, images, points, labels, logits, logits.argmax(dim=1), outcome, candidates)
+
+
+def _predict(model, images: Tensor) -> Tensor:
+    """Return the logits; raise FloatingPointError if the network has diverged."""
+    with torch.no_grad():
+        logits = model(images)
+    refuse_diverged(logits)
+    return logits
 
 
 def show_progress(loader, title: str) -> tqdm:
@@ -119,11 +128,13 @@ def describe_cost(attacks: list[Attack]) -> str:
 
 
 def make_lines(scored: Scored, images: ImageSet, attack: Attack | None) -> list[dict]:
-    """Return a record line for each image of a batch; of a targeted attack with "at_target", its hits."""
-    intersection, union, pixels = (counts.tolist() for counts in
-                                     counts_per_image(scored.labels, scored.preds, images.num_classes))
-    delta = (scored.images.double() - scored.clean.double()).flatten(1)
-    radii = delta.norm(dim=1) if attack is not None and attack.norm == "l2" else delta.abs().amax(1)
+    """Return a record line for each image of a batch; of a targeted attack with "at_target", its hits.
+
+    "candidates", of an attack that has some: {name: intersection and union}, of which the line has those of "winner".
+    """
+    intersection, union, pixels = _count(scored.labels, scored.preds, images)
+    norm = NORMS["linf" if attack is None else attack.norm]
+    radii = norm.measure(scored.images.double() - scored.clean.double())
     losses = Pixels(scored.logits, scored.labels).cross_entropy()
     passes = torch.zeros(2, len(scored.indices)) if scored.outcome is None else torch.stack(
         [scored.outcome.forwards, scored.outcome.backwards])
@@ -132,6 +143,21 @@ def make_lines(scored: Scored, images: ImageSet, attack: Attack | None) -> list[
         labelled = (scored.labels >= 0) & (scored.labels < images.num_classes)
         there = labelled & (scored.preds == torch.as_tensor(attack.target).to(scored.preds))
         hits = [{"at_target": count} for count in there.flatten(1).sum(1).tolist()]
-    return [{**hits[k], "image": images.name(index), "intersection": intersection[k], "union": union[k],
-             "pixels": pixels[k], "radius": radii[k].item(), "loss": losses[k].item(),
-             "forwards": int(passes[0, k]), "backwards": int(passes[1, k])} for k, index in enumerate(scored.indices)]
+    offered = {name: _count(scored.labels, preds, images) for name, preds in scored.candidates.items()}
+    return [{**hits[k], **_describe_candidates(offered, k), "image": images.name(index),
+             "intersection": intersection[k], "union": union[k], "pixels": pixels[k], "radius": radii[k].item(),
+             "loss": losses[k].item(), "forwards": int(passes[0, k]), "backwards": int(passes[1, k])} for k, index in enumerate(scored.indices)]
+
+
+def _count(labels: Tensor, preds: Tensor, images: ImageSet) -> list[list[list[int]]]:
+    """Return [intersection, union, pixels], each a list of images of lists of classes."""
+    return [counts.tolist() for counts in counts_per_image(labels, preds, images.num_classes)]
+
+
+def _describe_candidates(offered: dict[str, list], k: int) -> dict:
+    """Return what the line of image k of the batch says about its candidates, {} if there are none."""
+    if not offered:
+        return {}
+    counts = {name: {"intersection": intersection[k], "union": union[k]}
+              for name, (intersection, union, _) in offered.items()}
+    return {"candidates": counts, "winner": min(counts, key=lambda name: sum(counts[name]["intersection"]))}

@@ -79,7 +79,7 @@ def _group(records: list[Record], key) -> list[list[Record]]:
 
 
 def _make_member_row(record: Record, names: list[str], class_names: list[str]) -> dict:
-    results = scores(*record.counts(names), background=_find_background(class_names))
+    results = _score([record], names, class_names)
     lines = record.lines(names)
     loss = sum(line["loss"] for line in lines) / len(names)
     if all("at_target" in line for line in lines):
@@ -90,13 +90,21 @@ def _make_member_row(record: Record, names: list[str], class_names: list[str]) -
 
 
 def _make_union_row(name: str, clean: Record, members: list[Record], names: list[str], class_names: list[str]) -> dict:
-    candidates = [record.counts(names) for record in (clean, *members)]
-    intersection, union, _ = map(np.stack, zip(*candidates, strict=True))  # [K, N, S] each
-    results = worst_case(intersection, union, candidates[0][2], background=_find_background(class_names))
+    results = _score([clean, *members], names, class_names)
     labels = [make_label(record.settings) for record in members]
     row = _make_row(name, members, names, class_names=class_names, results=results, attack_loss=None, settings=None,
                members=labels, loss=None)
     return row | ({"steps": None, "restarts": None} if name == WORST else {})
+
+
+def _score(records: list[Record], names: list[str], class_names: list[str]) -> dict:
+    """Return the scores of a record, or those of the worst choice, image by image, among all that records offer."""
+    offered = [counts for record in records for counts in record.candidates(names)]
+    background = _find_background(class_names)
+    if len(offered) == 1:
+        return scores(*offered[0], background=background)
+    intersection, union, pixels = map(np.stack, zip(*offered, strict=True))  # [K, N, S] each
+    return worst_case(intersection, union, pixels[0], background=background)
 
 
 def _make_row(attack: str, records: list[Record], names: list[str], *, class_names, results, attack_loss, settings,

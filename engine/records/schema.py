@@ -62,6 +62,15 @@ def _is_count(value) -> bool:
     return type(value) is int and 0 <= value <= LARGEST
 
 
+def _are_counts(value, classes: int) -> bool:
+    return isinstance(value, list) and len(value) == classes and all(map(_is_count, value))
+
+
+def _are_candidates(value, classes: int) -> bool:
+    return isinstance(value, dict) and all(isinstance(counts, dict) and all(
+        _are_counts(counts.get(key), classes) for key in COUNTS[:2]) for counts in value.values())
+
+
 def check_line(line, *, classes: int) -> dict:
     """Return the line, radius and loss as floats; raise ValueError if it is invalid for this number of classes."""
     if not isinstance(line, dict) or not isinstance(line.get("image"), str):
@@ -69,11 +78,13 @@ def check_line(line, *, classes: int) -> dict:
     image = escape_unprintable(line["image"], keep="")
     for key in COUNTS:
         counts = line.get(key)
-        if not isinstance(counts, list) or len(counts) != classes or not all(map(_is_count, counts)):
+        if not _are_counts(counts, classes):
             raise ValueError(f"{key} of {image} is not a list of {classes} ints")
     for key in NUMBERS:
         if not _is_number(line.get(key), low=-LARGEST):
             raise ValueError(f"{key} of {image} is not a number")
+    if not _are_candidates(line.get("candidates", {}), classes):
+        raise ValueError(f"candidates of {image} is not a dict with intersection and union of {classes} classes each")
     if not _is_number(line.get("at_target", 0)):
         raise ValueError(f"at_target of {image} is not a number")
     return {**line, "radius": float(line["radius"]), "loss": float(line["loss"])}

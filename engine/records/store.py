@@ -66,6 +66,15 @@ class Record:
         lines, classes = self.lines(names), len(self.header["class_names"])
         return tuple(np.array([line[key] for line in lines], dtype=np.int64).reshape(-1, classes) for key in COUNTS)
 
+    def candidates(self, names) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Return counts() of the images as attacked, then those of each candidate that every image has."""
+        intersection, union, pixels = self.counts(names)
+        lines = [line.get("candidates", {}) for line in self.lines(names)]
+        shared = [name for name in (lines[0] if lines else ()) if all(name in line for line in lines)]
+        offered = [[np.array([line[name][key] for line in lines], dtype=np.int64) for key in COUNTS[:2]]
+                   for name in shared]
+        return [(intersection, union, pixels), *((*counts, pixels) for counts in offered)]
+
 
 class Records(Record):
     """The record file of one attack setting, open for appending: <folder>/<label>_<hash of the header>.jsonl.
