@@ -59,6 +59,7 @@ class Attack:
     default_loss = "ce"
     random_start = False
     members: tuple = ()  # the attacks of an ensemble
+    even_score = False  # see attacks.search.Problem
 
     def __init__(self, *, eps: float, norm: str = "linf", attack_loss: str | None = None, restarts: int = 1,
                  target: int | Tensor | None = None, class_weights=None, seed: int = 1):
@@ -101,7 +102,7 @@ class Attack:
             if network is not model:
                 points = images.contiguous(memory_format=torch.channels_last)
             problem = Problem(network, points, labels, loss=self.attack_loss, target=self.target,
-                              class_weights=self.class_weights)
+                              class_weights=self.class_weights, even_score=self.even_score)
             try:
                 best = self._run_attempts(problem, image_ids, start)
             except FloatingPointError as error:

@@ -26,9 +26,9 @@ class MinRadius(Attack):
     pixels are right, until an iterate succeeds; from then on it is a little below the smallest radius that did, by less
     each time that PATIENCE steps fail. Steps are those of Race, on the loss "blend", from the clean image.
 
-    max_eps: the largest radius tried (default 64/255, l2 64). share: of the labelled pixels, in (0, 1]. An image that is
-    that wrong before stays as it is, at radius 0; one that never is gets its iterate with the fewest correct pixels.
-    image_ids change nothing. Cost: at most `steps` gradients.
+    max_eps: the largest radius tried (default 64/255, l2 64). min_radius_share: of the labelled pixels, in (0, 1]. An
+    image that is that wrong before stays as it is, at radius 0; one that never is gets its iterate with the fewest
+    correct pixels. Nothing is random. Cost: at most `steps` gradients.
 
         adversarial = MinRadius(steps=100)(model, images, labels)
         radii = (adversarial - images).abs().amax((1, 2, 3))
@@ -44,7 +44,7 @@ class MinRadius(Attack):
             raise ValueError(f"steps {steps}, min_radius_share {min_radius_share}: steps must be at least 1, the share "
                              "above 0 and at most 1")
 
-    def _run_attempts(self, problem, image_ids, start):
+    def _run_attempts(self, problem, image_ids, start):  # noqa: ARG002
         """Step on, each image in a ball of its own radius; from `start`, if given, after a look at the clean image."""
         search = _Radii(problem, self)
         points = before = problem.images.clone()

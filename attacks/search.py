@@ -4,8 +4,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from attacks.losses import IGNORE, LOSSES, Pixels, valid_labels
+from attacks.losses import LOSSES
 from attacks.networks import count_networks
+from attacks.pixels import IGNORE, Pixels, valid_labels
 
 
 class TargetSizeError(ValueError):
@@ -19,18 +20,19 @@ class Problem:
     or with a target of those not yet at the target; at 0 nothing is left to attack.
     model: [0, 1] images [B, 3, H, W] -> logits [B, C, H, W], or Networks, whose losses' mean is the loss and whose
     scores' sum is the score; images, labels [B, H, W] as for Attack. loss: a name in LOSSES. target: a class or a class
-    map int64 [H, W]. class_weights: [C], for balanced losses.
+    map int64 [H, W]. class_weights: [C], for balanced losses. even_score: the score is instead the mean over the
+    image's classes of the share of their pixels that is correct.
     Attributes: forwards, backwards, the passes so far, int64 [B]. Raises ValueError for a target or class_weights that
     don't match the model or the images, FloatingPointError for logits or gradients that are not finite.
     """
 
     def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, *, loss: str = "ce",
-                 target: int | Tensor | None = None, class_weights=None):
+                 target: int | Tensor | None = None, class_weights=None, even_score: bool = False):
         self.model, self.images, self.networks = model, images, count_networks(model)
         self.target = None if target is None else self._stack(_prepare_target(target, labels))
         self.labels = self._stack(labels)  # [B, networks * H, W]
         self.targeted, self.balanced = target is not None, LOSSES[loss].balanced
-        self.loss = loss
+        self.loss, self.even_score = loss, even_score
         self.class_weights = torch.as_tensor(class_weights, device=labels.device) if self.balanced else None
         self.forwards = torch.zeros(len(labels), dtype=torch.int64, device=labels.device)
         self.backwards = torch.zeros_like(self.forwards)
@@ -69,6 +71,8 @@ class Problem:
         """Compute each image's score (see the class).  [b], float64, exact if unweighted."""
         left = pixels.valid & ~pixels.correct if self.targeted else pixels.correct
         weighted = left * self._pixel_weights(pixels) if self.balanced else left
+        if self.even_score:
+            weighted = left * pixels.even_weights()
         return weighted.flatten(1).sum(1, dtype=torch.float64)
 
     def score_points(self, points: Tensor, active: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from attacks import NORMS, Attack, Outcome
-from attacks.losses import Pixels
+from attacks.pixels import Pixels
 from datasets import ImageSet
 from engine.evaluation.shards import take_share
 from engine.records.naming import make_title
@@ -130,7 +130,7 @@ def describe_cost(attacks: list[Attack]) -> str:
 def make_lines(scored: Scored, images: ImageSet, attack: Attack | None) -> list[dict]:
     """Return a record line for each image of a batch; of a targeted attack with "at_target", its hits.
 
-    "candidates", of an attack that has some: {name: intersection and union}, of which the line has those of "winner".
+    "candidates", of an attack that offers some: {name: intersection and union}; the line has those of "winner".
     """
     intersection, union, pixels = _count(scored.labels, scored.preds, images)
     norm = NORMS["linf" if attack is None else attack.norm]
@@ -144,9 +144,10 @@ def make_lines(scored: Scored, images: ImageSet, attack: Attack | None) -> list[
         there = labelled & (scored.preds == torch.as_tensor(attack.target).to(scored.preds))
         hits = [{"at_target": count} for count in there.flatten(1).sum(1).tolist()]
     offered = {name: _count(scored.labels, preds, images) for name, preds in scored.candidates.items()}
-    return [{**hits[k], **_describe_candidates(offered, k), "image": images.name(index),
+    return [{**hits[k], **_describe_candidates(offered, (intersection, union), k), "image": images.name(index),
              "intersection": intersection[k], "union": union[k], "pixels": pixels[k], "radius": radii[k].item(),
-             "loss": losses[k].item(), "forwards": int(passes[0, k]), "backwards": int(passes[1, k])} for k, index in enumerate(scored.indices)]
+             "loss": losses[k].item(), "forwards": int(passes[0, k]), "backwards": int(passes[1, k])}
+            for k, index in enumerate(scored.indices)]
 
 
 def _count(labels: Tensor, preds: Tensor, images: ImageSet) -> list[list[list[int]]]:
@@ -154,10 +155,14 @@ def _count(labels: Tensor, preds: Tensor, images: ImageSet) -> list[list[list[in
     return [counts.tolist() for counts in counts_per_image(labels, preds, images.num_classes)]
 
 
-def _describe_candidates(offered: dict[str, list], k: int) -> dict:
-    """Return what the line of image k of the batch says about its candidates, {} if there are none."""
+def _describe_candidates(offered: dict[str, list], chosen: tuple[list, list], k: int) -> dict:
+    """Return what the line of image k of the batch says about its candidates, {} if there are none.
+
+    chosen: intersection and union of the attack's result. "winner" is the candidate that it is, None for the start.
+    """
     if not offered:
         return {}
     counts = {name: {"intersection": intersection[k], "union": union[k]}
               for name, (intersection, union, _) in offered.items()}
-    return {"candidates": counts, "winner": min(counts, key=lambda name: sum(counts[name]["intersection"]))}
+    winners = [name for name, each in counts.items() if each == {"intersection": chosen[0][k], "union": chosen[1][k]}]
+    return {"candidates": counts, "winner": winners[0] if winners else None}

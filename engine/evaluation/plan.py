@@ -24,12 +24,14 @@ def plan_attacks(options, *, num_classes: int) -> tuple[Attack, ...]:
     """
     settings = {"norm": options.attack_norm, "steps": options.steps, "restarts": options.restarts,
                 "seed": options.attack_seed, "best_iterate": options.best_iterate, "red_eps": options.red_eps,
-                "target": _read_target(options, num_classes), "class_weights": [1.0]}
+                "target": _read_target(options, num_classes), "class_weights": [1.0], "race_aim": options.race_aim,
+                "min_radius_share": options.min_radius_share}
     try:
         return tuple(
-            build_attack(name, eps=eps, step_size=compute_step_size(options.alpha, eps), attack_loss=loss, **settings)
+            build_attack(name, eps=eps, step_size=eps and compute_step_size(options.alpha, eps), attack_loss=loss,
+                         **settings)
             for name in list_attacks(options) for loss in _choose_losses(options, name)
-            for eps in dict.fromkeys(options.eps))
+            for eps in (dict.fromkeys(options.eps) if takes(name, "eps") else [None]))
     except ValueError as error:
         raise UserError(f"--attack: {error}") from None
 
@@ -102,7 +104,7 @@ def sweep_planned(setup) -> dict:
         subject["window"] = choose_window(options.window, options.window_stride)
     try:
         return sweep(setup.scored_model, setup.val_loader, dataset, setup.attacks, folder=setup.run.folder,
-                     subject=subject, transfer_from=setup.transfer_from, warm_start=options.warm_start, amp=options.amp,
+                     subject=subject, transfer_from=setup.transfer_from, radii=options.eps, warm_start=options.warm_start, amp=options.amp,
                      attack_amp=options.attack_amp,
                      pictures=None if options.save_val_results else options.sheet_images,
                      described=options.to_dict(), dashboard=setup.dashboard,

@@ -18,6 +18,7 @@ from engine.evaluation.pictures import Pictures
 from engine.evaluation.precision import log_sign_differences
 from engine.evaluation.shards import hand_over, take_share
 from engine.records.naming import format_radius, make_label, make_title
+from engine.records.radii import describe_radii, finds_radius, format_radii
 from engine.records.rows import make_rows
 from engine.records.store import Records
 from engine.records.summary import format_table, write_results
@@ -32,7 +33,7 @@ from utils.snapshots import hash_model
 def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_names=None, num_classes: int | None = None,
           subject: dict | None = None, warm_start: bool = False, amp: bool = False, attack_amp: bool = False,
           pictures: int | None = 0, described: dict | None = None, dashboard=None,
-          transfer_from: dict[str, nn.Module] | None = None, repeat: str = "the same call") -> dict:
+          transfer_from: dict[str, nn.Module] | None = None, radii=None, repeat: str = "the same call") -> dict:
     """Score `model` clean, then under each of `attacks` or its members; return what results.json holds.
 
     model: images [B, 3, H, W] in [0, 1] -> logits [B, C, H, W]. loader: a DataLoader of `dataset`, in order;
@@ -42,8 +43,8 @@ def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_name
     that was stopped continues it. Without a folder nothing is kept. subject: plain values that identify this model
     (default: a hash of its weights). warm_start: each radius starts from the smaller one's result. amp, attack_amp:
     clean and attacked scores in bfloat16. transfer_from: {name: network}, on whose mean loss the adversarial images for
-    `model` are made; the names appear in tables and file names. described: "options" of results.json. repeat: how to
-    continue, for the log.
+    `model` are made; the names appear in tables and file names. radii: for the table of min_radius. described:
+    "options" of results.json. repeat: how to continue, for the log.
 
     Results so far are written even if an error or Ctrl-C ends the sweep. Under torchrun the ranks share the batches and
     rank 0 writes. Raises ValueError if the loader is not in order or the classes are unknown.
@@ -53,13 +54,13 @@ def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_name
             return sweep(model, loader, dataset, attacks, folder=temporary, class_names=class_names,
                          num_classes=num_classes, subject=subject or {"kept": False}, warm_start=warm_start, amp=amp,
                          attack_amp=attack_amp, described=described, dashboard=dashboard, transfer_from=transfer_from,
-                         repeat=repeat)
+                         radii=radii, repeat=repeat)
     images = ImageSet(dataset, class_names=class_names, num_classes=num_classes)
     loader = with_indices(loader, dataset)
     names = [images.name(index) for batch in list_batches(loader) for index in batch]
     if len(set(names)) < len(names):
         raise ValueError(f"two images are called {max(names, key=names.count)}: names must be distinct")
-    run = _Sweep(images, loader, names, Path(folder), described or {}, dashboard or NullVisualizer(), repeat)
+    run = _Sweep(images, loader, names, Path(folder), described or {}, dashboard or NullVisualizer(), radii, repeat)
     drawn = Pictures(run.folder / "val_results", images, names, needed=pictures is None,
                      count=len(names) if pictures is None else pictures)
     records, seen = [], [*(transfer_from or {}).values()]
@@ -113,6 +114,7 @@ class _Sweep:
     folder: Path
     described: dict
     dashboard: object
+    radii: tuple[float, ...] | None
     repeat: str
 
     def find_missing(self, files: list[Records], chain: list[Link], pictures: Pictures) -> list[list[int]]:
@@ -156,10 +158,13 @@ class _Sweep:
         """Log, write and plot the results on rank 0; return them there."""
         if not is_main():
             return None
+        radii = [describe_radii(record, self.names, asked=self.radii) for record in records
+                 if finds_radius(record.settings) and all(name in record for name in self.names)]
         results = {"options": self.described, "images": self.names, "skipped_images": self.images.skipped,
-                   "results": self._make_rows(records), "complete": complete}
+                   "results": self._make_rows(records), **({"radii": radii} if radii else {}), "complete": complete}
         if results["results"]:
-            logger.info("\n%s\n", format_table(results["results"]))
+            tables = [format_table(results["results"]), *([format_radii(radii)] if radii else [])]
+            logger.info("\n%s\n", "\n\n".join(tables))
             write_results(self.folder / "results.json", results)
             show_robustness(self.dashboard, results["results"])
         return results

@@ -108,8 +108,9 @@ ATTACK = (
     attack("attack_loss", plain_text, None, "losses that fgsm, pgd and apgd ascend: " + ", ".join(LOSSES) +
            " (default: ce); the other attacks have their own", choices=LOSSES, many=True, metavar="NAME",
            modes=(*ATTACKING, REPORT), needs=(attack_with("attack_loss"),)),
-    attack("steps", number(int, low=1), None, "gradient steps (default: pgd, segpgd, cospgd 10, apgd 100, sea and "
-           "ensemble 300 for each loss), queries of square (1000)", needs=(attack_with("steps"),)),
+    attack("steps", number(int, low=1), None, "gradient steps (default: pgd, segpgd, cospgd 10, apgd and "
+           "min_radius 100, race 30, sea and ensemble 300 for each loss), queries of square (1000)",
+           needs=(attack_with("steps"),)),
     attack("alpha", share_of_eps, "eps/4", "step size of pgd, segpgd, cospgd: a share of eps, or a number",
            needs=(attack_with("step_size"),)),
     attack("best_iterate", bool, False, "pgd, segpgd, cospgd: each image's best iterate instead of the last one; apgd "
@@ -122,6 +123,11 @@ ATTACK = (
            modes=WITH_NETWORK, needs=(OF_PREDICTION,)),
     attack("target_class", target, None, "drive predictions to class K, or to a label map (an image of class numbers)",
            metavar="K|FILE", needs=(attack_with("target"),)),
+    attack("race_aim", plain_text, "both", "race: the image of which member counts: for accuracy that with the fewest "
+           "correct pixels, for mIoU the choice over all images that makes it lowest", choices=("both", "accuracy",
+           "miou"), needs=(attack_with("race_aim"),)),
+    attack("min_radius_share", number(float, low=0, high=1), 0.99, "min_radius: share of the labelled pixels of "
+           "an image that must be wrong", needs=(attack_with("min_radius_share"),)),
     attack("warm_start", bool, False, "begin at the result for the next smaller --eps: no image then gets better as "
            "eps grows", modes=SCORING, needs=(attack_with("eps"),)),
     attack("transfer_from", plain_text, None, "make the adversarial images on the networks of these checkpoints, of "

@@ -52,4 +52,5 @@ def make_title(settings: dict | None) -> str:
     """Return a progress bar's title: the attack and its radius, or clean for None."""
     if settings is None or settings["attack"] == "none":
         return "clean"
-    return f"{name_attack(settings)} {settings['norm']} {format_radius(settings)}"
+    radius = "" if "min_radius_share" in settings else f" {format_radius(settings)}"
+    return f"{name_attack(settings)} {settings['norm']}{radius}"

@@ -3,6 +3,7 @@ import numpy as np
 
 from attacks import ENSEMBLE_LOSSES, SEA_LOSSES
 from engine.records.naming import make_label, name_sources
+from engine.records.radii import finds_radius
 from engine.records.store import Record
 from metrics import count_defined, scores, worst_case
 from utils.strict_json import canonical
@@ -27,9 +28,10 @@ def make_rows(records: list[Record], names: list[str], *, class_names: list[str]
     neither steps nor restarts. Attacks made on other networks ("transfer_from") are in a union only with those made on
     the same ones. "radius" is the maximum over images; "loss", "forwards" and "backwards" are means, passes summed over
     members; "ratio" is Mean IoU as a share of the clean one. A class that is in no label and no prediction has the
-    Class IoU nan, and is not among the "Classes" of Mean IoU. Raises ValueError without a clean one.
+    Class IoU nan, and is not among the "Classes" of Mean IoU. Records of min_radius, which have no eps, are left out: see radii.py. Raises ValueError without a clean one.
     """
-    records = sorted(records, key=lambda record: canonical(record.settings))
+    records = sorted((record for record in records if not finds_radius(record.settings)),
+                     key=lambda record: canonical(record.settings))
     (clean,) = [record for record in records if record.settings["attack"] == "none"]
     rows = [_make_member_row(record, names, class_names) for record in records]
     rows += [_make_union_row(name, clean, members, names, class_names)

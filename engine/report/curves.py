@@ -1,14 +1,14 @@
 """The content of a comparison's pictures: curves of mIoU over eps, and images under the strongest attack."""
 from pathlib import Path
 
-from engine.records.naming import format_radius, make_label
+from engine.records.naming import format_radius, make_label, name_attack
 from engine.records.rows import WORST
 from engine.report.figures import Panel
 from engine.report.tables import CURVE, align_rows, group_lines, name_worst_case
 from utils.images import choose_evenly
 from utils.logging import logger
 
-MAX_PANELS, MAX_IMAGES = 12, 4
+MAX_PANELS, MAX_IMAGES, MAX_POINTS = 12, 4, 50
 CLEAN_PICTURES = {"image": "image", "target": "target", "clean prediction": "pred"}
 ATTACK_PICTURES = {"adversarial image": "image", "perturbation": "perturbation", "attacked prediction": "pred"}
 
@@ -52,6 +52,21 @@ def _make_point(row: dict, norm: str) -> tuple[float, float, float]:
     """Return (eps, mIoU, lower bound); the bound equals mIoU except for unions."""
     lower = row["Mean IoU"] if row["Mean IoU lower"] is None else row["Mean IoU lower"]
     return row["eps"] * (255 if norm == "linf" else 1), 100 * row["Mean IoU"], 100 * lower
+
+
+def make_radius_panels(radii: list[dict]) -> list[Panel]:
+    """Return a panel for each setting of min_radius: the percentage of images with a radius of at most eps, per run."""
+    panels = {}
+    for each in radii:
+        norm, steps = each["settings"]["norm"], each["settings"]["steps"]
+        title = f"{name_attack(each['settings'])}, {each['settings']['min_radius_share']:.4g} wrong, {steps} steps"
+        panel = panels.setdefault((title, norm), Panel(title, norm, {}))
+        found = sorted(radius for radius in each["radii"].values() if radius is not None)
+        points = [(radius * (255 if norm == "linf" else 1), 100 * (place + 1) / each["images"])
+                  for place, radius in enumerate(found)]
+        shown = [points[place] for place in choose_evenly(len(points), MAX_POINTS)] if points else []
+        panel.curves[each["run"]] = [(eps, share, share) for eps, share in [(0.0, 0.0), *shown]]
+    return list(panels.values())
 
 
 def make_sheets(run: str, folder: Path, rows: list[dict], *, names: list[str]):

@@ -13,15 +13,15 @@ MARKERS, DASHES = "osD^vPX", ("-", "--", ":")
 
 @dataclass
 class Panel:
-    """Curves of one attack: {run: [(eps, mIoU in %, its lower bound)]}, eps in grey levels where norm is linf."""
+    """Curves of one attack: {run: [(eps, mIoU or another value in %, its lower bound)]}; eps for linf in grey levels."""
 
     title: str
     norm: str
     curves: dict[str, list[tuple[float, float, float]]]
 
 
-def draw_curves(path: Path, panels: list[Panel]):
-    """Draw panels with shared axes, a curve per run in each, the range from lower bound to mIoU shaded."""
+def draw_curves(path: Path, panels: list[Panel], *, ylabel: str = "mIoU (%)"):
+    """Draw panels with shared axes, a curve per run in each, the range from the lower bound to the value shaded."""
     wide = min(4, len(panels))
     high = -(-len(panels) // wide)
     figure = _make_figure(3.0 * wide + 0.6, 2.5 * high + 0.5)
@@ -39,7 +39,7 @@ def draw_curves(path: Path, panels: list[Panel]):
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
     for axis in axes[::wide]:
-        axis.set_ylabel("mIoU (%)", fontsize=8)
+        axis.set_ylabel(ylabel, fontsize=8)
     for axis in axes[len(panels):]:
         axis.set_axis_off()
     names = [escape_unprintable(run, keep="") for run in shown]

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from engine.records.naming import make_label
+from engine.records.radii import finds_radius
 from engine.records.rows import UNIONS, is_red_eps
 from engine.records.store import Record, read
 from utils.errors import UserError
@@ -101,7 +102,7 @@ def _is_wanted(settings: dict, attacks, losses, norm, eps) -> bool:
         (attacks is None or any(_belongs_to(settings, name) for name in attacks))
         and (losses is None or settings.get("attack_loss") in losses)
         and (norm is None or settings["norm"] == norm)
-        and (eps is None or any(math.isclose(settings["eps"], wanted) for wanted in np.atleast_1d(eps))))
+        and (eps is None or finds_radius(settings) or any(math.isclose(settings["eps"], wanted) for wanted in np.atleast_1d(eps))))
 
 
 def _belongs_to(settings: dict, attack: str) -> bool:

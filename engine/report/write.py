@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from engine.records.naming import format_radius
+from engine.records.radii import describe_radii, finds_radius, format_radii
 from engine.records.rows import make_rows
 from engine.report import curves, figures, tables
 from engine.report.sources import choose_records, find_common_images
@@ -39,20 +40,26 @@ def write_report(runs: list[Path], folder: Path, *, attacks=None, losses=None, n
     shared = set.intersection(*settings)  # a worst case must be over the same attacks in every run
     rows = [{"run": run, **row} for run, records in kept.items()
             for row in make_rows(records, names, class_names=records[0].header["class_names"], shared=shared)]
-    content = replace_nan({"runs": list(kept), "images": names, "rows": rows})
+    radii = [{"run": run, **describe_radii(record, names, asked=eps)} for run, records in kept.items()
+             for record in records if finds_radius(record.settings)]
+    content = replace_nan({"runs": list(kept), "images": names, "rows": rows, **({"radii": radii} if radii else {})})
     with write_together(Path(folder)) as part:
-        pictures = _draw(part, folders, rows, names)
-        _write(part / "report.md", _format_markdown(rows, images=len(names), note=note, pictures=pictures))
+        pictures = _draw(part, folders, rows, radii, names)
+        _write(part / "report.md", _format_markdown(rows, radii, images=len(names), note=note, pictures=pictures))
         _write(part / "report.csv", tables.format_rows_as_csv(rows))
         _write(part / "report.json", json.dumps(content, indent=1) + "\n")
     logger.info("\n%s\n\nThe report is in %s", tables.format_comparison(rows), folder)
     return content
 
 
-def _draw(part: Path, folders: dict[str, Path], rows: list[dict], names: list[str]) -> list[str]:
-    """Draw curves.png and the sheets; return their names."""
+def _draw(part: Path, folders: dict[str, Path], rows: list[dict], radii: list[dict], names: list[str]) -> list[str]:
+    """Draw curves.png, radii.png and the sheets; return their names."""
     figures.draw_curves(part / "curves.png", curves.make_panels(rows))
     drawn = ["curves.png"]
+    if radii:
+        figures.draw_curves(part / "radii.png", curves.make_radius_panels(radii),
+                            ylabel="images with a radius of at most eps (%)")
+        drawn.append("radii.png")
     for run, folder in folders.items():
         own = [row for row in rows if row["run"] == run]
         pictured = list(filter(is_file_name, names))  # a stranger's record may name paths outside the folder
@@ -66,7 +73,7 @@ def _draw(part: Path, folders: dict[str, Path], rows: list[dict], names: list[st
     return drawn
 
 
-def _format_markdown(rows: list[dict], *, images: int, note: str, pictures: list[str]) -> str:
+def _format_markdown(rows: list[dict], radii: list[dict], *, images: int, note: str, pictures: list[str]) -> str:
     runs = list(dict.fromkeys(row["run"] for row in rows))
     unions = [escape_markdown(f"- {row['run']}: {row['attack']}, {row['norm']}, {format_radius(row)}: "
                     f"{', '.join(row['members'])}") for row in rows if row["members"]]
@@ -74,6 +81,7 @@ def _format_markdown(rows: list[dict], *, images: int, note: str, pictures: list
         escape_markdown("# Robustness of " + ", ".join(runs)),
         f"Runs: {len(runs)}. Images: {images}." + (f" Note: {escape_markdown(note)}." if note else ""),
         tables.format_comparison(rows), LEGEND,
+        *(["## Smallest radius", format_radii(radii)] if radii else []),
         "## IoU of each class", tables.format_class_table(rows),
         "## Cost: forward + backward passes per image", tables.format_cost_table(rows),
         *(["## Members of the unions", "\n".join(unions)] if unions else []),

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attacks import LOSSES, PGD
-from attacks.losses import valid_labels
+from attacks.pixels import valid_labels
 from attacks.search import Problem
 from engine.verify.bench import Bench, Finding, judge, pooled_accuracy
 from network import Scaled

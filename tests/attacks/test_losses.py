@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from attacks import LOSSES, class_weights
-from attacks.losses import Pixels
+from attacks.pixels import Pixels
 from attacks.search import Problem
 
 WEIGHTS = (0.1, 0.4, 0.2, 0.05, 0.25)  # of 5 classes, none of them an exact float

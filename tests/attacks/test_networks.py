@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from attacks import APGD, ATTACKS, LOSSES, PGD, Networks, Square, build_attack, join
-from attacks.losses import Pixels
+from attacks.pixels import Pixels
 from attacks.search import Problem
 from utils.snapshots import differences, take_snapshot
 
