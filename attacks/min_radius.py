@@ -10,7 +10,7 @@ from attacks.search import Problem
 
 MAX_EPS = {"linf": 64 / 255, "l2": 64.0}
 FIRST_RADIUS = {"linf": 0.25 / 255, "l2": 0.1}
-PATIENCE = 6  # steps at one radius before it changes
+FEWEST_TRIES, MOST_TRIES, ROUNDS = 2, 6, 16  # of steps at one radius until it changes: steps / ROUNDS within these
 SLOWEST_GROWTH, FASTER_GROWTH = 1.25, 2.0  # the radius grows by the first factor, plus the second times the right share
 LARGEST_CUT, SMALLEST_CUT = 0.3, 0.01  # of the smallest radius found, to get the next one to try
 LARGEST_STEP, SMALLEST_STEP = 0.5, 0.1  # in radii, of the first and last step at one radius; between them a half cosine
@@ -22,9 +22,9 @@ class MinRadius(Attack):
     """Search for the smallest radius at which a share of each image's labelled pixels is wrong; one call, no eps given.
 
     As in Pintor et al., "Fast minimum-norm adversarial attacks", NeurIPS 2021, every image has its own radius, which
-    follows what its steps reach, here by rules of this program: it grows after PATIENCE steps, the faster the more
+    follows what its steps reach, here by rules of this program: it grows after some steps, the faster the more
     pixels are right, until an iterate succeeds; from then on it is a little below the smallest radius that did, by less
-    each time that PATIENCE steps fail. Steps are those of Race, on the loss "blend", from the clean image.
+    each time that such steps fail. Steps are those of Race, on the loss "blend", from the clean image.
 
     max_eps: the largest radius tried (default 64/255, l2 64). min_radius_share: of the labelled pixels, in (0, 1]. An
     image that is that wrong before stays as it is, at radius 0; one that never is gets its iterate with the fewest
@@ -64,7 +64,7 @@ class MinRadius(Attack):
 
     def settings(self):
         """Return the settings of every attack, the steps and the share."""
-        return {**super().settings(), "steps": self.steps, "min_radius_share": self.share}
+        return {**super().settings(), "attack_loss": None, "steps": self.steps, "min_radius_share": self.share}
 
 
 class _Radii:
@@ -80,7 +80,9 @@ class _Radii:
         first = min(FIRST_RADIUS[attack.norm], attack.eps)
         self.radius = torch.full((len(images),), first, dtype=torch.float64, device=images.device)
         self.smallest, self.score = torch.full_like(self.radius, torch.inf), torch.full_like(self.radius, torch.inf)
+        self.tries = min(max(attack.steps // ROUNDS, FEWEST_TRIES), MOST_TRIES)
         self.cut = torch.full_like(self.radius, LARGEST_CUT)
+        self.tries = min(max(attack.steps // ROUNDS, FEWEST_TRIES), MOST_TRIES)
         self.tried = torch.zeros_like(self.radius)  # steps at this radius
         self.best, self.gradient = images.clone(), torch.zeros_like(images)
         self.active = torch.ones(len(images), dtype=torch.bool, device=images.device)
@@ -102,7 +104,7 @@ class _Radii:
 
     def _choose_radius(self, right: Tensor, improved: Tensor):
         self.tried += 1
-        fails, found = (self.tried >= PATIENCE) & ~improved, self.smallest.isfinite()
+        fails, found = (self.tried >= self.tries) & ~improved, self.smallest.isfinite()
         self.cut = torch.where(fails & found, (self.cut / 2).clamp_min(SMALLEST_CUT), self.cut)
         grown = self.radius * (SLOWEST_GROWTH + FASTER_GROWTH * right)
         self.radius = torch.where(fails & ~found, grown.clamp_max(self.attack.eps), self.radius)
@@ -111,7 +113,7 @@ class _Radii:
 
     def step_size(self) -> Tensor:
         """Return each image's step size."""
-        share = (1 + torch.cos(math.pi * self.tried / PATIENCE)) / 2
+        share = (1 + torch.cos(math.pi * self.tried / self.tries)) / 2
         return self.radius * (SMALLEST_STEP + (LARGEST_STEP - SMALLEST_STEP) * share)
 
 

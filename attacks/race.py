@@ -10,7 +10,7 @@ from attacks.norms import NORMS
 from attacks.search import Search
 
 FIRST, MEMBERS = "blend", ("blend", "blend_late")  # losses: of the common way, and of those that race
-FIRST_SHARE, RACE_SHARE = 0.5, 0.2  # of the gradients: on the common way, and of all members before one is chosen
+FIRST_SHARE, RACE_SHARE = 0.6, 0.1  # of the gradients: on the common way, and of all members before one is chosen
 LEAST_STEPS = 2 + len(MEMBERS)
 LARGEST_STEP, SMALLEST_STEP = 2.0, 0.1  # in eps, of a way's first and last step; between them a half cosine
 LARGEST_RADIUS, SHRINKING = 2.0, 0.4  # in eps, of the first ball; the share of a way until the ball has radius eps
@@ -22,7 +22,7 @@ class Race(Attack):
     """Steps with momentum on blends of losses in a shrinking ball; after a common way the blends compete.
 
     The ball has at first twice the radius eps, which carries images over regions where fewer pixels are wrong, and
-    shrinks to eps within SHRINKING of the steps. Half the gradients go into a way on FIRST, the blend of five losses.
+    shrinks to eps within SHRINKING of the steps. Most gradients go into a way on FIRST, the blend of five losses.
     Then each of MEMBERS goes on from there by some steps; the one that leaves fewest correct pixels in the image gets
     the image's remaining steps, and the others stop. Only iterates within eps count, and of each member the best one is
     its candidate. Why these blends and shares: docs/attacks.md#race.
@@ -71,7 +71,8 @@ class Race(Attack):
 
     def settings(self):
         """Return the settings of every attack, the steps and the aim."""
-        return {**super().settings(), "steps": self.steps, "random_start": self.random_start, "race_aim": self.aim}
+        return {**super().settings(), "attack_loss": None, "steps": self.steps, "random_start": self.random_start,
+                "race_aim": self.aim}
 
 
 def plan_steps(steps: int) -> tuple[int, int, int]:

@@ -104,8 +104,8 @@ def sweep_planned(setup) -> dict:
         subject["window"] = choose_window(options.window, options.window_stride)
     try:
         return sweep(setup.scored_model, setup.val_loader, dataset, setup.attacks, folder=setup.run.folder,
-                     subject=subject, transfer_from=setup.transfer_from, radii=options.eps, warm_start=options.warm_start, amp=options.amp,
-                     attack_amp=options.attack_amp,
+                     subject=subject, transfer_from=setup.transfer_from, radii=options.eps,
+                     warm_start=options.warm_start, amp=options.amp, attack_amp=options.attack_amp,
                      pictures=None if options.save_val_results else options.sheet_images,
                      described=options.to_dict(), dashboard=setup.dashboard,
                      repeat="the same command" if options.test_only else "--continue_training")

@@ -47,15 +47,16 @@ def format_radii(described: list[dict]) -> str:
 
 def _format_table(described: list[dict]) -> str:
     columns = {"Run": [each["run"] for each in described]} if "run" in described[0] else {}
-    columns |= {"Smallest radius": [f"{name_attack(each['settings'])} {each['settings']['norm']}" for each in described],
-                "Wrong": [f"{each['settings']['min_radius_share']:.4g}" for each in described],
-                "Steps": [str(each["settings"]["steps"]) for each in described],
+    settings = [each["settings"] for each in described]
+    columns |= {"Smallest radius": [f"{name_attack(each)} {each['norm']}" for each in settings],
+                "Wrong": [f"{100 * each['min_radius_share']:.4g} %" for each in settings],
+                "Steps": [str(each["steps"]) for each in settings],
                 "Images": [str(each["images"]) for each in described]}
     columns |= {name: [_format(each[name], each["settings"]) for each in described] for name in QUARTILES}
     columns |= {name: [str(each[name]) for each in described] for name in ("wrong when clean", "not found")}
     asked = [eps for eps, _ in described[0]["at most"]]
     return format_markdown(columns | {
-        f"<= {format_radius({**described[0]['settings'], 'eps': eps})}":
+        f"within {format_radius({**described[0]['settings'], 'eps': eps})}":
             [f"{100 * each['at most'][place][1]:.0f} %" for each in described] for place, eps in enumerate(asked)})
 
 

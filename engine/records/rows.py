@@ -28,7 +28,9 @@ def make_rows(records: list[Record], names: list[str], *, class_names: list[str]
     neither steps nor restarts. Attacks made on other networks ("transfer_from") are in a union only with those made on
     the same ones. "radius" is the maximum over images; "loss", "forwards" and "backwards" are means, passes summed over
     members; "ratio" is Mean IoU as a share of the clean one. A class that is in no label and no prediction has the
-    Class IoU nan, and is not among the "Classes" of Mean IoU. Records of min_radius, which have no eps, are left out: see radii.py. Raises ValueError without a clean one.
+    Class IoU nan, and is not among the "Classes" of Mean IoU. A record whose attack offers candidates (race) has the
+    scores of a union. Records of min_radius, which have no eps, are left out: see radii.py. Raises ValueError without a
+    clean one.
     """
     records = sorted((record for record in records if not finds_radius(record.settings)),
                      key=lambda record: canonical(record.settings))

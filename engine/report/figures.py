@@ -13,7 +13,7 @@ MARKERS, DASHES = "osD^vPX", ("-", "--", ":")
 
 @dataclass
 class Panel:
-    """Curves of one attack: {run: [(eps, mIoU or another value in %, its lower bound)]}; eps for linf in grey levels."""
+    """Curves of one attack: {run: [(eps, mIoU or another value in %, its lower bound)]}; linf eps in grey levels."""
 
     title: str
     norm: str

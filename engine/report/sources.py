@@ -102,7 +102,8 @@ def _is_wanted(settings: dict, attacks, losses, norm, eps) -> bool:
         (attacks is None or any(_belongs_to(settings, name) for name in attacks))
         and (losses is None or settings.get("attack_loss") in losses)
         and (norm is None or settings["norm"] == norm)
-        and (eps is None or finds_radius(settings) or any(math.isclose(settings["eps"], wanted) for wanted in np.atleast_1d(eps))))
+        and (eps is None or finds_radius(settings)
+             or any(math.isclose(settings["eps"], wanted) for wanted in np.atleast_1d(eps))))
 
 
 def _belongs_to(settings: dict, attack: str) -> bool:
