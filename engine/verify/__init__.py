@@ -28,7 +28,7 @@ CHECKS = {
     "logit scale": gradient.logit_scale,
     "step order": strength.step_order,
     "more steps": strength.more_steps,
-    "loss order": strength.loss_order,
+    "losses": strength.losses,
     "eps monotone": strength.eps_monotone,
     "unbounded": strength.unbounded,
     "black box": strength.black_box,

@@ -1,5 +1,6 @@
 """The gradients of all losses, against autograd through the papers' formulas, and at extreme logits."""
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -9,84 +10,10 @@ from torch.nn import functional as F
 from attacks import LOSSES, class_weights
 from attacks.pixels import Pixels
 from attacks.search import Problem
+from tests.attacks.papers import BLENDS, PAPERS, TO_TARGET, WEIGHTS, autograd, blend
 
-WEIGHTS = (0.1, 0.4, 0.2, 0.05, 0.25)  # of 5 classes, none of them an exact float
 SCHEDULE = [(1, 1), (1, 5), (2, 5), (5, 5), (60, 90), (90, 90)]  # t, steps
 UNTARGETED, TARGETED = list(LOSSES), [name for name, loss in LOSSES.items() if loss.targeted_log_weight]
-
-
-def cross_entropy(logits, labels):
-    return F.cross_entropy(logits, labels, reduction="none")
-
-
-def cosine(logits, labels):
-    onehot = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(logits)
-    return F.cosine_similarity(logits.softmax(1), onehot, dim=1).detach()
-
-
-def right(logits, labels):
-    return (logits.argmax(1) == labels).to(logits)
-
-
-def segpgd(logits, labels, t, steps, valid=None):
-    share, hit = (t - 1) / (2 * steps), right(logits, labels)
-    return ((1 - share) * hit + share * (1 - hit)) * cross_entropy(logits, labels)
-
-
-def jensen_shannon(logits, labels):
-    p = logits.softmax(1)
-    onehot = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(p)
-    middle = (p + onehot) / 2
-    of_label = middle.gather(1, labels[:, None])
-    return 0.5 * ((p * (p / middle).log()).sum(1) - of_label.log().squeeze(1))  # KL(p, m), and KL(e_y, m) = -log m_y
-
-
-def tsallis(logits, labels, t, steps, valid=None):
-    q = -2 + 3 * t / steps
-    if t == steps:
-        return cross_entropy(logits, labels)
-    return (1 - logits.softmax(1).gather(1, labels[:, None]).squeeze(1) ** (1 - q)) / (1 - q)
-
-
-def log_odds(logits, labels):
-    p = logits.softmax(1).gather(1, labels[:, None]).squeeze(1)
-    return (p / (1 - p)).log()
-
-
-def logodds(logits, labels, left):
-    """T sigma(-m / T) of each pixel, T a constant: half the mean of |m| over the image's pixels that are left."""
-    m = log_odds(logits, labels)
-    mean = torch.stack([one[there].mean().abs() for one, there in zip(m.detach(), left, strict=True)])
-    temperature = (mean / 2).clamp_min(0.1).view(-1, 1, 1)
-    return temperature * torch.sigmoid(-m / temperature)
-
-
-def mce_even(logits, labels, valid):
-    hit = right(logits, labels) * valid
-    counts = torch.stack([sum((hit[b] * (labels[b] == k)).sum() * (labels[b] == k) for k in range(5))
-                          for b in range(len(labels))])
-    return hit / counts.clamp_min(1) * cross_entropy(logits, labels)
-
-
-PAPERS = {  # (logits, labels, t, steps, valid) -> loss of every pixel
-    "ce": lambda u, y, t, n, v: cross_entropy(u, y),
-    "segpgd": segpgd,
-    "mce": lambda u, y, t, n, v: right(u, y) * cross_entropy(u, y),
-    "mce_bal": lambda u, y, t, n, v: torch.tensor(WEIGHTS, dtype=u.dtype)[y] * right(u, y) * cross_entropy(u, y),
-    "cospgd": lambda u, y, t, n, v: cosine(u, y) * cross_entropy(u, y),
-    "mce_even": lambda u, y, t, n, v: mce_even(u, y, v),
-    "logodds": lambda u, y, t, n, v: logodds(u, y, right(u, y).bool() & v),
-    "js": lambda u, y, t, n, v: jensen_shannon(u, y),
-    "tsallis": tsallis,
-}
-TO_TARGET = {  # (logits, labels, t, steps, valid) -> the loss to descend
-    "ce": PAPERS["ce"],
-    "segpgd": lambda u, y, t, n, v: cross_entropy(u, y) - segpgd(u, y, t, n),  # 1 - lambda on those not at the target
-    "cospgd": lambda u, y, t, n, v: (1 - cosine(u, y)) * cross_entropy(u, y),
-    "js": PAPERS["js"],
-    "logodds": lambda u, y, t, n, v: logodds(u, y, ~right(u, y).bool() & v),
-    "tsallis": tsallis,
-}
 
 
 @pytest.fixture
@@ -110,13 +37,6 @@ def kernel(name, logits, labels, *, t=1, steps=1, target=None, **kwargs):
     """Return the direction of ascent [B, C, H, W]."""
     problem = problem_of(name, logits, labels, target, **kwargs)
     return problem.differentiate(logits, torch.arange(len(logits)), t, steps)[1]
-
-
-def autograd(loss, logits, labels, t, steps):
-    """Return the gradient of the sum over valid pixels."""
-    logits, valid = logits.clone().requires_grad_(True), labels != 255
-    losses = loss(logits, torch.where(valid, labels, 0), t, steps, valid)
-    return torch.autograd.grad((losses * valid).sum(), logits)[0]
 
 
 def assert_proportional(found, expected):
@@ -205,17 +125,57 @@ def test_the_gradient_agrees_with_finite_differences(name, t, steps, case):
 
 @pytest.mark.parametrize("name", UNTARGETED)
 def test_images_of_a_batch_are_independent(name, case):
+    """To the last bit; alone, blend to 1e-10: torch adds 5 terms in another order for the last pixels of a batch."""
     logits, labels, target = case
     logits = logits.clone()
-    logits[1] *= 1e5
-    found = kernel(name, logits, labels, t=2, steps=5)
-    for k in range(3):
-        assert torch.equal(kernel(name, logits[k:k + 1], labels[k:k + 1], t=2, steps=5)[0], found[k])
-    if name in TARGETED:
-        found = kernel(name, logits, labels, t=2, steps=5, target=target)
+    logits[1] *= 1e5  # so that a log weight of 1e5 has a last bit of 1e-11
+    for goal in [None] + ([target] if name in TARGETED else []):
+        found = kernel(name, logits, labels, t=2, steps=5, target=goal)
         for k in range(3):
-            alone = kernel(name, logits[k:k + 1], labels[k:k + 1], t=2, steps=5, target=target)
-            assert torch.equal(alone[0], found[k])
+            others, kinds = logits.flip(1), labels.flip(2)
+            others[k], kinds[k] = logits[k], labels[k]
+            assert torch.equal(kernel(name, others, kinds, t=2, steps=5, target=goal)[k], found[k])
+            alone = kernel(name, logits[k:k + 1], labels[k:k + 1], t=2, steps=5, target=goal)[0]
+            torch.testing.assert_close(alone, found[k], rtol=0, atol=1e-10 if name == "blend" else 0)
+
+
+@pytest.mark.parametrize("name", BLENDS)
+def test_a_blend_leaves_out_losses_without_a_gradient(name, case):
+    """No pixel of image 1 is correct, so mce and mce_even have none."""
+    logits, labels, _ = case
+    labels[1] = logits[1].argmin(0)
+    expected = autograd(PAPERS[name], logits, labels, 2, 5)
+    others = [member for member in BLENDS[name] if "mce" not in member]
+    expected[1] = autograd(partial(blend, others), logits, labels, 2, 5)[1]
+    assert_proportional(kernel(name, logits, labels, t=2, steps=5), expected)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1, 30, 1e4])  # logit gaps up to 1e5
+@pytest.mark.parametrize("name", UNTARGETED)
+def test_scaled_weights_give_a_gradient_of_the_same_l1_norm(name, factor, case):
+    """Of each image, the part of other classes: sum w (1 - p_y) = 1, in log space and from the logits themselves."""
+    logits, labels, _ = case
+    logits, valid = factor * logits, labels != 255
+    at_label = F.one_hot(torch.where(valid, labels, 0), 5).movedim(-1, 1).bool()
+    log_rest = logits.masked_fill(at_label, -torch.inf).logsumexp(1) - logits.logsumexp(1)
+    pixels = Pixels(logits, labels, t=2, steps=5)
+    total = pixels.scale(LOSSES[name].log_weight(pixels)) + log_rest
+    total = torch.where(valid, total, -torch.inf).flatten(1).logsumexp(1)
+    torch.testing.assert_close(total, torch.zeros_like(total), rtol=0, atol=1e-9)
+
+
+def test_the_pixels_of_each_network_are_its_own(case):
+    """Also what was computed of all of them before they were split."""
+    logits, labels, _ = case
+    parts = [logits, logits.flip(1)]
+    whole = Pixels(torch.cat(parts, 2), torch.cat([labels] * 2, 1), t=2, steps=5)
+    assert whole.log_rest.shape == (3, 12, 7)
+    for found, part in zip(whole.split(2), parts, strict=True):
+        alone = Pixels(part, labels, t=2, steps=5)
+        for name in ("log_rest", "log_p", "log_py", "valid", "correct", "index"):
+            torch.testing.assert_close(getattr(found, name), getattr(alone, name), rtol=1e-12, atol=0)
+        for loss in LOSSES.values():
+            torch.testing.assert_close(loss.log_weight(found), loss.log_weight(alone), rtol=1e-12, atol=1e-12)
 
 
 GAPS = [1e-3, 1.0, 17.0, 30.0, 104.0, 200.0, 6e4, 1e10, 1e30, 3e38]

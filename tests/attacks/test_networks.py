@@ -122,6 +122,7 @@ def test_one_network_is_itself(pair):
 @pytest.mark.parametrize(("attack", "gradients"), [
     (PGD(eps=0.1, steps=7, restarts=2), 14), (APGD(eps=0.1, steps=20, red_eps=True), 20), (Square(eps=0.1), 0),
     (build_attack("noise", eps=0.1), 0), (build_attack("fgsm", eps=0.1), 1),
+    (build_attack("race", eps=0.1, steps=9, restarts=2), 18), (build_attack("min_radius", steps=11), 11),
     (build_attack("sea", eps=0.1, steps=10, class_weights=WEIGHTS), 30)])
 def test_the_number_of_gradients_is_what_an_attack_takes(pair, attack, gradients):
     networks, images, labels = pair

@@ -161,14 +161,14 @@ def test_pixels_with_255_in_the_map_are_ignored(batch):
 
 
 @pytest.mark.parametrize("kind", WHITE_BOX)
-@pytest.mark.parametrize("name", ["mce", "mce_bal"])
+@pytest.mark.parametrize("name", ["mce", "mce_bal", "mce_even", "blend", "blend_late"])
 def test_losses_of_correct_pixels_have_no_targeted_form(name, kind):
     for target in (0, 1, torch.zeros(2, 2, dtype=torch.int64)):
         with pytest.raises(ValueError, match=f"{name} .* no targeted form"):
             kind(eps=0.1, target=target, attack_loss=name, class_weights=[0.5, 0.5])
 
 
-@pytest.mark.parametrize("name", ["sea", "ensemble", "square", "noise"])
+@pytest.mark.parametrize("name", ["sea", "ensemble", "race", "min_radius", "square", "noise"])
 def test_untargeted_attacks_reject_a_target(name):
     """They must not ignore it."""
     with pytest.raises(ValueError, match="target"):

@@ -242,12 +242,12 @@ def a_start_beyond_eps(monkeypatch):
 
 
 def void_as_class_0(monkeypatch):
-    for module in ("attacks.losses", "attacks.search"):
+    for module in ("attacks.pixels", "attacks.search"):
         monkeypatch.setattr(f"{module}.valid_labels", lambda labels, num_classes: labels % 255 % num_classes)
 
 
 def other_void_labels_as_classes(monkeypatch):
-    for module in ("attacks.losses", "attacks.search"):
+    for module in ("attacks.pixels", "attacks.search"):
         monkeypatch.setattr(f"{module}.valid_labels", lambda labels, num_classes: torch.where(
             labels == 255, labels, labels % num_classes))
 
@@ -273,8 +273,8 @@ def eval_mode_left_behind(monkeypatch):
 
 def descent_for_ascent(monkeypatch):
     """Attacks that go down."""
-    def differentiate(self, *args):
-        pixels, gradient = honest(self, *args)
+    def differentiate(self, *args, **settings):
+        pixels, gradient = honest(self, *args, **settings)
         return pixels, -gradient
 
     honest = Problem.differentiate
@@ -317,7 +317,7 @@ def no_warm_start(monkeypatch):
     (eval_mode_left_behind, {"model untouched"}),
     (descent_for_ascent, {"gradient", "step order", "black box"}),
     (naive_js, {"extreme logits"}),
-    (weak_losses, {"loss order"}),
+    (weak_losses, {"losses"}),
     (only_ten_good_steps, {"more steps"}),
     (no_warm_start, {"eps monotone"}),
 ], ids=lambda value: getattr(value, "__name__", ""))
