@@ -289,7 +289,7 @@ def naive_js(monkeypatch):
 
 def weak_losses(monkeypatch):
     """Weights on the pixels that are wrong already."""
-    for name in ("segpgd", "cospgd", "mce", "js"):
+    for name in ("segpgd", "cospgd", "mce", "mce_even", "logodds", "js", "tsallis"):
         monkeypatch.setitem(LOSSES, name, Loss(lambda pixels: torch.where(pixels.correct, -torch.inf, 0.0)))
 
 
