@@ -37,22 +37,24 @@ def test_attacks_are_every_attack_with_every_loss_at_every_eps_once():
 
 
 def test_every_attack_has_its_own_number_of_steps_unless_told():
-    names = ["pgd", "segpgd", "cospgd", "apgd", "sea", "ensemble", "square"]
+    names = ["pgd", "segpgd", "cospgd", "apgd", "race", "min_radius", "sea", "ensemble", "square"]
     steps = [attack.settings()["steps"] for attack in plan_attacks(options_of("--attack", *names, "--eps", "0.01"))]
-    assert steps == [10, 10, 10, 100, 300, 300, 1000]
+    assert steps == [10, 10, 10, 100, 30, 100, 300, 300, 1000]
     asked = plan_attacks(options_of("--attack", *names, "--eps", "0.01", "--steps", "20", "--restarts", "2"))
-    assert all(attack.settings()["steps"] == 20 and attack.settings()["restarts"] == 2 for attack in asked)
+    assert all(attack.settings()["steps"] == 20 and attack.settings()["restarts"] == 2
+               for attack in asked if attack.name != "min_radius")
 
 
 def test_every_flag_of_attacks_reaches_their_settings():
     """A flag that plan_attacks() forgets would be accepted and do nothing."""
     typed = {"attack_loss": ["js"], "steps": ["7"], "alpha": ["eps/9"], "best_iterate": [], "red_eps": [],
-             "restarts": ["3"], "attack_seed": ["5"], "target_class": ["2"], "attack_norm": ["l2"]}
+             "restarts": ["3"], "attack_seed": ["5"], "target_class": ["2"], "attack_norm": ["l2"],
+             "race_aim": ["miou"], "min_radius_share": ["0.9"]}
     others = {"test_only", "attack", "eps", "warm_start", "val_images", "save_val_results", "sheet_images",
               "transfer_from", "protocol"}
     assert {name for name, flag in FLAGS.items() if flag.group == "attacked evaluation"} == typed.keys() | others
     for name, words in typed.items():
-        attack = "apgd" if name == "red_eps" else "pgd"
+        attack = {"red_eps": "apgd", "race_aim": "race", "min_radius_share": "min_radius"}.get(name, "pgd")
         plain, other = (plan_attacks(options_of("--attack", attack, "--eps", "0.1", *flags))[0].settings()
                         for flags in ([], [f"--{name}", *words]))
         assert plain != other, name
