@@ -13,7 +13,9 @@ FIRST, MEMBERS = "blend", ("blend", "blend_late")  # losses: of the common way, 
 FIRST_SHARE, RACE_SHARE = 0.6, 0.1  # of the gradients: on the common way, and of all members before one is chosen
 LEAST_STEPS = 2 + len(MEMBERS)
 LARGEST_STEP, SMALLEST_STEP = 2.0, 0.1  # in eps, of a way's first and last step; between them a half cosine
+SHORT = 3.0, 0.5  # the last step is as long as this over `steps`, at most the second number, if that is longer
 LARGEST_RADIUS, SHRINKING = 2.0, 0.4  # in eps, of the first ball; the share of a way until the ball has radius eps
+FEW_STEPS = 5  # with so many the ball never is larger than eps, with twice as many at first as large as it can be
 MOMENTUM = 0.75
 AIMS = ("both", "accuracy", "miou")
 
@@ -43,6 +45,8 @@ class Race(Attack):
         super().__init__(eps=eps, norm=norm, restarts=restarts, seed=seed)
         self.steps, self.random_start, self.aim = int(steps), random_start, race_aim
         self.even_score = race_aim == "miou"
+        self.smallest_step = max(SMALLEST_STEP, min(SHORT[0] / max(self.steps, 1), SHORT[1]))
+        self.largest_radius = min(LARGEST_RADIUS, max(1.0, self.steps / FEW_STEPS))
         if self.steps < LEAST_STEPS:
             raise ValueError(f"steps {steps}: race needs at least {LEAST_STEPS} for its {len(MEMBERS)} members")
         if race_aim not in AIMS:
@@ -101,7 +105,8 @@ class _Way:
         for _ in range(steps):
             self.search.evaluate(self.points, self.taken + 1, self.steps, loss=loss, inside=self.inside)
             share = self.taken / (self.steps - 1)  # of the way
-            size = SMALLEST_STEP + (LARGEST_STEP - SMALLEST_STEP) * (1 + cos(pi * share)) / 2
+            smallest = self.attack.smallest_step
+            size = smallest + (LARGEST_STEP - smallest) * (1 + cos(pi * share)) / 2
             self._step(size * self.attack.eps, self._make_ball(share))
             self.taken += 1
 
@@ -113,7 +118,8 @@ class _Way:
         self.inside = share >= SHRINKING
         if self.inside:
             return self.ball
-        radius = LARGEST_RADIUS + (1 - LARGEST_RADIUS) * share / SHRINKING
+        largest = self.attack.largest_radius
+        radius = largest + (1 - largest) * share / SHRINKING
         return NORMS[self.attack.norm](self.search.problem.images, radius * self.attack.eps)
 
     def _step(self, size: float, ball):
