@@ -115,7 +115,7 @@ class _Way:
         self.search.evaluate(self.points, inside=self.inside)
 
     def _make_ball(self, share: float):
-        self.inside = share >= SHRINKING
+        self.inside = share >= SHRINKING or self.attack.largest_radius == 1
         if self.inside:
             return self.ball
         largest = self.attack.largest_radius
