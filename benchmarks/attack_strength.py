@@ -5,18 +5,19 @@
 
 Attacks centre crops of validation images, evenly spaced among those from --first in steps of --every. `gradients` is
 the whole number of an image: SEA gets a third for each of its losses. An image's score is recorded in --folder, so a
-call that was stopped continues when it is repeated.
+call that was stopped continues when it is repeated. If the package torchattacks is there, its PGD is run beside ours.
 """
 import argparse
 import json
 import statistics
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from attacks import APGD, PGD, SEA, CosPGD, Race, SegPGD, class_weights
-from benchmarks.public_attacks import PAdamCos, tsallis_red_eps
+from benchmarks.public_attacks import PAdamCos, TorchattacksPGD, tsallis_red_eps
 from datasets import build_datasets, count_pixels
 from engine.evaluation import sweep
 from network import build_model, load_weights, take_normalization
@@ -35,6 +36,7 @@ def list_attacks(eps: float, gradients: int, seed: int, weights: list[float]) ->
         **{f"apgd-{loss}": APGD(**same, attack_loss=loss) for loss in ("mce", "js", "cospgd", "blend")},
         "sea": SEA(eps=eps, steps=gradients // 3, seed=seed, class_weights=weights),
         "tsallis red-eps": tsallis_red_eps(**same), "padam-cos": PAdamCos(**same), "race": Race(**same),
+        **({"torchattacks pgd": TorchattacksPGD(**same)} if find_spec("torchattacks") else {}),
     }
 
 

@@ -53,6 +53,34 @@ class PAdamCos(Attack):
         return (1 - of_label / logits.norm(dim=1))[valid].mean()
 
 
+class TorchattacksPGD(Attack):
+    """PGD of the package torchattacks, run from its own code (`pip install --no-deps torchattacks`), steps of eps / 4.
+
+    It knows no ignored label and no seed: void pixels become cross-entropy's -100, torch's generator is seeded.
+    """
+
+    name, random_start = "torchattacks-pgd", True
+
+    def __init__(self, *, eps: float, steps: int, seed: int = 1):
+        super().__init__(eps=eps, seed=seed)
+        self.steps = steps
+
+    def attempt(self, problem, initial):  # noqa: ARG002
+        """Return the last iterate."""
+        import torchattacks
+
+        torch.manual_seed(self.seed)
+        labels = torch.where(problem.labels == 255, -100, problem.labels)
+        attack = torchattacks.PGD(problem.model, eps=self.eps, alpha=self.eps / 4, steps=self.steps)
+        problem.backwards += self.steps
+        with torch.enable_grad():
+            return attack(problem.images, labels), None
+
+    def settings(self):
+        """Return the settings of every attack, and the steps."""
+        return {**super().settings(), "attack_loss": None, "steps": self.steps}
+
+
 def tsallis_red_eps(*, eps: float, steps: int, seed: int) -> Attack:
     """Return tsallis_pgd (2026): APGD with radius reduction on the Tsallis losses with q from -2 to 1."""
     return APGD(eps=eps, steps=steps, seed=seed, attack_loss="tsallis", red_eps=True)
