@@ -54,7 +54,7 @@ class MinRadius(Attack):
                 break
             if t == 1 and start is not None:
                 points = before = NORMS[self.norm](problem.images, self.eps).project(start.detach())
-                search.radius = NORMS[self.norm].measure(points - problem.images)
+                search.radius = search.radius.maximum(NORMS[self.norm].measure(points - problem.images))
                 continue
             ball = NORMS[self.norm](problem.images, _expand(search.radius))
             moved = ball.project(points + _expand(search.step_size()).to(points) * ball.direction(gradient))
@@ -80,7 +80,6 @@ class _Radii:
         first = min(FIRST_RADIUS[attack.norm], attack.eps)
         self.radius = torch.full((len(images),), first, dtype=torch.float64, device=images.device)
         self.smallest, self.score = torch.full_like(self.radius, torch.inf), torch.full_like(self.radius, torch.inf)
-        self.tries = min(max(attack.steps // ROUNDS, FEWEST_TRIES), MOST_TRIES)
         self.cut = torch.full_like(self.radius, LARGEST_CUT)
         self.tries = min(max(attack.steps // ROUNDS, FEWEST_TRIES), MOST_TRIES)
         self.tried = torch.zeros_like(self.radius)  # steps at this radius
@@ -94,7 +93,8 @@ class _Radii:
         score, labelled = torch.full_like(self.score, torch.inf), torch.ones_like(self.score)
         score[rows], labelled[rows] = self.problem.score(pixels), pixels.valid.flatten(1).sum(1).to(labelled)
         distance = NORMS[self.attack.norm].measure(points - self.problem.images)
-        succeeds = score <= ((1 - self.attack.share - SPARE) * labelled).floor().clamp_min(0)
+        allowed = ((1 - self.attack.share) * labelled + 1e-6).floor() - (SPARE * labelled).floor()
+        succeeds = score <= allowed.clamp_min(0)
         better = torch.where(succeeds, distance < self.smallest, self.smallest.isinf() & (score < self.score))
         self.best[better], self.score[better] = points[better], score[better]
         self.smallest = torch.where(succeeds & better, distance, self.smallest)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 IGNORE = 255
+_LEAST_REST = 1e-25  # of a sum of probabilities: each that matters in it is then far from underflow
 _LOG_FLOOR = -1e30  # replaces -inf, so that the difference of two log-probabilities is never nan
 
 
@@ -53,16 +54,28 @@ class Pixels:
             return [self]
         parts = [copy.copy(self) for _ in range(count)]
         for part in parts:
-            vars(part).pop("log_rest", None)
+            for name in ("p", "log_rest"):  # computed for all networks together
+                vars(part).pop(name, None)
         for name in ("log_p", "log_py", "valid", "correct", "index"):
             for part, values in zip(parts, getattr(self, name).chunk(count, dim=-2), strict=True):
                 setattr(part, name, values)
         return parts
 
     @cached_property
+    def p(self) -> Tensor:
+        """Return the softmax; classes that underflow are 0.  [B, C, H, W]."""
+        return self.log_p.exp()
+
+    @cached_property
     def log_rest(self) -> Tensor:
         """Return log(1 - p_y), exact where p_y rounds to 1.  [B, H, W]."""
-        return self.log_p.scatter(1, self.index, -torch.inf).logsumexp(dim=1).clamp_min(_LOG_FLOOR)
+        rest = self.p.scatter(1, self.index, 0).sum(1)
+        log_rest = rest.log()
+        small = rest < _LEAST_REST  # a few pixels: others underflowed or are about to
+        if small.any():
+            others = self.log_p.scatter(1, self.index, -torch.inf).movedim(1, -1)[small]
+            log_rest[small] = others.logsumexp(dim=-1).clamp_min(_LOG_FLOOR)
+        return log_rest
 
     def even_weights(self) -> Tensor:
         """Return for each valid pixel 1 / (the image's pixels with its label x the image's classes).  [B, H, W]."""

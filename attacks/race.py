@@ -23,11 +23,11 @@ AIMS = ("both", "accuracy", "miou")
 class Race(Attack):
     """Steps with momentum on blends of losses in a shrinking ball; after a common way the blends compete.
 
-    The ball has at first twice the radius eps, which carries images over regions where fewer pixels are wrong, and
-    shrinks to eps within SHRINKING of the steps. Most gradients go into a way on FIRST, the blend of five losses.
-    Then each of MEMBERS goes on from there by some steps; the one that leaves fewest correct pixels in the image gets
-    the image's remaining steps, and the others stop. Only iterates within eps count, and of each member the best one is
-    its candidate. Why these blends and shares: docs/attacks.md#race.
+    The ball has at first (from 2 FEW_STEPS on) twice the radius eps, which carries images over regions where fewer
+    pixels are wrong, and shrinks to eps within SHRINKING of the steps. Most gradients go into a way on FIRST, the blend
+    of five losses. Then each of MEMBERS goes on from there by some steps; the one that leaves fewest correct pixels in
+    the image gets the image's remaining steps, and the others stop. Only iterates within eps count, and of each member
+    the best one is its candidate. Why these blends and shares: docs/attacks.md#race.
 
     steps: gradients of an image, all members together; at least LEAST_STEPS. race_aim: "accuracy" returns for each
     image the candidate with the fewest correct pixels. "both" does so too, and offers all candidates: a score that
