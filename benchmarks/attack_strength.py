@@ -5,13 +5,13 @@
 
 Attacks centre crops of validation images, evenly spaced among those from --first in steps of --every. `gradients` is
 the whole number of an image: SEA gets a third for each of its losses. An image's score is recorded in --folder, so a
-call that was stopped continues when it is repeated. If the package torchattacks is there, its PGD is run beside ours.
+call that was stopped continues when it is repeated. PGD of the package torchattacks is run beside ours:
+`pip install --no-deps torchattacks`.
 """
 import argparse
 import json
 import statistics
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -36,7 +36,7 @@ def list_attacks(eps: float, gradients: int, seed: int, weights: list[float]) ->
         **{f"apgd-{loss}": APGD(**same, attack_loss=loss) for loss in ("mce", "js", "cospgd", "blend")},
         "sea": SEA(eps=eps, steps=gradients // 3, seed=seed, class_weights=weights),
         "tsallis red-eps": tsallis_red_eps(**same), "padam-cos": PAdamCos(**same), "race": Race(**same),
-        **({"torchattacks pgd": TorchattacksPGD(**same)} if find_spec("torchattacks") else {}),
+        "torchattacks pgd": TorchattacksPGD(**same),
     }
 
 
@@ -72,11 +72,11 @@ def measure(args) -> list[dict]:
     loader = torch.utils.data.DataLoader(data)
     results = []
     for gradients in sorted({*args.gradients, *(number // 2 for number in args.gradients)}):
-        wanted = args.attacks if gradients in args.gradients else ["race"]
+        wanted = args.attacks if gradients in args.gradients else {"race"}
         for seed in range(1, args.seeds + 1):
             attacks = {(name, eps): attack for eps in args.eps
                        for name, attack in list_attacks(eps, gradients, seed, weights).items()
-                       if not wanted or name in wanted}
+                       if name in wanted}
             rows = sweep(model, loader, data, list(attacks.values()), folder=args.folder)["results"]
             for (name, eps), attack in attacks.items():
                 row, = [row for row in rows if is_row_of(row, attack)]
@@ -125,6 +125,7 @@ def fraction(text: str) -> float:
 
 def main():
     """Measure, write the JSON file and print a table."""
+    names = list(list_attacks(0.0, 30, 1, [1.0]))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--data_root", required=True)
@@ -137,7 +138,8 @@ def main():
     parser.add_argument("--gradients", type=int, nargs="+", default=[10, 30, 60, 90],
                         help="of every attack; race gets half of each, too")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--attacks", nargs="+", help="names; without it all")
+    parser.add_argument("--attacks", nargs="+", choices=names, metavar="NAME", default=names,
+                        help=f"default: all, which needs the package torchattacks: {', '.join(names)}")
     parser.add_argument("--folder", required=True, help="of the records")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()

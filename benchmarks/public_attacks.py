@@ -4,6 +4,7 @@ import torch
 from attacks import APGD, Attack
 from attacks.norms import NORMS
 from attacks.search import Search
+from utils.optional import import_optional
 
 PADAM_STEP = 2 / 255
 
@@ -67,8 +68,7 @@ class TorchattacksPGD(Attack):
 
     def attempt(self, problem, initial):  # noqa: ARG002
         """Return the last iterate."""
-        import torchattacks
-
+        torchattacks = import_optional("torchattacks", command="pip install --no-deps torchattacks")
         torch.manual_seed(self.seed)
         labels = torch.where(problem.labels == 255, -100, problem.labels)
         attack = torchattacks.PGD(problem.model, eps=self.eps, alpha=self.eps / 4, steps=self.steps)
