@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from attacks.networks import Networks
 from attacks.pairs import find_pairs, has_hooks, is_plain
+from utils.device import is_out_of_memory
 from utils.logging import logger
 
 TOLERANCE = 1e-5  # of the largest logit
@@ -28,7 +29,7 @@ class _Kept:
     pairs: list[tuple[str, str]]
     values: list | None = None
     layers: dict[int, nn.Module] = field(default_factory=dict)
-    told: bool = False  # that the logits differ
+    same: bool | None = None  # whether the logits are, None before they are compared
 
 
 _kept = WeakKeyDictionary()  # network -> _Kept, or None for one that stays as it is
@@ -39,24 +40,33 @@ def fold(model: nn.Module, images: Tensor) -> nn.Module:
 
     Call it in eval mode and with frozen parameters (utils.modes), each time before the form is used: it follows the
     model's weights, in-place changes through .data included. A model with hooks is returned as it is. images: [B, C, H,
-    W] in [0, 1]; on the first one the logits of both are compared, once for these weights, so that what is returned
-    depends on the weights and not on earlier ones. If they differ by more than TOLERANCE, the model is returned, and
-    for the first time one line is logged.
+    W] in [0, 1]; on a random one of their size the logits of both are compared, once for a network, as it is at its
+    first attack. If they differ by more than TOLERANCE, the model is returned, then and later, and one line is logged.
     """
     scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
-    return _fold(model, images[:1]) if len(images) and not scripted and not has_hooks(model) else model
+    return _fold(model, _draw_like(images[:1])) if len(images) and not scripted and not has_hooks(model) else model
+
+
+def _draw_like(image: Tensor) -> Tensor:
+    """Return an image of that size; it is always the same, so that what is folded doesn't depend on the first image."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, image.shape[1], 8, 8, generator=generator).to(image)
+    return nn.functional.interpolate(coarse, image.shape[2:], mode="bilinear")
 
 
 def _fold(model: nn.Module, image: Tensor) -> nn.Module:
     if isinstance(model, Networks):
         return _rebuild(model, {id(network): _fold(network, image) for network in model.networks})
-    inner = list(model.children())
-    if len(inner) == 1 and not [*model.parameters(recurse=False), *model.buffers(recurse=False)]:
-        # Wrappers (bfloat16, windows, DataParallel) are often made anew, and some round: what they hold is folded.
-        return _rebuild(model, {id(inner[0]): _fold(inner[0], image[..., :CHECKED_SIDE, :CHECKED_SIDE])})
+    if isinstance(model, nn.DataParallel) or hasattr(model, "folds_inside"):
+        # Wrappers are often made anew: what they hold is folded, unless they round.
+        inner, = model.children()
+        inside = getattr(model, "folds_inside", True)
+        return _rebuild(model, {id(inner): _fold(inner, image[..., :CHECKED_SIDE, :CHECKED_SIDE])}) if inside else model
     try:
         return _rebuild(model, _layers(model, image))
     except Exception as error:  # a network that can't be copied, or whose modules aren't what they seem
+        if is_out_of_memory(error):
+            raise
         logger.info("The attacked network stays unfolded, which is slower: %s: %s", type(error).__name__, error)
         _kept[model] = None
         return model
@@ -65,20 +75,22 @@ def _fold(model: nn.Module, image: Tensor) -> nn.Module:
 def _layers(network: nn.Module, image: Tensor) -> dict[int, nn.Module]:
     """Return the new layers by the id of those that they replace."""
     kept = _kept.get(network, _Kept((), []))
-    if kept is None:
+    if kept is None or kept.same is False:
         return {}
     if kept.structure != (structure := _structure(network)):
-        kept = _kept[network] = _Kept(structure, find_pairs(network))
+        pairs = find_pairs(network)
+        kept = _kept[network] = _Kept(structure, pairs, same=kept.same if pairs == kept.pairs else None)
     replaced = _find_replaced(network, kept.pairs)
     values = _values(replaced)
     if values != kept.values:
-        layers = _make_layers(replaced)
-        difference = _compare(network, _rebuild(network, layers), image) if layers else 0.0
-        kept.values, kept.layers = values, layers if difference <= TOLERANCE else {}
-        if layers and not kept.layers and not kept.told:
-            kept.told = True
-            logger.info("The attacked network stays unfolded, which is slower: its logits would change by %.1e of the "
-                        "largest one", difference)
+        kept.values, kept.layers = values, _make_layers(replaced)
+        if kept.layers and kept.same is None:
+            difference = _compare(network, _rebuild(network, kept.layers), image)
+            kept.same = difference <= TOLERANCE
+            if not kept.same:
+                kept.layers = {}
+                logger.info("The attacked network stays unfolded, which is slower: its logits would change by %.1e of "
+                            "the largest one", difference)
     return kept.layers
 
 

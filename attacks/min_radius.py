@@ -15,7 +15,7 @@ SLOWEST_GROWTH, FASTER_GROWTH = 1.25, 2.0  # the radius grows by the first facto
 LARGEST_CUT, SMALLEST_CUT = 0.3, 0.01  # of the smallest radius found, to get the next one to try
 LARGEST_STEP, SMALLEST_STEP = 0.5, 0.1  # in radii, of the first and last step at one radius; between them a half cosine
 MOMENTUM = 0.75
-SPARE = 1e-4  # of the pixels: more are made wrong than asked, as rounding differs where the result is scored
+SPARE = 0.01  # of the pixels that may stay right: fewer do, as rounding differs where the result is scored
 
 
 class MinRadius(Attack):
@@ -40,8 +40,8 @@ class MinRadius(Attack):
                  min_radius_share: float = 0.99):
         super().__init__(eps=MAX_EPS.get(norm, 0) if max_eps is None else max_eps, norm=norm)
         self.steps, self.share = int(steps), float(min_radius_share)
-        if self.steps < 1 or not 0 < self.share <= 1:
-            raise ValueError(f"steps {steps}, min_radius_share {min_radius_share}: steps must be at least 1, the share "
+        if self.steps < 2 or not 0 < self.share <= 1:
+            raise ValueError(f"steps {steps}, min_radius_share {min_radius_share}: steps must be at least 2, the share "
                              "above 0 and at most 1")
 
     def _run_attempts(self, problem, image_ids, start):  # noqa: ARG002
@@ -93,8 +93,8 @@ class _Radii:
         score, labelled = torch.full_like(self.score, torch.inf), torch.ones_like(self.score)
         score[rows], labelled[rows] = self.problem.score(pixels), pixels.valid.flatten(1).sum(1).to(labelled)
         distance = NORMS[self.attack.norm].measure(points - self.problem.images)
-        allowed = ((1 - self.attack.share) * labelled + 1e-6).floor() - (SPARE * labelled).floor()
-        succeeds = score <= allowed.clamp_min(0)
+        allowed = ((1 - self.attack.share) * labelled + 1e-6).floor()
+        succeeds = score <= (allowed if t == 1 else (allowed * (1 - SPARE)).ceil())  # 1: the clean image
         better = torch.where(succeeds, distance < self.smallest, self.smallest.isinf() & (score < self.score))
         self.best[better], self.score[better] = points[better], score[better]
         self.smallest = torch.where(succeeds & better, distance, self.smallest)

@@ -29,11 +29,11 @@ class Race(Attack):
     the image gets the image's remaining steps, and the others stop. Only iterates within eps count, and of each member
     the best one is its candidate. Why these blends and shares: docs/attacks.md#race.
 
-    steps: gradients of an image, all members together; at least LEAST_STEPS. race_aim: "accuracy" returns for each
-    image the candidate with the fewest correct pixels. "both" does so too, and offers all candidates: a score that
-    pools images, such as mIoU, may be lower with others. "miou" also, but everywhere by the mean over the image's
-    classes of the share that is correct. Cost: `steps` gradients, one more forward pass for each member to choose, and
-    one at the end; the members' candidates are then scored.
+    steps: gradients of an image, all members together; at least LEAST_STEPS. race_aim: "accuracy" and "both" return for
+    each image the candidate with the fewest correct pixels; with "both" records are scored by the best choice among all
+    candidates, as a score that pools images, such as mIoU, may be lower with others. "miou" is as "both", but searches
+    and returns by the mean over the image's classes of the share that is correct. Cost: `steps` gradients, one more
+    forward pass for each member to choose, and one at the end; the members' candidates are then scored.
 
         Race(eps=1 / 255, steps=30)(model, images, labels)
     """
@@ -67,8 +67,7 @@ class Race(Attack):
             way.search.active &= chosen == number
             way.go_on(loss, last)
             way.score_last()
-            if self.aim != "accuracy":
-                problem.offer(loss, way.search.best, way.search.score)
+            problem.offer(loss, way.search.best, way.search.score)
         scores = torch.stack([way.search.score for way in ways.values()])
         points = torch.stack([way.search.best for way in ways.values()])
         return points[scores.argmin(0), torch.arange(len(start), device=start.device)], scores.amin(0)

@@ -16,6 +16,8 @@ class Windowed(nn.Module):
     those of the averaged logits, through all windows. Raises ValueError for an invalid size or stride.
     """
 
+    folds_inside = True  # attacks.folding: forward only calls `model`
+
     def __init__(self, model: nn.Module, size: tuple[int, int], stride: int):
         super().__init__()
         if not 1 <= stride <= min(size):

@@ -63,7 +63,8 @@ def evaluate(model, loader, metrics, attack=None, *, on_batch=None, title: str |
 def score_batches(model, loader, attacks: list, *, attacked=None) -> Iterator[Scored]:
     """Yield every batch of `loader`, scored under each of `attacks` (None: clean), each from the previous result.
 
-    attacked: the network that attacks see, `model` by default.
+    attacked: the network that attacks see, `model` by default. An attack that sees another one chooses by that alone,
+    so its candidates are not scored.
     Raises FloatingPointError for logits of a network that has diverged, which would have a mean IoU like any others.
     """
     device, attacked, seen = device_of(model), model if attacked is None else attacked, 0
@@ -82,8 +83,8 @@ def score_batches(model, loader, attacks: list, *, attacked=None) -> Iterator[Sc
                     outcome = attack.run(attacked, images, labels, image_ids=indices, start=start)
                 points = images if outcome is None else outcome.images
                 logits = _predict(model, points)
-                candidates = {} if outcome is None else {
-                    name: _predict(model, each).argmax(dim=1) for name, each in outcome.candidates.items()}
+                offered = outcome.candidates if outcome is not None and attacked is model else {}
+                candidates = {name: _predict(model, each).argmax(dim=1) for name, each in offered.items()}
                 yield Scored(indices, images, points, labels, logits, logits.argmax(dim=1), outcome, candidates)
 
 

@@ -22,6 +22,9 @@ def plan_attacks(options, *, num_classes: int) -> tuple[Attack, ...]:
 
     weigh_classes() gives balanced losses their weights once the data is read. Raises UserError for invalid settings.
     """
+    if options.mode == PREDICT and (own := [name for name in list_attacks(options) if not takes(name, "eps")]):
+        raise UserError(f"--attack {own[0]}: predict.py attacks at a given eps and rounds to 8 bits, which undoes a "
+                        "radius that the attack finds: choose another attack, or main.py --test_only")
     settings = {"norm": options.attack_norm, "steps": options.steps, "restarts": options.restarts,
                 "seed": options.attack_seed, "best_iterate": options.best_iterate, "red_eps": options.red_eps,
                 "target": _read_target(options, num_classes), "class_weights": [1.0], "race_aim": options.race_aim,

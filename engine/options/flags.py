@@ -91,8 +91,8 @@ ATTACKED = Need(lambda options: (options.mode not in ATTACKING or list_attacks(o
 OF_PREDICTION = given(lambda options: options.mode != PREDICT or list_attacks(options), "add --attack NAME")
 # What a reviewer asks for: --protocol stands for these flags.
 SMALL_EPS = "--attack_norm linf --eps 0.25/255 0.5/255 1/255 2/255"
-PROTOCOLS = {"smoke": f"--attack fgsm pgd --steps 10 {SMALL_EPS}",
-             "standard": f"--attack pgd segpgd cospgd --steps 20 --best_iterate {SMALL_EPS}",
+PROTOCOLS = {"smoke": f"--attack fgsm pgd --steps 10 --alpha eps/4 {SMALL_EPS}",
+             "standard": f"--attack pgd segpgd cospgd --steps 20 --alpha eps/4 --best_iterate {SMALL_EPS}",
              "strong": f"--attack ensemble --steps 300 {SMALL_EPS} 4/255"}
 attack = partial(Flag, group="attacked evaluation", modes=ATTACKING, scope="call")
 ATTACK = (

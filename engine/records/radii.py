@@ -57,7 +57,8 @@ def _format_table(described: list[dict]) -> str:
     asked = [eps for eps, _ in described[0]["at most"]]
     return format_markdown(columns | {
         f"within {format_radius({**described[0]['settings'], 'eps': eps})}":
-            [f"{100 * each['at most'][place][1]:.0f} %" for each in described] for place, eps in enumerate(asked)})
+            [f"{100 * each['at most'][place][1]:.0f} %" if each["images"] else "-" for each in described]
+        for place, eps in enumerate(asked)})
 
 
 def _succeeds(line: dict, share: float) -> bool:
@@ -71,5 +72,5 @@ def _finite(radius: float) -> float | None:
 
 def _format(radius: float | None, settings: dict) -> str:
     if radius is None:
-        return f"> {format_radius(settings)}"
+        return "not found"
     return f"{radius * 255:.3g}/255" if settings["norm"] == "linf" else f"{radius:.3g}"

@@ -41,6 +41,8 @@ def _check_settings(settings: dict, *, classes: int):
         "step_size": settings.get("step_size") is None or _is_number(settings["step_size"]),
         "steps": settings.get("steps") is None or _is_count(settings["steps"]),
         "restarts": _is_count(settings.get("restarts", 1)),
+        "min_radius_share": "min_radius_share" not in settings or (
+            _is_number(settings["min_radius_share"]) and not clean and _is_count(settings.get("steps"))),
         "transfer_from": settings.get("transfer_from") is None or _are_sources(settings["transfer_from"]),
         "target": target is None or (_is_count(target) and target < classes) or (
             isinstance(target, str) and WORD.fullmatch(target.replace(" ", "-"))),
@@ -66,9 +68,14 @@ def _are_counts(value, classes: int) -> bool:
     return isinstance(value, list) and len(value) == classes and all(map(_is_count, value))
 
 
-def _are_candidates(value, classes: int) -> bool:
+def _are_candidates(value, pixels: list[int]) -> bool:
     return isinstance(value, dict) and all(isinstance(counts, dict) and all(
-        _are_counts(counts.get(key), classes) for key in COUNTS[:2]) for counts in value.values())
+        _are_counts(counts.get(key), len(pixels)) for key in COUNTS[:2]) and _are_possible(*(
+            counts[key] for key in COUNTS[:2]), pixels) for counts in value.values())
+
+
+def _are_possible(intersection: list[int], union: list[int], pixels: list[int]) -> bool:
+    return all(one <= whole <= both for one, both, whole in zip(intersection, union, pixels, strict=True))
 
 
 def check_line(line, *, classes: int) -> dict:
@@ -83,7 +90,7 @@ def check_line(line, *, classes: int) -> dict:
     for key in NUMBERS:
         if not _is_number(line.get(key), low=-LARGEST):
             raise ValueError(f"{key} of {image} is not a number")
-    if not _are_candidates(line.get("candidates", {}), classes):
+    if not _are_candidates(line.get("candidates", {}), line["pixels"]):
         raise ValueError(f"candidates of {image} is not a dict with intersection and union of {classes} classes each")
     if not _is_number(line.get("at_target", 0)):
         raise ValueError(f"at_target of {image} is not a number")

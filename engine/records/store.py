@@ -67,8 +67,13 @@ class Record:
         return tuple(np.array([line[key] for line in lines], dtype=np.int64).reshape(-1, classes) for key in COUNTS)
 
     def candidates(self, names) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Return counts() of the images as attacked, then those of each candidate that every image has."""
+        """Return counts() of the images as attacked, then those of each candidate that every image has.
+
+        Without candidates if the attack's aim is accuracy alone (race_aim).
+        """
         intersection, union, pixels = self.counts(names)
+        if self.settings.get("race_aim") == "accuracy":
+            return [(intersection, union, pixels)]
         lines = [line.get("candidates", {}) for line in self.lines(names)]
         shared = [name for name in (lines[0] if lines else ()) if all(name in line for line in lines)]
         offered = [[np.array([line[name][key] for line in lines], dtype=np.int64) for key in COUNTS[:2]]

@@ -20,7 +20,8 @@ LEGEND = """\
   A class in no label and no prediction is -, and mIoU leaves it out: then "over" says over how many classes it is.
 - aAcc: share of labelled pixels that are correct. Image IoU: mean over images of each one's own mIoU. Both are exact
   for unions. ratio: mIoU as a share of the clean one.
-- sea: APGD with red-eps on mce_bal, mce and js; ensemble: on all losses; worst case: all untargeted records at this
+- race: as a union of its own candidates for each image.
+- sea: APGD with red-eps on mce_bal, mce and js; ensemble: on nine losses; worst case: all untargeted records at this
   norm and eps that every run has."""
 
 
@@ -48,7 +49,8 @@ def write_report(runs: list[Path], folder: Path, *, attacks=None, losses=None, n
         _write(part / "report.md", _format_markdown(rows, radii, images=len(names), note=note, pictures=pictures))
         _write(part / "report.csv", tables.format_rows_as_csv(rows))
         _write(part / "report.json", json.dumps(content, indent=1) + "\n")
-    logger.info("\n%s\n\nThe report is in %s", tables.format_comparison(rows), folder)
+    shown = [tables.format_comparison(rows), *([format_radii(radii)] if radii else [])]
+    logger.info("\n%s\n\nThe report is in %s", "\n\n".join(shown), folder)
     return content
 
 

@@ -85,8 +85,7 @@ def test_equals_the_members_run_alone(kind, norm, smooth, right):
 
 @pytest.mark.parametrize(("kind", "losses"), [(SEA, ("mce_bal", "mce", "js")),
                                               (AllLosses, (
-    "ce", "segpgd", "mce", "mce_bal", "mce_even", "logodds", "cospgd", "js", "tsallis", "blend",
-    "blend_late"))])
+    "ce", "segpgd", "mce", "mce_bal", "mce_even", "logodds", "cospgd", "js", "tsallis"))])
 def test_members_are_apgd_with_red_eps(kind, losses):
     attack = kind(eps=0.03, norm="l2", steps=50, restarts=2, seed=4, class_weights=WEIGHTS)
     assert kind.losses == losses and SEA.losses == SEA_LOSSES and AllLosses.losses == ENSEMBLE_LOSSES

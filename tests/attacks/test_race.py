@@ -164,7 +164,7 @@ def test_the_result_is_the_candidate_with_the_lowest_score(norm, smooth, right):
         model, images, labels = smooth(seed)
         both, accuracy, miou = (attack_of(norm, eps=2 * EPS[norm], race_aim=aim, restarts=1 + seed % 2).run(
             model, images, labels, image_ids=range(3)) for aim in race.AIMS)
-        assert accuracy.candidates == {} and torch.equal(accuracy.images, both.images)
+        assert torch.equal(accuracy.images, both.images)
         for outcome, score in ((both, right), (miou, even)):
             assert [*outcome.candidates] == [*MEMBERS]
             scores = torch.stack([score(model, points, labels) for points in outcome.candidates.values()])

@@ -48,8 +48,8 @@ def test_flags_that_contradict_a_protocol_are_refused_by_name(refused, flags, na
 
 
 def test_other_flags_stand_beside_it():
-    options, planned = plan("--protocol", "smoke", "--restarts", "2", "--attack_seed", "3", "--alpha", "eps/5")
-    assert all(attack.restarts == 2 for attack in planned) and planned[-1].step_size == pytest.approx(2 / 255 / 5)
+    options, planned = plan("--protocol", "smoke", "--restarts", "2", "--attack_seed", "3")
+    assert all(attack.restarts == 2 for attack in planned) and planned[-1].step_size == pytest.approx(2 / 255 / 4)
     assert options.attack_seed == 3
 
 
@@ -59,7 +59,7 @@ def test_a_run_shows_the_flags_and_keeps_the_name(trained, tmp_path, capsys):
             "2", "--sheet_images", "0"]
     results = main([*argv, "--protocol", "smoke"])
     out = capsys.readouterr().out
-    assert out.count("--protocol smoke is --attack fgsm pgd --steps 10 --attack_norm linf --eps 0.25/255 ") == 1
+    assert out.count("--protocol smoke is --attack fgsm pgd --steps 10 --alpha eps/4 --attack_norm linf ") == 1
     written = json.loads((tmp_path / "exp" / "results.json").read_text())["options"]
     assert written["protocol"] == "smoke" and written["steps"] == 10 and written["attack"] == ["fgsm", "pgd"]
     assert [row["eps"] for row in results["results"] if row["attack"] == "pgd"] == pytest.approx(SMALL_EPS)

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.metrics import jaccard_score
 from torch.utils.data import DataLoader
 
-from attacks import FGSM, LOSSES, PGD, SEA, Noise
+from attacks import ENSEMBLE_LOSSES, FGSM, PGD, SEA, Noise
 from datasets import build_datasets
 from engine.evaluation.chains import plan_chains
 from engine.records.store import read
@@ -199,7 +199,7 @@ def test_sea_is_recorded_by_members_that_the_ensemble_shares(run, tmp_path, caps
     before = bytes_of(tmp_path / "a")
     rows = run("a", "--attack", "ensemble", *flags)["results"]
     after = bytes_of(tmp_path / "a")
-    assert len(after) == 1 + len(LOSSES) and all(after[name] == content for name, content in before.items())
+    assert len(after) == 1 + len(ENSEMBLE_LOSSES) and all(after[name] == content for name, content in before.items())
     assert [row["attack"] for row in rows[-3:]] == ["sea", "ensemble", "worst case"]
     assert rows[-2]["Overall Acc"] <= rows[-3]["Overall Acc"]
     weights = lines_of(tmp_path / "a", "red-apgd-mce_bal_linf_4-255_4steps")[0]["attack"]["class_weights"]
