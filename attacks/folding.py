@@ -17,7 +17,7 @@ from utils.device import is_out_of_memory
 from utils.logging import logger
 
 TOLERANCE = 1e-5  # of the largest logit
-CHECKED_SIDE = 256  # pixels of the image that a wrapped network is checked on: windows are there to save memory
+CHECKED_SIDE = 65  # pixels of the image that a network is checked on: little, as weights change in training
 _INTERNAL = vars(nn.Module()).keys() - {"training"}
 
 
@@ -29,7 +29,7 @@ class _Kept:
     pairs: list[tuple[str, str]]
     values: list | None = None
     layers: dict[int, nn.Module] = field(default_factory=dict)
-    same: bool | None = None  # whether the logits are, None before they are compared
+    told: bool = False  # that the logits differ
 
 
 _kept = WeakKeyDictionary()  # network -> _Kept, or None for one that stays as it is
@@ -40,18 +40,19 @@ def fold(model: nn.Module, images: Tensor) -> nn.Module:
 
     Call it in eval mode and with frozen parameters (utils.modes), each time before the form is used: it follows the
     model's weights, in-place changes through .data included. A model with hooks is returned as it is. images: [B, C, H,
-    W] in [0, 1]; on a random one of their size the logits of both are compared, once for a network, as it is at its
-    first attack. If they differ by more than TOLERANCE, the model is returned, then and later, and one line is logged.
+    W] in [0, 1]. On a small image of noise, always the same, the logits of both are compared, once for these weights;
+    so what is returned depends on nothing before, and a continued run goes on as it would have. If they differ by more
+    than TOLERANCE, the model is returned, and for the first time one line is logged.
     """
     scripted = any(isinstance(module, torch.jit.ScriptModule) for module in model.modules())
-    return _fold(model, _draw_like(images[:1])) if len(images) and not scripted and not has_hooks(model) else model
+    return _fold(model, _draw_like(images)) if len(images) and not scripted and not has_hooks(model) else model
 
 
 def _draw_like(image: Tensor) -> Tensor:
-    """Return an image of that size; it is always the same, so that what is folded doesn't depend on the first image."""
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(1, image.shape[1], 8, 8, generator=generator).to(image)
-    return nn.functional.interpolate(coarse, image.shape[2:], mode="bilinear")
+    """Return noise [1, C, H, W] with sides of at most CHECKED_SIDE."""
+    height, width = (min(side, CHECKED_SIDE) for side in image.shape[2:])
+    coarse = torch.rand(1, image.shape[1], 8, 8, generator=torch.Generator().manual_seed(0)).to(image)
+    return nn.functional.interpolate(coarse, (height, width), mode="bilinear")
 
 
 def _fold(model: nn.Module, image: Tensor) -> nn.Module:
@@ -61,7 +62,7 @@ def _fold(model: nn.Module, image: Tensor) -> nn.Module:
         # Wrappers are often made anew: what they hold is folded, unless they round.
         inner, = model.children()
         inside = getattr(model, "folds_inside", True)
-        return _rebuild(model, {id(inner): _fold(inner, image[..., :CHECKED_SIDE, :CHECKED_SIDE])}) if inside else model
+        return _rebuild(model, {id(inner): _fold(inner, image)}) if inside else model
     try:
         return _rebuild(model, _layers(model, image))
     except Exception as error:  # a network that can't be copied, or whose modules aren't what they seem
@@ -75,22 +76,20 @@ def _fold(model: nn.Module, image: Tensor) -> nn.Module:
 def _layers(network: nn.Module, image: Tensor) -> dict[int, nn.Module]:
     """Return the new layers by the id of those that they replace."""
     kept = _kept.get(network, _Kept((), []))
-    if kept is None or kept.same is False:
+    if kept is None:
         return {}
     if kept.structure != (structure := _structure(network)):
-        pairs = find_pairs(network)
-        kept = _kept[network] = _Kept(structure, pairs, same=kept.same if pairs == kept.pairs else None)
+        kept = _kept[network] = _Kept(structure, find_pairs(network), told=kept.told)
     replaced = _find_replaced(network, kept.pairs)
     values = _values(replaced)
     if values != kept.values:
-        kept.values, kept.layers = values, _make_layers(replaced)
-        if kept.layers and kept.same is None:
-            difference = _compare(network, _rebuild(network, kept.layers), image)
-            kept.same = difference <= TOLERANCE
-            if not kept.same:
-                kept.layers = {}
-                logger.info("The attacked network stays unfolded, which is slower: its logits would change by %.1e of "
-                            "the largest one", difference)
+        layers = _make_layers(replaced)
+        difference = _compare(network, _rebuild(network, layers), image) if layers else 0.0
+        kept.values, kept.layers = values, layers if difference <= TOLERANCE else {}
+        if layers and not kept.layers and not kept.told:
+            kept.told = True
+            logger.info("The attacked network stays unfolded, which is slower: its logits would change by %.1e of the "
+                        "largest one", difference)
     return kept.layers
 
 
