@@ -7,7 +7,6 @@ from attacks.base import Attack, InitialState
 from attacks.norms import NORMS
 from attacks.search import Search
 
-MOMENTUM = 0.75  # alpha in the paper
 MIN_RISING = 0.75  # rho in the paper: with a smaller share of rising steps the loss has stalled
 # red_eps: the radii, in eps, of the balls before the last one, and the share of the steps in each.
 LARGER_RADII, LARGER_SHARE = (2.0, 1.5), 0.3
@@ -68,7 +67,7 @@ def checkpoints(steps: int) -> list[int]:
 
 def _ascend(search: Search, ball, steps: int):
     """Run APGD in one ball from search.best; `search` collects the best iterates."""
-    points = before = search.best.clone()
+    points, before = search.best.clone(), None
     search.evaluate(points, 1, steps)
     # The points of highest loss, to return to; search.best are those of lowest score.
     top, top_loss, top_gradient = points.clone(), search.loss.clone(), search.gradient.clone()
@@ -77,9 +76,7 @@ def _ascend(search: Search, ball, steps: int):
     top_loss_then, kept_size = top_loss.clone(), torch.ones_like(search.active)  # at the last checkpoint
     at_checkpoint = checkpoints(steps)
     for k in range(1, steps + 1):
-        moved = ball.project(points + _expand(step_size, points) * ball.direction(search.gradient))
-        mix = MOMENTUM if k > 1 else 1.0
-        points, before = ball.project(points + mix * (moved - points) + (1 - mix) * (points - before)), points
+        points, before = ball.step(points, before, search.gradient, _expand(step_size, points)), points
         search.evaluate(points, *((k + 1, steps) if k < steps else ()))
         rises += search.loss > loss
         loss = search.loss.clone()

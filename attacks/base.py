@@ -17,8 +17,8 @@ from utils.modes import eval_mode, frozen_parameters
 class Outcome:
     """The result of an attack: images [B, C, H, W], and the forward and backward passes of each, int64 [B].
 
-    candidates: {name: images} of an attack that offers several for each image, of which `images` has the one with the
-    fewest correct pixels; a score that pools images may be lower with others (metrics.worst_case).
+    candidates: {name: images} of an attack that offers several for each image; `images` has those with the lowest
+    scores, but a score that pools images may be lower with others (metrics.worst_case).
     """
 
     images: Tensor

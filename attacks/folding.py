@@ -58,7 +58,7 @@ def _draw_like(image: Tensor) -> Tensor:
 def _fold(model: nn.Module, image: Tensor) -> nn.Module:
     if isinstance(model, Networks):
         return _rebuild(model, {id(network): _fold(network, image) for network in model.networks})
-    if isinstance(model, nn.DataParallel) or hasattr(model, "folds_inside"):
+    if type(model) is nn.DataParallel or hasattr(model, "folds_inside"):
         # Wrappers are often made anew: what they hold is folded, unless they round.
         inner, = model.children()
         inside = getattr(model, "folds_inside", True)

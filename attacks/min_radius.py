@@ -14,12 +14,11 @@ FEWEST_TRIES, MOST_TRIES, ROUNDS = 2, 6, 16  # of steps at one radius until it c
 SLOWEST_GROWTH, FASTER_GROWTH = 1.25, 2.0  # the radius grows by the first factor, plus the second times the right share
 LARGEST_CUT, SMALLEST_CUT = 0.3, 0.01  # of the smallest radius found, to get the next one to try
 LARGEST_STEP, SMALLEST_STEP = 0.5, 0.1  # in radii, of the first and last step at one radius; between them a half cosine
-MOMENTUM = 0.75
 SPARE = 0.01  # of the pixels that may stay right: fewer do, as rounding differs where the result is scored
 
 
 class MinRadius(Attack):
-    """Search for the smallest radius at which a share of each image's labelled pixels is wrong; one call, no eps given.
+    """Search for the smallest radius at which a share of each image's labelled pixels is wrong.
 
     As in Pintor et al., "Fast minimum-norm adversarial attacks", NeurIPS 2021, every image has its own radius, which
     follows what its steps reach, here by rules of this program: it grows after some steps, the faster the more
@@ -47,19 +46,18 @@ class MinRadius(Attack):
     def _run_attempts(self, problem, image_ids, start):  # noqa: ARG002
         """Step on, each image in a ball of its own radius; from `start`, if given, after a look at the clean image."""
         search = _Radii(problem, self)
-        points = before = problem.images.clone()
+        points, before = problem.images.clone(), None
         for t in range(1, self.steps + 1):
             gradient = search.evaluate(points, t)
             if not search.active.any():
                 break
             if t == 1 and start is not None:
-                points = before = NORMS[self.norm](problem.images, self.eps).project(start.detach())
+                points = NORMS[self.norm](problem.images, self.eps).project(start.detach())
                 search.radius = search.radius.maximum(NORMS[self.norm].measure(points - problem.images))
                 continue
             ball = NORMS[self.norm](problem.images, _expand(search.radius))
-            moved = ball.project(points + _expand(search.step_size()).to(points) * ball.direction(gradient))
-            mix = MOMENTUM if t > 1 else 1.0
-            points, before = ball.project(points + mix * (moved - points) + (1 - mix) * (points - before)), points
+            size = _expand(search.step_size()).to(points)
+            points, before = ball.step(points, before, gradient, size), points
         return search.best
 
     def settings(self):

@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+MOMENTUM = 0.75  # alpha in APGD (Croce and Hein, ICML 2020)
+
 
 class Ball:
     """What the norms share: starting points.
@@ -24,6 +26,15 @@ class Ball:
         if initial.points is not None:
             return self.project(initial.points)
         return self.images.clone() if initial.draw is None else self.draw_point(initial.draw)
+
+    def step(self, points: Tensor, before: Tensor | None, gradient: Tensor, size: float | Tensor) -> Tensor:
+        """Return APGD's step from `points`: `size` along the direction, mixed with the last step, from `before`.
+
+        before: None for the first step. size: in the units of eps, a number or [B, 1, 1, 1].
+        """
+        moved = self.project(points + size * self.direction(gradient))
+        mix, before = (1.0, points) if before is None else (MOMENTUM, before)
+        return self.project(points + mix * (moved - points) + (1 - mix) * (points - before))
 
     def to_8_bits(self, points: Tensor) -> Tensor:
         """Return points of the ball as images of 256 levels, still in the ball if `images` have such levels too."""

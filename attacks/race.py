@@ -3,7 +3,6 @@ import copy
 from math import cos, pi
 
 import torch
-from torch import Tensor
 
 from attacks.base import Attack
 from attacks.norms import NORMS
@@ -16,7 +15,6 @@ LARGEST_STEP, SMALLEST_STEP = 2.0, 0.1  # in eps, of a way's first and last step
 SHORT = 3.0, 0.5  # the last step is as long as this over `steps`, at most the second number, if that is longer
 LARGEST_RADIUS, SHRINKING = 2.0, 0.4  # in eps, of the first ball; the share of a way until the ball has radius eps
 FEW_STEPS = 5  # with so many the ball never is larger than eps, with twice as many at first as large as it can be
-MOMENTUM = 0.75
 AIMS = ("both", "accuracy", "miou")
 
 
@@ -27,7 +25,7 @@ class Race(Attack):
     pixels are wrong, and shrinks to eps within SHRINKING of the steps. Most gradients go into a way on FIRST, the blend
     of five losses. Then each of MEMBERS goes on from there by some steps; the one that leaves fewest correct pixels in
     the image gets the image's remaining steps, and the others stop. Only iterates within eps count, and of each member
-    the best one is its candidate. Why these blends and shares: docs/attacks.md#race.
+    the best one is its candidate.
 
     steps: gradients of an image, all members together; at least LEAST_STEPS. race_aim: "accuracy" and "both" return for
     each image the candidate with the fewest correct pixels; with "both" records are scored by the best choice among all
@@ -89,7 +87,7 @@ class _Way:
 
     def __init__(self, search: Search, attack: Race, *, steps: int):
         self.search, self.attack, self.steps = search, attack, steps
-        self.points = self.before = search.best.clone()
+        self.points, self.before = search.best.clone(), None
         self.taken, self.inside = 0, True
         self.ball = NORMS[attack.norm](search.problem.images, attack.eps)
 
@@ -106,7 +104,10 @@ class _Way:
             share = self.taken / (self.steps - 1)  # of the way
             smallest = self.attack.smallest_step
             size = smallest + (LARGEST_STEP - smallest) * (1 + cos(pi * share)) / 2
-            self._step(size * self.attack.eps, self._make_ball(share))
+            following = self._make_ball(share).step(self.points, self.before, self.search.gradient,
+                                                    size * self.attack.eps)
+            active = self.search.active.view(-1, 1, 1, 1)
+            self.points, self.before = torch.where(active, following, self.points), self.points
             self.taken += 1
 
     def score_last(self):
@@ -120,10 +121,3 @@ class _Way:
         largest = self.attack.largest_radius
         radius = largest + (1 - largest) * share / SHRINKING
         return NORMS[self.attack.norm](self.search.problem.images, radius * self.attack.eps)
-
-    def _step(self, size: float, ball):
-        moved = ball.project(self.points + size * ball.direction(self.search.gradient))
-        mix = MOMENTUM if self.taken else 1.0
-        mixed = ball.project(self.points + mix * (moved - self.points) + (1 - mix) * (self.points - self.before))
-        active: Tensor = self.search.active.view(-1, 1, 1, 1)
-        self.points, self.before = torch.where(active, mixed, self.points), self.points

@@ -4,7 +4,7 @@
 
 The plain loop uses NCHW, loss.backward() through all parameters and normalisation outside the model. The floor is one
 forward and one backward pass to the input for each step, of the folded channels-last network, with a given gradient of
-the logits. Both attacks start from the same image, with 10 steps and with 4, as in adversarial training. The script
+the logits. Both attacks start from the same image, with 10 steps and with 4. The script
 prints how many pixel values agree after one step; after more they differ, because rounding changes the sign of
 gradients near zero. Without trained weights the network's own rounding is near the bound above which it isn't folded:
 the script then says so.

@@ -33,7 +33,8 @@ def list_attacks(eps: float, gradients: int, seed: int, weights: list[float]) ->
     best = {**same, "best_iterate": True}
     return {
         "pgd": PGD(**best), "segpgd": SegPGD(**best), "cospgd": CosPGD(**best),
-        **{f"apgd-{loss}": APGD(**same, attack_loss=loss) for loss in ("mce", "js", "cospgd", "blend")},
+        **{f"apgd-{loss}": APGD(**same, attack_loss=loss) for loss in ("ce", "mce", "js", "cospgd", "blend")},
+        **{f"red-apgd-{loss}": APGD(**same, attack_loss=loss, red_eps=True) for loss in ("mce", "js", "cospgd")},
         "sea": SEA(eps=eps, steps=gradients // 3, seed=seed, class_weights=weights),
         "tsallis red-eps": tsallis_red_eps(**same), "padam-cos": PAdamCos(**same), "race": Race(**same),
         "torchattacks pgd": TorchattacksPGD(**same),

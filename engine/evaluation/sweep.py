@@ -17,8 +17,8 @@ from engine.evaluation.evaluate import Scored, announce, make_lines, score_batch
 from engine.evaluation.pictures import Pictures
 from engine.evaluation.precision import log_sign_differences
 from engine.evaluation.shards import hand_over, take_share
-from engine.records.naming import format_radius, make_label, make_title
-from engine.records.radii import describe_radii, finds_radius, format_radii
+from engine.records.naming import finds_radius, format_radius, make_label, make_title
+from engine.records.radii import describe_radii, format_radii
 from engine.records.rows import make_rows
 from engine.records.store import Records
 from engine.records.summary import format_table, write_results

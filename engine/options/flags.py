@@ -125,9 +125,9 @@ ATTACK = (
            metavar="K|FILE", needs=(attack_with("target"),)),
     attack("race_aim", plain_text, "both", "race: the image of which member counts: for accuracy that with the fewest "
            "correct pixels, for mIoU the choice over all images that makes it lowest", choices=("both", "accuracy",
-           "miou"), needs=(attack_with("race_aim"),)),
-    attack("min_radius_share", number(float, low=0, high=1), 0.99, "min_radius: share of the labelled pixels of "
-           "an image that must be wrong", needs=(attack_with("min_radius_share"),)),
+           "miou"), modes=SCORING, needs=(attack_with("race_aim"),)),
+    attack("min_radius_share", number(float, above=0, high=1), 0.99, "min_radius: share of the labelled pixels of "
+           "an image that must be wrong", modes=SCORING, needs=(attack_with("min_radius_share"),)),
     attack("warm_start", bool, False, "begin at the result for the next smaller --eps: no image then gets better as "
            "eps grows", modes=SCORING, needs=(attack_with("eps"),)),
     attack("transfer_from", plain_text, None, "make the adversarial images on the networks of these checkpoints, of "

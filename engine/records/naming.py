@@ -24,6 +24,11 @@ def name_sources(settings: dict) -> str:
     return "+".join(source["name"] for source in settings.get("transfer_from") or ())
 
 
+def finds_radius(settings: dict) -> bool:
+    """Return whether the attack gives each image a radius of its own, so that its scores belong to no eps."""
+    return "min_radius_share" in settings
+
+
 def format_radius(settings: dict) -> str:
     """Return eps as text: for linf 4/255 if it is a multiple of a grey level (of a quarter below 8), else a decimal."""
     eps = settings["eps"]
@@ -52,5 +57,5 @@ def make_title(settings: dict | None) -> str:
     """Return a progress bar's title: the attack and its radius, or clean for None."""
     if settings is None or settings["attack"] == "none":
         return "clean"
-    radius = "" if "min_radius_share" in settings else f" {format_radius(settings)}"
+    radius = "" if finds_radius(settings) else f" {format_radius(settings)}"
     return f"{name_attack(settings)} {settings['norm']}{radius}"

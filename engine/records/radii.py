@@ -11,11 +11,6 @@ SHOWN = {"linf": tuple(level / 255 for level in (0.25, 0.5, 1, 2, 4, 8)), "l2": 
 QUARTILES = {"lower quartile": 0.25, "median": 0.5, "upper quartile": 0.75}
 
 
-def finds_radius(settings: dict) -> bool:
-    """Return whether the attack gives each image a radius of its own, so that its scores belong to no eps."""
-    return "min_radius_share" in settings
-
-
 def describe_radii(record: Record, names: list[str], *, asked=None) -> dict:
     """Return what a record of min_radius says about the images `names`.
 

@@ -2,8 +2,7 @@
 import numpy as np
 
 from attacks import ENSEMBLE_LOSSES, SEA_LOSSES
-from engine.records.naming import make_label, name_sources
-from engine.records.radii import finds_radius
+from engine.records.naming import finds_radius, make_label, name_sources
 from engine.records.store import Record
 from metrics import count_defined, scores, worst_case
 from utils.strict_json import canonical

@@ -1,6 +1,7 @@
 """Checks of a record file's lines, which may come from a stranger: anything invalid is a ValueError."""
 import re
 
+from engine.records.naming import finds_radius
 from utils.strict_json import canonical, is_shallow
 from utils.text import escape_unprintable
 
@@ -41,12 +42,13 @@ def _check_settings(settings: dict, *, classes: int):
         "step_size": settings.get("step_size") is None or _is_number(settings["step_size"]),
         "steps": settings.get("steps") is None or _is_count(settings["steps"]),
         "restarts": _is_count(settings.get("restarts", 1)),
-        "min_radius_share": "min_radius_share" not in settings or (
-            _is_number(settings["min_radius_share"]) and not clean and _is_count(settings.get("steps"))),
         "transfer_from": settings.get("transfer_from") is None or _are_sources(settings["transfer_from"]),
         "target": target is None or (_is_count(target) and target < classes) or (
             isinstance(target, str) and WORD.fullmatch(target.replace(" ", "-"))),
     }
+    if finds_radius(settings):
+        valid["a radius of each image"] = not clean and _is_number(settings["min_radius_share"]) and _is_count(
+            settings.get("steps"))
     if invalid := [key for key, is_valid in valid.items() if not is_valid]:
         raise ValueError(f"invalid attack settings: {', '.join(invalid)}")
 

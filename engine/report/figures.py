@@ -18,6 +18,7 @@ class Panel:
     title: str
     norm: str
     curves: dict[str, list[tuple[float, float, float]]]
+    stepped: bool = False  # between two points a curve has the value of the first
 
 
 def draw_curves(path: Path, panels: list[Panel], *, ylabel: str = "mIoU (%)"):
@@ -30,7 +31,7 @@ def draw_curves(path: Path, panels: list[Panel], *, ylabel: str = "mIoU (%)"):
     shown = {}  # run -> its line, for the legend
     for axis, panel in zip(axes, panels, strict=False):
         for run, points in panel.curves.items():
-            shown[run] = _draw_curve(axis, points, style=runs.index(run))
+            shown[run] = _draw_curve(axis, points, style=runs.index(run), stepped=panel.stepped)
         furthest = max(point[0] for other in panels if other.norm == panel.norm for points in other.curves.values()
                        for point in points) or 1
         axis.set(xlim=(-0.03 * furthest, 1.05 * furthest), ylim=(0, 100))
@@ -70,12 +71,13 @@ def _set_title(axis, text: str):
     axis.set_title(escape_unprintable(text, keep=""), fontsize=9, parse_math=False)  # a name may contain $
 
 
-def _draw_curve(axis, points, *, style: int):
+def _draw_curve(axis, points, *, style: int, stepped: bool):
     """Draw one run's curve; return its line."""
     eps, miou, lower = zip(*points, strict=True)
     colour = COLOURS[style % len(COLOURS)]
     (line,) = axis.plot(eps, miou, color=colour, marker=MARKERS[style % len(MARKERS)], markersize=4, linewidth=1.5,
-                        linestyle=DASHES[style // len(COLOURS) % len(DASHES)], clip_on=False, zorder=3)
+                        linestyle=DASHES[style // len(COLOURS) % len(DASHES)],
+                        drawstyle="steps-post" if stepped else "default", clip_on=False, zorder=3)
     if lower != miou:
         axis.fill_between(eps, lower, miou, color=colour, alpha=0.25, linewidth=0)
     return line

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.records.naming import make_label
-from engine.records.radii import finds_radius
+from engine.records.naming import finds_radius, make_label
 from engine.records.rows import UNIONS, is_red_eps
 from engine.records.store import Record, read
 from utils.errors import UserError

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
-from engine.records.naming import format_radius
-from engine.records.radii import describe_radii, finds_radius, format_radii
+from engine.records.naming import finds_radius, format_radius
+from engine.records.radii import describe_radii, format_radii
 from engine.records.rows import make_rows
 from engine.report import curves, figures, tables
 from engine.report.sources import choose_records, find_common_images
