@@ -55,7 +55,7 @@ def walk(model, image, label, start, losses, steps, norm):
         size = eps * ((low + high) / 2 + (high - low) / 2 * math.cos(math.pi * share))
         direction = gradient.sign() if norm == "linf" else gradient / gradient.norm()
         moved = project(points + size * direction, image, radius, norm)
-        mixed = moved if k == 0 else norms.MOMENTUM * moved + (1 - race.MOMENTUM) * (2 * points - before)
+        mixed = moved if k == 0 else norms.MOMENTUM * moved + (1 - norms.MOMENTUM) * (2 * points - before)
         points, before = project(mixed, image, radius, norm), points
     return [*found, (points, inside)]
 
