@@ -59,7 +59,7 @@ def make_radius_panels(radii: list[dict]) -> list[Panel]:
     panels = {}
     for each in radii:
         norm, steps = each["settings"]["norm"], each["settings"]["steps"]
-        title = f"{name_attack(each['settings'])}, {each['settings']['min_radius_share']:.4g} wrong, {steps} steps"
+        title = f"{name_attack(each['settings'])}, {100 * each['settings']['min_radius_share']:.4g} % wrong, {steps} steps"
         panel = panels.setdefault((title, norm), Panel(title, norm, {}, stepped=True))
         found = sorted(radius for radius in each["radii"].values() if radius is not None)
         points = [(radius * (255 if norm == "linf" else 1), 100 * (place + 1) / each["images"])
