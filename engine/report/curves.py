@@ -58,8 +58,9 @@ def make_radius_panels(radii: list[dict]) -> list[Panel]:
     """Return a panel for each setting of min_radius: the percentage of images with a radius of at most eps, per run."""
     panels = {}
     for each in radii:
-        norm, steps = each["settings"]["norm"], each["settings"]["steps"]
-        title = f"{name_attack(each['settings'])}, {100 * each['settings']['min_radius_share']:.4g} % wrong, {steps} steps"
+        settings, norm = each["settings"], each["settings"]["norm"]
+        wrong = f"{100 * settings['min_radius_share']:.4g} % wrong"
+        title = f"{name_attack(settings)}, {wrong}, {settings['steps']} steps"
         panel = panels.setdefault((title, norm), Panel(title, norm, {}, stepped=True))
         found = sorted(radius for radius in each["radii"].values() if radius is not None)
         points = [(radius * (255 if norm == "linf" else 1), 100 * (place + 1) / each["images"])
