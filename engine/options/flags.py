@@ -120,7 +120,7 @@ ATTACK = (
     attack("restarts", number(int, low=1), 1, "attempts from new random points; each image keeps its worst",
            needs=(attack_with("restarts"),)),
     attack("attack_seed", number(int, low=0, high=2**32 - 1), 1, "seed of the attacks' random numbers",
-           modes=WITH_NETWORK, needs=(OF_PREDICTION,)),
+           modes=WITH_NETWORK, needs=(OF_PREDICTION, attack_with("seed", or_none=True))),
     attack("target_class", target, None, "drive predictions to class K, or to a label map (an image of class numbers)",
            metavar="K|FILE", needs=(attack_with("target"),)),
     attack("race_aim", plain_text, "both", "race: the image of which member counts: for accuracy that with the fewest "

@@ -2,7 +2,7 @@
 import inspect
 from collections.abc import Callable
 
-from engine.options.declare import Need
+from engine.options.declare import Need, list_attacks
 from utils import launch
 from utils.user_code import is_code
 
@@ -30,14 +30,14 @@ def torchrun() -> Need:
     return given(lambda _: launch.launched(), "for several processes: start them with torchrun")
 
 
-def attack_with(setting: str) -> Need:
-    """Return the condition that an attack takes this setting."""
+def attack_with(setting: str, *, or_none: bool = False) -> Need:
+    """Return the condition that an attack takes this setting; or_none: or that no attack is given."""
     def list_takers() -> list[str]:
         from attacks import ATTACKS, takes  # here, so that reading the flags doesn't import torch
 
         return [name for name in ATTACKS if takes(name, setting)]
 
-    return Need(lambda options: bool({*list_takers()} & {*options.attack}),
+    return Need(lambda options: bool({*list_takers()} & {*options.attack}) or or_none and not list_attacks(options),
                 lambda _: f"for {', '.join(list_takers())}: add one with --attack (docs/attacks.md#options)")
 
 

@@ -76,6 +76,7 @@ BAD = {
     "a radius for no attack": ("--eps 4/255", "--eps: for --attack, which is not given"),
     "a radius for training": ("--adv --eps 4/255", "the radius in training is --train_eps"),
     "steps of fgsm": ("--attack fgsm --steps 3", "--steps: for pgd, segpgd, cospgd, apgd"),
+    "a seed of nothing random": ("--test_only --attack min_radius --attack_seed 3", "--attack_seed: for fgsm, pgd"),
     "a warm start from nothing": ("--attack pgd --eps 0.1 --warm_start", "--warm_start starts from the result of a"),
     "an attack without this norm": ("--attack square --attack_norm l2", "--attack: square"),
     "a class that isn't": ("--attack pgd --target_class 21", "--target_class 21: voc has the classes 0 to 20"),
