@@ -77,7 +77,11 @@ class Block(nn.Module):
         return self.last(self.norm(out))
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * ("hrnet" in name)) for name in MODELS])
+LARGE = "hrnet", "resnet101", "xception"
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * any(part in name for part in LARGE))
+                                  for name in MODELS])
 def test_logits_of_the_twelve_networks_are_the_same(name, images):
     torch.manual_seed(0)
     network = settle(build_model(name, num_classes=4, output_stride=4 if "hrnet" in name else 16))

@@ -93,6 +93,7 @@ def test_at_its_radius_the_share_is_wrong(share, norm, smooth):
         assert outcome.backwards.tolist() == outcome.forwards.tolist() == [60] * 3 and attack.count_gradients() == 60
 
 
+@pytest.mark.slow
 @EVERY_NORM
 def test_more_steps_find_no_larger_radius(norm, smooth):
     model, images, labels = smooth(1)

@@ -93,7 +93,8 @@ def leave_powers_of_two(labels):
 
 @EVERY_NORM
 @pytest.mark.parametrize(("steps", "aim", "changes"), [
-    (4, "both", {}), (7, "both", {}), (20, "both", {"MEMBERS": ("blend_late", "blend")}), (31, "miou", {}),
+    (4, "both", {}), (7, "both", {}), pytest.param(31, "miou", {}, marks=pytest.mark.slow),
+    pytest.param(20, "both", {"MEMBERS": ("blend_late", "blend")}, marks=pytest.mark.slow),
     (30, "both", LONGER), (30, "miou", LONGER)])
 def test_the_result_is_that_of_the_steps_by_hand(steps, aim, changes, norm, smooth, right, monkeypatch):
     """On so few pixels both members leave equally many; in a longer race of other losses either one may win."""
@@ -157,6 +158,7 @@ def test_results_and_candidates_are_within_eps_but_the_way_is_not(aim, norm, toy
     assert 1.5 < far.max() / EPS[norm] <= 2 * (1 + 1e-6) and (far[math.ceil(race.SHRINKING * 12) + 1:] <= most).all()
 
 
+@pytest.mark.slow
 @EVERY_NORM
 def test_the_result_is_the_candidate_with_the_lowest_score(norm, smooth, right):
     fewest = lowest = 0
