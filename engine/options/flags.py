@@ -148,8 +148,8 @@ ATTACK = (
 report = partial(Flag, group="reports and checks", scope="call")
 REPORTS = (
     report("report", plain_text, None, "compare recorded runs (folders, or names in output_dir): tables, curves, "
-           "sheets; nothing is attacked again. --attack, --attack_loss, --attack_norm, --eps choose records", many=True,
-           metavar="RUN", modes=(REPORT,)),
+           "sheets; or groups of runs, A1,A2 B1,B2: means and intervals of differences. Nothing is attacked again; "
+           "--attack, --attack_loss, --attack_norm, --eps choose records", many=True, metavar="RUN", modes=(REPORT,)),
     report("report_dir", plain_text, None, "where the report goes (default: RUN/report; of several runs "
            "output_dir/report)", metavar="FOLDER", modes=(REPORT,)),
     report("verify", bool, False, "check on a few images that attacks and their gradients can be trusted on this "

@@ -4,7 +4,7 @@ import numpy as np
 from attacks import ENSEMBLE_LOSSES, SEA_LOSSES
 from engine.records.naming import finds_radius, make_label, name_sources
 from engine.records.store import Record
-from metrics import count_defined, scores, worst_case
+from metrics import count_defined, greedy_selection, scores, worst_case
 from utils.strict_json import canonical
 
 UNIONS = {"sea": SEA_LOSSES, "ensemble": ENSEMBLE_LOSSES}  # of APGD with red-eps
@@ -100,14 +100,33 @@ def _make_union_row(name: str, clean: Record, members: list[Record], names: list
     return row | ({"steps": None, "restarts": None} if name == WORST else {})
 
 
+def choose_counts(records: list[Record], names: list[str]) -> tuple[tuple, tuple]:
+    """Return what a row's two main scores are pooled from: per image and class, and per image.
+
+    The first is (intersection, union) [N, S] of the choice for the mean IoU; the second (correct, labelled pixels)
+    [N, 1] of that for the accuracy. records: the row's; of a union the clean one comes first.
+    """
+    intersection, union, pixels = _offer(records, names)
+    chosen, images = greedy_selection(intersection, union)[0], np.arange(len(names))
+    correct = intersection.sum(2).min(0)
+    return ((intersection[chosen, images], union[chosen, images]),
+            (correct[:, None], pixels.sum(1, keepdims=True)))
+
+
 def _score(records: list[Record], names: list[str], class_names: list[str]) -> dict:
     """Return the scores of a record, or those of the worst choice, image by image, among all that records offer."""
-    offered = [counts for record in records for counts in record.candidates(names)]
+    intersection, union, pixels = _offer(records, names)
     background = _find_background(class_names)
-    if len(offered) == 1:
-        return scores(*offered[0], background=background)
-    intersection, union, pixels = map(np.stack, zip(*offered, strict=True))  # [K, N, S] each
-    return worst_case(intersection, union, pixels[0], background=background)
+    if len(intersection) == 1:
+        return scores(intersection[0], union[0], pixels, background=background)
+    return worst_case(intersection, union, pixels, background=background)
+
+
+def _offer(records: list[Record], names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return intersection, union [K, N, S] of the K images that records offer of each, and labelled pixels [N, S]."""
+    offered = [counts for record in records for counts in record.candidates(names)]
+    intersection, union, pixels = map(np.stack, zip(*offered, strict=True))
+    return intersection, union, pixels[0]
 
 
 def _make_row(attack: str, records: list[Record], names: list[str], *, class_names, results, attack_loss, settings,

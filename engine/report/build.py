@@ -9,10 +9,17 @@ FILTERS = {"attacks": "attack", "losses": "attack_loss", "norm": "attack_norm", 
 
 def report(options) -> dict:
     """Write the report that --report asks for; return what report.json holds."""
-    named = [Path(options.output_dir) / run for run in options.report]
-    runs = [path if path.is_dir() else Path(run) for path, run in zip(named, options.report, strict=True)]
+    groups = [_find_folders(given, options.output_dir) for given in options.report]
+    runs = [run for group in groups for run in group]
     if missing := [str(run) for run in runs if not run.is_dir()]:
         raise UserError(f"--report: no folder {', '.join(missing)}: give run folders, or their names in --output_dir")
     folder = options.report_dir or (runs[0] if len(runs) == 1 else Path(options.output_dir)) / "report"
-    return write_report(runs, Path(folder), **{keyword: getattr(options, flag) for keyword, flag in FILTERS.items()
-                                               if flag in options.given})
+    return write_report(runs, Path(folder), groups=groups if len(runs) > len(groups) else None,
+                        **{keyword: getattr(options, flag) for keyword, flag in FILTERS.items()
+                           if flag in options.given})
+
+
+def _find_folders(given: str, output_dir: str) -> list[Path]:
+    """Return the folders of a run, or of a group of runs with commas between: paths, or names in output_dir."""
+    names = [given] if Path(output_dir, given).is_dir() or Path(given).is_dir() else given.split(",")
+    return [path if (path := Path(output_dir, name)).is_dir() else Path(name) for name in names]

@@ -8,6 +8,8 @@ from engine.records.naming import finds_radius, format_radius
 from engine.records.radii import describe_radii, format_radii
 from engine.records.rows import make_rows
 from engine.report import curves, figures, tables
+from engine.report.groups import LEGEND as GROUPS_LEGEND
+from engine.report.groups import compare_groups, format_groups, name_groups
 from engine.report.sources import choose_records, find_common_images
 from utils.files import name_folders, write_together
 from utils.logging import logger
@@ -25,13 +27,14 @@ LEGEND = """\
   norm and eps that every run has."""
 
 
-def write_report(runs: list[Path], folder: Path, *, attacks=None, losses=None, norm: str | None = None,
-                 eps=None) -> dict:
+def write_report(runs: list[Path], folder: Path, *, groups: list[list[Path]] | None = None, attacks=None, losses=None,
+                 norm: str | None = None, eps=None) -> dict:
     """Write report.md, report.csv, report.json, curves.png and sheets of pictures; return what report.json holds.
 
-    runs: run folders with records/*.jsonl, of the same classes. attacks, losses (names), norm and eps (numbers) choose
-    records; clean ones always count. The report is {"runs": names, "images": names, "rows": what make_rows()
-    gives for each run with "run" in front}, nan as null, over the images that all records have.
+    runs: run folders with records/*.jsonl, of the same classes. groups: the same folders in groups, which are compared
+    (groups.py). attacks, losses (names), norm and eps (numbers) choose records; clean ones always count. The report is
+    {"runs": names, "images": names, "rows": what make_rows() gives for each run with "run" in front}, nan as null, over
+    the images that all records have; "groups" and "radii" are what compare_groups() and describe_radii() give, if any.
     Raises UserError if there is nothing to compare or runs can't be compared, and leaves `folder` unchanged.
     """
     folders = name_folders(runs)
@@ -43,13 +46,17 @@ def write_report(runs: list[Path], folder: Path, *, attacks=None, losses=None, n
             for row in make_rows(records, names, class_names=records[0].header["class_names"], shared=shared)]
     radii = [{"run": run, **describe_radii(record, names, asked=eps)} for run, records in kept.items()
              for record in records if finds_radius(record.settings)]
-    content = replace_nan({"runs": list(kept), "images": names, "rows": rows, **({"radii": radii} if radii else {})})
+    compared = compare_groups(_name_groups(groups, folders), kept, rows, names) if groups else []
+    content = replace_nan({"runs": list(kept), "images": names, "rows": rows,
+                           **{key: found for key, found in (("groups", compared), ("radii", radii)) if found}})
     with write_together(Path(folder)) as part:
         pictures = _draw(part, folders, rows, radii, names)
-        _write(part / "report.md", _format_markdown(rows, radii, images=len(names), note=note, pictures=pictures))
+        _write(part / "report.md", _format_markdown(rows, compared, radii, images=len(names), note=note,
+                                                    pictures=pictures))
         _write(part / "report.csv", tables.format_rows_as_csv(rows))
         _write(part / "report.json", json.dumps(content, indent=1) + "\n")
-    shown = [tables.format_comparison(rows), *([format_radii(radii)] if radii else [])]
+    main_table = format_groups(compared) if groups else tables.format_comparison(rows)
+    shown = [main_table, *([format_radii(radii)] if radii else [])]
     logger.info("\n%s\n\nThe report is in %s", "\n\n".join(shown), folder)
     return content
 
@@ -75,13 +82,20 @@ def _draw(part: Path, folders: dict[str, Path], rows: list[dict], radii: list[di
     return drawn
 
 
-def _format_markdown(rows: list[dict], radii: list[dict], *, images: int, note: str, pictures: list[str]) -> str:
+def _name_groups(groups: list[list[Path]], folders: dict[str, Path]) -> dict[str, list[str]]:
+    names = {path: name for name, path in folders.items()}
+    return name_groups([[names[path.resolve()] for path in group] for group in groups])
+
+
+def _format_markdown(rows: list[dict], compared: list[dict], radii: list[dict], *, images: int, note: str,
+                     pictures: list[str]) -> str:
     runs = list(dict.fromkeys(row["run"] for row in rows))
     unions = [escape_markdown(f"- {row['run']}: {row['attack']}, {row['norm']}, {format_radius(row)}: "
                     f"{', '.join(row['members'])}") for row in rows if row["members"]]
     parts = [
         escape_markdown("# Robustness of " + ", ".join(runs)),
         f"Runs: {len(runs)}. Images: {images}." + (f" Note: {escape_markdown(note)}." if note else ""),
+        *(["## Groups", format_groups(compared), GROUPS_LEGEND, "## Runs"] if compared else []),
         tables.format_comparison(rows), LEGEND,
         *(["## Smallest radius", format_radii(radii)] if radii else []),
         "## IoU of each class", tables.format_class_table(rows),

@@ -1,0 +1,103 @@
+"""Groups of runs, such as one training with several seeds: mean, spread, and how sure the differences are."""
+import os
+from statistics import mean, stdev
+
+import numpy as np
+
+from engine.records.rows import choose_counts
+from engine.records.store import Record
+from engine.report.tables import align_rows
+from metrics import compare
+from utils.errors import UserError
+from utils.text import format_markdown
+
+SCORES = {"mIoU": "Mean IoU", "aAcc": "Overall Acc"}
+LEGEND = """\
+- mean +- sample standard deviation over the runs of a group; of one run the value alone.
+- difference: the group's mean minus that of the first group, with its 95 % bootstrap interval, over runs and images
+  drawn with replacement; groups of one size are paired run by run, in the order given. t: the 95 % interval by
+  Student's t over the pairs. With few runs the bootstrap is too narrow, and t is the one to trust.
+- A difference whose interval holds 0 can be chance."""
+
+
+def name_groups(groups: list[list[str]]) -> dict[str, list[str]]:
+    """Return {name: runs}: what names of a group's runs begin with, else its first run; a run alone is its own name.
+
+    Raises UserError if a run is in two groups or twice in one.
+    """
+    runs = [run for group in groups for run in group]
+    if twice := {run for run in runs if runs.count(run) > 1}:
+        raise UserError(f"--report: {', '.join(sorted(twice))} is in two groups: give each run once")
+    names = [os.path.commonprefix(group) if len(group) == 1 else os.path.commonprefix(group).rstrip("_-. ")
+             for group in groups]
+    unclear = [name for name in names if not name or names.count(name) > 1]
+    return {f"{group[0]} and {len(group) - 1} more" if name in unclear and len(group) > 1 else name or group[0]: group
+            for name, group in zip(names, groups, strict=True)}
+
+
+def compare_groups(groups: dict[str, list[str]], kept: dict[str, list[Record]], rows: list[dict],
+                   names: list[str]) -> list[dict]:
+    """Return a line for each attack that all runs of two groups have, or of one: means, spreads and differences.
+
+    kept: {run: records}; rows: those of all runs, with "run"; names: the images. A line is {"attack", "loss", "norm",
+    "eps", "steps", "groups": {name: {score: {"mean", "spread", "values"}}}, "differences": {name: {score: {"mean",
+    "bootstrap", "t"}}}}, from the second group on minus the first one.
+    """
+    first, *others = groups
+    lines = []
+    for line in align_rows(rows):
+        whole = {name: [line["rows"][run] for run in runs] for name, runs in groups.items()
+                 if all(run in line["rows"] for run in runs)}
+        if whole:
+            counts = {name: [_count(row, kept[row["run"]], names) for row in of_group]
+                      for name, of_group in whole.items()}
+            lines.append({
+                **{key: line[key] for key in ("attack", "loss", "norm", "eps", "steps")},
+                "groups": {name: _summarize(of_group) for name, of_group in whole.items()},
+                "differences": {name: _compare(counts[name], counts[first]) for name in others
+                                if name in whole and first in whole}})
+    return lines
+
+
+def _count(row: dict, records: list[Record], names: list[str]) -> dict:
+    """Return {score: counts} of a row, as compare() takes them for one run."""
+    by_stem = {record.stem: record for record in records}
+    clean = [record for record in records if record.settings["attack"] == "none" and row["members"]]
+    return dict(zip(SCORES, choose_counts([*clean, *(by_stem[stem] for stem in row["records"])], names), strict=True))
+
+
+def _summarize(rows: list[dict]) -> dict:
+    values = {score: [row[key] for row in rows] for score, key in SCORES.items()}
+    return {score: {"mean": mean(of_runs), "spread": stdev(of_runs) if len(of_runs) > 1 else None, "values": of_runs}
+            for score, of_runs in values.items()}
+
+
+def _compare(counts: list[dict], of_first: list[dict]) -> dict:
+    stacked = [{score: tuple(map(np.stack, zip(*(run[score] for run in group), strict=True))) for score in SCORES}
+               for group in (counts, of_first)]
+    return {score: vars(compare(stacked[0][score], stacked[1][score])) for score in SCORES}
+
+
+def format_groups(lines: list[dict]) -> str:
+    """Return a table with a line per attack and group: mean, spread, and the difference to the first group."""
+    shown = [(line, name, scores) for line in lines for name, scores in line["groups"].items()]
+    columns = {key: [line[key] for line, *_ in shown] for key in ("attack", "loss", "norm", "eps", "steps")}
+    columns["group"] = [name for _, name, _ in shown]
+    for score in SCORES:
+        columns[score] = [_format_mean(scores[score]) for *_, scores in shown]
+        columns[f"{score} difference"] = [_format_difference(line["differences"].get(name, {}).get(score))
+                                          for line, name, _ in shown]
+    return format_markdown(columns)
+
+
+def _format_mean(found: dict) -> str:
+    spread = "" if found["spread"] is None else f" +- {found['spread']:.4f}"
+    return f"{found['mean']:.4f}{spread}"
+
+
+def _format_difference(found: dict | None) -> str:
+    if found is None:
+        return "-"
+    low, high = found["bootstrap"]
+    t = "" if found["t"] is None else f"; t {found['t'][0]:+.4f} to {found['t'][1]:+.4f}"
+    return f"{found['mean']:+.4f} ({low:+.4f} to {high:+.4f}{t})"
