@@ -9,7 +9,8 @@ ROOT = Path(__file__).resolve().parent.parent
 FIVE = ("network", "datasets", "optim", "attacks", "metrics")
 TOP = {
     "main": {"engine"}, "predict": {"engine", *FIVE, "utils"}, "demo": {"main", "engine", "utils"},
-    "docs": {"engine"}, "benchmarks": {"engine", "main", *FIVE, "utils"}, "engine": {*FIVE, "utils"},
+    "docs": {"engine"}, "engine": {*FIVE, "utils"},
+    **{asking: {"engine", "main", *FIVE, "utils"} for asking in ("experiments", "benchmarks")},
     **{package: {"utils"} for package in FIVE}, "utils": set(),
 }
 # Inside engine. `setup` imports the plan of attacks, so that what they can't be is refused before data is read.

@@ -1,0 +1,1 @@
+"""Questions about robustness, as commands that anyone can repeat."""

@@ -1,0 +1,48 @@
+"""Train, attack and compare networks trained with and without sharpness-aware minimization.
+
+    python -m experiments.sharpness train attack --data_root CamVid     continues where it was stopped
+    python -m experiments.sharpness table
+
+Several processes can work at once: start the command again. What it would do in all is printed with the time that is
+left. See docs/experiments/sharpness.md.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+from engine.run.exits import reported_errors
+from experiments.sharpness.plan import CAMVID, QUICK
+from experiments.sharpness.table import write_tables
+from experiments.sharpness.work import work
+
+
+def main(argv=None):
+    """Do the steps; the exit code is 3 if other processes still work on some networks."""
+    parser = argparse.ArgumentParser("python -m experiments.sharpness", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("steps", nargs="+", choices=("train", "attack", "table"), metavar="STEP",
+                        help="train, attack (needs trained networks), table (of the networks that are done)")
+    parser.add_argument("--quick", action="store_true", help="the whole way in two minutes, on synthetic data")
+    parser.add_argument("--data_root", help="folder of CamVid")
+    parser.add_argument("--backbone_weights", help="file of the ImageNet backbone (default: torchvision's, downloaded)")
+    parser.add_argument("--folder", type=Path, help="of the runs (default: checkpoints/sharpness)")
+    parser.add_argument("--results", type=Path, help="folder of the JSON files, tables and pictures (default: results; "
+                        "with --quick FOLDER/results)")
+    args = parser.parse_args(argv)
+    if "train" in args.steps and not args.quick and not args.data_root:
+        parser.error("--data_root: give the folder of CamVid (docs/data.md#camvid)")
+    plan = QUICK if args.quick else CAMVID
+    folder = args.folder or Path("checkpoints/sharpness" + "_quick" * args.quick)
+    given = {"--data_root": args.data_root, "--backbone_weights": args.backbone_weights}
+    extra = tuple(word for flag, path in given.items() if path for word in (flag, str(Path(path).resolve())))
+    complete = True
+    with reported_errors():
+        if {"train", "attack"} & {*args.steps}:
+            complete = work(plan, folder, train="train" in args.steps, attack="attack" in args.steps, extra=extra)
+        if "table" in args.steps:
+            write_tables(plan, folder, args.results or (folder / "results" if args.quick else Path("results")))
+    return 0 if complete else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""What was measured on each network, in two files: results.json for readers, records.tar.gz to compute it again."""
+import gzip
+import io
+import json
+import tarfile
+from pathlib import Path
+
+from engine.records.naming import finds_radius
+from engine.records.radii import describe_radii
+from engine.records.rows import make_rows
+from engine.records.store import Record, read
+from experiments.sharpness.plan import Network, Plan
+from experiments.sharpness.work import read_journal
+
+EXTRAS = ("verify.json", "probe.json")
+KEPT = ("attack", "attack_loss", "norm", "eps", "steps", "images", "Mean IoU", "Mean IoU lower", "Overall Acc",
+        "Image IoU", "forwards", "backwards")
+
+
+def pack(plan: Plan, folder: Path, archive: Path) -> list[str]:
+    """Write the records, journals, checks and probes of all networks that are done; return their names.
+
+    Equal content gives equal bytes.
+    """
+    names = [network.name for network in plan.networks() if _is_done(plan, folder, network)]
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    with (archive.open("wb") as file, gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="") as packed,
+          tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar):
+        for name in names:
+            paths = [folder / f"{name}.jsonl", *(folder / name / extra for extra in EXTRAS),
+                     *sorted((folder / name / "records").glob("*.jsonl"))]
+            for path in paths:
+                content = path.read_bytes()
+                member = tarfile.TarInfo(str(path.relative_to(folder)))
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return names
+
+
+def unpack(archive: Path, folder: Path):
+    """Write the content of pack()'s file into a folder, which --report can then read."""
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+
+
+def load_records(folder: Path, name: str) -> list[Record]:
+    """Return a network's records."""
+    return [Record(path, *read(path)) for path in sorted((folder / name / "records").glob("*.jsonl"))]
+
+
+def describe(folder: Path, network: Network) -> dict:
+    """Return every figure of a network, each beside the settings that it was measured with."""
+    records = load_records(folder, network.name)
+    clean, = (record for record in records if record.settings["attack"] == "none")
+    sizes = {len(record) for record in records if record is not clean}
+    rows = []
+    for size in sorted(sizes):  # attacks on as many images are on the same ones
+        of_size = [record for record in records if len(record) == size and record is not clean]
+        rows += [row for row in make_rows([clean, *of_size], of_size[0].names, class_names=clean.header["class_names"])
+                 if row["attack"] != "worst case"]
+    on_all = make_rows([clean], clean.names, class_names=clean.header["class_names"])
+    verified = json.loads((folder / network.name / "verify.json").read_text())["checks"]
+    return {
+        "name": network.name, "method": network.method, "seed": network.seed,
+        "commands": read_journal(folder, network),
+        "rows": [{key: row[key] for key in KEPT} for row in [*on_all, *rows]],
+        "radii": [{key: value for key, value in describe_radii(record, record.names).items() if key != "settings"}
+                  for record in records if finds_radius(record.settings)],
+        "failed checks": [check["name"] for check in verified if not check["passed"]],
+        "probe": json.loads((folder / network.name / "probe.json").read_text())}
+
+
+def _is_done(plan: Plan, folder: Path, network: Network) -> bool:
+    wanted = {job.name for job in [plan.training(network), *plan.measurements(network)]}
+    return wanted <= {line["job"] for line in read_journal(folder, network)}

@@ -1,0 +1,121 @@
+"""What is trained and what is measured: methods, seeds and the commands of each network."""
+from dataclasses import dataclass, replace
+
+SMALL, LARGE = ("0.25/255", "0.5/255", "1/255"), ("2/255", "4/255")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train. length: iterations in units of the plan's; passes: forward and backward ones of an iteration."""
+
+    title: str
+    flags: tuple[str, ...]
+    seeds: int
+    length: int = 1
+    passes: int = 1
+    eps: tuple[str, ...] = SMALL
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command for a network. passes: forward and backward ones of a whole image, to estimate the time."""
+
+    name: str
+    arguments: tuple[str, ...]
+    passes: float
+
+
+@dataclass(frozen=True)
+class Network:
+    """A method with one seed."""
+
+    method: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Return the name of its run folder, such as sam_0.02-1."""
+        return f"{self.method}-{self.seed}"
+
+
+METHODS = {
+    "sgd": Method("SGD", (), seeds=5),
+    "sgd_twice": Method("SGD, twice the iterations", (), seeds=5, length=2),
+    "sam_0.02": Method("SAM, rho 0.02", ("--optimizer", "SAM", "--rho", "0.02"), seeds=5, passes=2),
+    "sam_0.05": Method("SAM, rho 0.05", ("--optimizer", "SAM", "--rho", "0.05"), seeds=3, passes=2),
+    "sam_0.1": Method("SAM, rho 0.1", ("--optimizer", "SAM", "--rho", "0.1"), seeds=3, passes=2),
+    "asam_0.2": Method("ASAM, rho 0.2", ("--optimizer", "SAM", "--adaptive", "--rho", "0.2"), seeds=3, passes=2),
+    "sam_on_0.5": Method("SAM-ON, rho 0.5", ("--optimizer", "SAM", "--sam_perturb", "norm", "--rho", "0.5"), seeds=3,
+                         passes=2),
+    "at_1": Method("adversarial, PGD-3 at 1/255", ("--adv", "--train_eps", "1/255", "--train_step", "3"), seeds=3,
+                   passes=4, eps=SMALL + LARGE),
+}
+# Each with its first seeds, before any method gets another one.
+CORE = ("sgd", "sgd_twice", "sam_0.02", "asam_0.2", "at_1")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment: the flags that all trainings share, and how much is measured."""
+
+    data: tuple[str, ...]
+    recipe: tuple[str, ...]
+    methods: dict[str, Method]
+    iterations: int = 600
+    images: int = 25
+    race_steps: int = 30
+    l2_eps: str = "0.5"
+    radius_steps: int = 50
+    queries: int = 200
+    crop_share: float = 240 * 240 / (360 * 480)  # pixels of a training crop as a share of a whole image's
+
+    def networks(self) -> list[Network]:
+        """Return all networks, in the order in which they are trained."""
+        def rank(network: Network):
+            extra = network.seed > min(3, self.methods[network.method].seeds)
+            return extra, network.method not in CORE, network.seed
+
+        every = [Network(name, seed) for name, method in self.methods.items() for seed in range(1, method.seeds + 1)]
+        return sorted(every, key=rank)
+
+    def training(self, network: Network) -> Job:
+        """Return the training of a network. Its best checkpoint is its last, as it is validated only at the end."""
+        method = self.methods[network.method]
+        length = self.iterations * method.length
+        batch = int(self.recipe[self.recipe.index("--batch_size") + 1])
+        return Job("train", (*self.data, *self.recipe, *method.flags, "--total_itrs", str(length), "--val_interval",
+                             str(length), "--random_seed", str(network.seed)),
+                   passes=length * method.passes * batch * self.crop_share)
+
+    def measurements(self, network: Network) -> list[Job]:
+        """Return what is measured on a trained network, by main.py and by probes.py."""
+        eps, count = self.methods[network.method].eps, self.images
+        some = ("--test_only", "--val_images", str(count), "--sheet_images", "4")
+
+        def attack(name: str, *flags: str, passes: float) -> Job:
+            return Job(name, (*some, "--attack", *flags), passes * count)
+
+        return [
+            attack("race", "race", "--steps", str(self.race_steps), "--eps", *eps, passes=len(eps) * self.race_steps),
+            attack("pgd", "pgd", "--steps", "10", "--eps", *eps, passes=len(eps) * 10),
+            attack("l2", "race", "--steps", str(self.race_steps), "--attack_norm", "l2", "--eps", self.l2_eps,
+                   passes=self.race_steps),
+            attack("min_radius", "min_radius", "--steps", str(self.radius_steps), passes=self.radius_steps),
+            attack("square", "square", "--steps", str(self.queries), "--eps", "0.5/255", passes=self.queries / 3),
+            Job("verify", ("--verify", "--eps", "0.5/255"), passes=1500),
+            Job("probe", (), passes=600),
+        ]
+
+
+CAMVID = Plan(
+    data=("--dataset", "camvid"),
+    recipe=("--model", "deeplabv3_mobilenet", "--output_stride", "16", "--lr", "0.05", "--backbone_lr_mult", "0.2",
+            "--bn_momentum", "0.1", "--crop_size", "240", "--batch_size", "8", "--save_interval", "50",
+            "--keep", "1", "--num_workers", "1"), methods=METHODS)
+QUICK = Plan(
+    data=("--dataset", "synthetic"),
+    recipe=("--model", "deeplabv3_mobilenet", "--output_stride", "16", "--no-pretrained_backbone", "--lr", "0.1",
+            "--backbone_lr_mult", "1", "--bn_momentum", "0.1", "--crop_size", "65", "--batch_size", "4",
+            "--keep", "1", "--num_workers", "0"),
+    methods={name: replace(METHODS[name], seeds=2, eps=("8/255",)) for name in ("sgd", "sam_0.02")},
+    iterations=20, images=2, race_steps=5, radius_steps=5, queries=5, crop_share=1.0)
