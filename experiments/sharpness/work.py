@@ -96,7 +96,8 @@ def _run(network: Network, job: Job, folder: Path, extra: tuple[str, ...]) -> di
             if not (job.name == "verify" and code == 1):  # 1: a check failed, which is a result
                 raise
     return {"job": job.name, "command": _describe(network, job), "seconds": round(time.monotonic() - start, 1),
-            "exit": code, "commit": _read_commit(), "versions": {package.__name__: package.__version__ for package in PACKAGES}}
+            "exit": code, "commit": _read_commit(),
+            "versions": {package.__name__: package.__version__ for package in PACKAGES}}
 
 
 def _describe(network: Network, job: Job) -> str:
