@@ -41,6 +41,7 @@ def work(plan: Plan, folder: Path, *, train: bool, attack: bool, extra: tuple[st
             continue
         with closing(journal):
             wanted = [plan.training(network)] * train + plan.measurements(network) * attack
+            journal.truncate(journal.read().rfind(b"\n") + 1)  # a kill may have left an incomplete line
             done = {line["job"] for line in _parse(journal.read())}
             for job in wanted:
                 if job.name not in done and (job.name == "train" or "train" in done):
@@ -61,8 +62,7 @@ def read_journal(folder: Path, network: Network) -> list[dict]:
 
 
 def _parse(content: bytes) -> list[dict]:
-    whole, _, _ = content.rpartition(b"\n")  # without a line that a kill left incomplete
-    return [json.loads(line) for line in whole.splitlines()]
+    return [json.loads(line) for line in content.rpartition(b"\n")[0].splitlines()]
 
 
 def _describe_rest(plan: Plan, folder: Path, train: bool, attack: bool) -> str:

@@ -1,0 +1,183 @@
+"""The experiment on sharpness: probes against autograd, statistics against least squares, and jobs that continue."""
+import json
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from experiments.sharpness import __main__ as entry
+from experiments.sharpness import analysis, probes, work
+from experiments.sharpness.plan import CAMVID, QUICK, Network
+from utils.files import AppendOnly
+
+
+@pytest.fixture
+def tiny():
+    """A network with few parameters in double precision, and two batches of its training data."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.Tanh(), nn.Conv2d(2, 3, 1)).double().eval()
+    batches = [(torch.rand(2, 3, 5, 6, dtype=torch.double), torch.randint(0, 3, (2, 5, 6))) for _ in range(2)]
+    return network, batches
+
+
+def loss_of(network, batches, flat):
+    """The loss as a function of one vector of all parameters."""
+    values, start = {}, 0
+    for name, parameter in network.named_parameters():
+        values[name] = flat[start:start + parameter.numel()].view_as(parameter)
+        start += parameter.numel()
+    return torch.stack([nn.functional.cross_entropy(torch.func.functional_call(network, values, images), labels)
+                        for images, labels in batches]).mean()
+
+
+def vector_of(network):
+    return torch.cat([parameter.detach().flatten() for parameter in network.parameters()])
+
+
+def test_the_largest_eigenvalue_is_that_of_the_whole_hessian(tiny):
+    network, batches = tiny
+    hessian = torch.autograd.functional.hessian(lambda flat: loss_of(network, batches, flat), vector_of(network))
+    values = torch.linalg.eigvalsh(hessian)
+    largest = values[values.abs().argmax()].item()
+    found, change = probes.largest_eigenvalue(network, batches, iterations=500)
+    assert found == pytest.approx(largest, rel=0.03) and change < probes.TOLERANCE
+
+
+@pytest.mark.parametrize("rho", [0.02, 0.5])
+def test_the_sam_gap_is_that_of_the_vector(tiny, rho):
+    network, batches = tiny
+    before = vector_of(network)
+    flat = before.clone().requires_grad_(True)
+    start = loss_of(network, batches, flat)
+    slope, = torch.autograd.grad(start, flat)
+    expected = loss_of(network, batches, before + rho * slope / slope.norm()) - start
+    assert probes.sam_gap(network, batches, rho) == pytest.approx(expected.item(), rel=1e-9)
+    assert torch.equal(vector_of(network), before), "the weights are as before"
+
+
+def test_input_sensitivity_is_that_of_finite_differences(tiny):
+    network, batches = tiny
+    images, labels = batches[0]
+    found = probes.input_sensitivity(network, list(zip(images, labels, strict=True)), [0, 1])
+    step, l1, l2, margins = 1e-6, [], [], []
+    for image, label in zip(images, labels, strict=True):
+        def loss(image, label=label):
+            return nn.functional.cross_entropy(network(image[None]), label[None]).item()
+
+        slopes = []
+        for place in np.ndindex(*image.shape):
+            ahead, behind = image.clone(), image.clone()
+            ahead[place], behind[place] = ahead[place] + step, behind[place] - step
+            slopes.append((loss(ahead) - loss(behind)) / (2 * step))
+        l1.append(np.abs(slopes).sum())
+        l2.append(np.linalg.norm(slopes))
+        logits = network(image[None])[0].detach().numpy()
+        own = [(logits[label[y, x], y, x], np.delete(logits[:, y, x], label[y, x]).max())
+               for y, x in np.ndindex(*label.shape)]
+        margins.append(np.mean([mine - other for mine, other in own if mine > other]))
+    assert found == pytest.approx({"gradient_l1": np.mean(l1), "gradient_l2": np.mean(l2),
+                                   "margin": np.mean(margins)}, rel=1e-5)
+
+
+def test_the_difference_at_equal_clean_scores_is_that_of_least_squares():
+    draws = np.random.default_rng(0)
+    scores = {}
+    for method, level, networks in (("sgd", 0.0, 5), ("sam", 2.0, 4), ("other", -1.0, 3)):
+        clean = draws.normal(40, 2, networks)
+        scores[method] = list(zip(clean, level + 0.5 * clean + draws.normal(0, 0.1, networks), strict=True))
+    rows = [(method, *pair) for method, pairs in scores.items() for pair in pairs]
+    design = np.array([[clean, *(method == each for each in scores)] for method, clean, _ in rows], float)
+    solved = np.linalg.lstsq(design, np.array([attacked for *_, attacked in rows]), rcond=None)[0]
+    found = analysis.difference_at_equal_clean(scores)
+    assert found["sam"][0] == pytest.approx(solved[2] - solved[1])
+    assert found["other"][0] == pytest.approx(solved[3] - solved[1])
+    assert found["sam"][1] < 2.0 < found["sam"][2] and found["other"][1] < -1.0 < found["other"][2]
+
+
+# The plan
+
+
+def test_the_core_methods_come_first_and_all_with_their_seeds():
+    names = [network.name for network in CAMVID.networks()]
+    assert len(names) == len(set(names)) == 5 * 3 + 3 * 5
+    assert {name.rpartition("-")[0] for name in names[:5]} == {"sgd", "sgd_twice", "sam_0.02", "asam_0.2", "at_1"}
+    assert names[-6:] == [f"{method}-{seed}" for seed in (4, 5) for method in ("sgd", "sgd_twice", "sam_0.02")]
+
+
+def test_sgd_twice_has_twice_the_iterations_and_the_passes_of_sam():
+    sgd, twice, sam = (CAMVID.training(Network(method, 1)) for method in ("sgd", "sgd_twice", "sam_0.02"))
+    length = {job: job.arguments[job.arguments.index("--total_itrs") + 1] for job in (sgd, twice, sam)}
+    assert int(length[twice]) == 2 * int(length[sgd]) == 2 * int(length[sam])
+    assert twice.passes == sam.passes == 2 * sgd.passes
+
+
+# Jobs
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """The commands that were run, in order; none is really run."""
+    found = []
+    monkeypatch.setattr(work, "main", lambda argv: found.append(argv))
+    monkeypatch.setattr(work, "probe", lambda folder: found.append(["probe", folder.name]))
+    return found
+
+
+def test_what_is_finished_is_skipped(tmp_path, told):
+    assert not work.work(QUICK, tmp_path, train=False, attack=True), "nothing is trained, so nothing is attacked"
+    assert told == []
+    assert work.work(QUICK, tmp_path, train=True, attack=False, extra=("--data_root", "here"))
+    assert len(told) == 4 and all(argv[-2:] == ["--data_root", "here"] for argv in told)
+    assert work.work(QUICK, tmp_path, train=True, attack=True)
+    assert len(told) == 4 * (1 + len(QUICK.measurements(Network("sgd", 1))))
+    assert work.work(QUICK, tmp_path, train=True, attack=True)
+    assert len(told) == 4 * (1 + len(QUICK.measurements(Network("sgd", 1))))
+    journal = work.read_journal(tmp_path, Network("sgd", 1))
+    assert "here" not in json.dumps(journal) and journal[0]["command"].startswith("python main.py --exp_name sgd-1")
+
+
+def test_a_network_that_another_process_works_on_is_left_to_it(tmp_path, told, monkeypatch):
+    monkeypatch.setattr("utils.files.LOCK_WAIT", 0.0)
+    with closing(AppendOnly(tmp_path / "sgd-1.jsonl")):
+        assert not work.work(QUICK, tmp_path, train=True, attack=False)
+    assert len(told) == 3 and not any("sgd-1" in argv for argv in told)
+
+
+def test_a_command_that_was_stopped_is_repeated_and_a_torn_line_is_none(tmp_path, told, monkeypatch):
+    def stop(argv):
+        (tmp_path / "sgd-1").mkdir()
+        (tmp_path / "sgd-1" / "latest_net.pth").touch()
+        raise SystemExit(143)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "main", stop)
+        with pytest.raises(SystemExit):
+            work.work(QUICK, tmp_path, train=True, attack=False)
+    (tmp_path / "sgd-1.jsonl").write_text('{"job": "tra')
+    work.work(QUICK, tmp_path, train=True, attack=False)
+    first, *others = told
+    assert "sgd-1" in first and "--continue_training" in first
+    assert not any("--continue_training" in argv for argv in others)
+    assert [line["job"] for line in work.read_journal(tmp_path, Network("sgd", 1))] == ["train"]
+
+
+def test_a_failed_check_is_a_result_and_other_failures_are_not(tmp_path, monkeypatch):
+    def fail(argv):
+        if "--verify" in argv:
+            raise SystemExit(1)
+        if "square" in argv:
+            raise SystemExit(2)
+
+    monkeypatch.setattr(work, "main", fail)
+    with pytest.raises(SystemExit):
+        work.work(QUICK, tmp_path, train=True, attack=True)
+    assert [line["job"] for line in work.read_journal(tmp_path, Network("sgd", 1))] == [
+        "train", "race", "pgd", "l2", "min_radius"]
+
+
+def test_data_root_is_asked_for_before_anything_starts(capsys):
+    with pytest.raises(SystemExit) as stop:
+        entry.main(["train"])
+    assert stop.value.code == 2 and "--data_root" in capsys.readouterr().err
