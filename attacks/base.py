@@ -98,7 +98,8 @@ class Attack:
             raise ValueError(f"start has shape {list(start.shape)}, images {list(images.shape)}: they must be equal")
         images = images.detach()
         with eval_mode(model), frozen_parameters(model):
-            network, points = fold(model, images), images
+            # One step doesn't make up for folding, where the weights change from call to call as in training.
+            network, points = fold(model, images) if self.count_gradients() != 1 else model, images
             if network is not model:
                 points = images.contiguous(memory_format=torch.channels_last)
             problem = Problem(network, points, labels, loss=self.attack_loss, target=self.target,

@@ -52,6 +52,7 @@ METHODS = {
 }
 # Each with its first seeds, before any method gets another one.
 CORE = ("sgd", "sgd_twice", "sam_0.02", "asam_0.2", "at_1")
+CONVERGENCE = ("sgd", "sam_0.02", "at_1")  # methods whose first network shows how many steps race needs
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Plan:
     iterations: int = 600
     images: int = 25
     race_steps: int = 30
+    other_race_steps: tuple[int, ...] = (10, 60, 120)
     l2_eps: str = "0.5"
     radius_steps: int = 50
     queries: int = 200
@@ -90,6 +92,7 @@ class Plan:
     def measurements(self, network: Network) -> list[Job]:
         """Return what is measured on a trained network, by main.py and by probes.py."""
         eps, count = self.methods[network.method].eps, self.images
+        middle = eps[min(1, len(eps) - 1)]
         some = ("--test_only", "--val_images", str(count), "--sheet_images", "4")
 
         def attack(name: str, *flags: str, passes: float) -> Job:
@@ -101,9 +104,11 @@ class Plan:
             attack("l2", "race", "--steps", str(self.race_steps), "--attack_norm", "l2", "--eps", self.l2_eps,
                    passes=self.race_steps),
             attack("min_radius", "min_radius", "--steps", str(self.radius_steps), passes=self.radius_steps),
-            attack("square", "square", "--steps", str(self.queries), "--eps", "0.5/255", passes=self.queries / 3),
-            Job("verify", ("--verify", "--eps", "0.5/255"), passes=1500),
+            attack("square", "square", "--steps", str(self.queries), "--eps", middle, passes=self.queries / 3),
+            Job("verify", ("--verify", "--eps", middle), passes=1500),
             Job("probe", (), passes=600),
+            *(attack(f"race-{steps}", "race", "--steps", str(steps), "--eps", middle, passes=steps)
+              for steps in self.other_race_steps if network.seed == 1 and network.method in CONVERGENCE),
         ]
 
 
@@ -118,4 +123,4 @@ QUICK = Plan(
             "--backbone_lr_mult", "1", "--bn_momentum", "0.1", "--crop_size", "65", "--batch_size", "4",
             "--keep", "1", "--num_workers", "0"),
     methods={name: replace(METHODS[name], seeds=2, eps=("8/255",)) for name in ("sgd", "sam_0.02")},
-    iterations=20, images=2, race_steps=5, radius_steps=5, queries=5, crop_share=1.0)
+    iterations=20, images=2, race_steps=5, other_race_steps=(10,), radius_steps=5, queries=5, crop_share=1.0)

@@ -6,7 +6,7 @@ from pathlib import Path
 from experiments.sharpness import analysis, figures
 from experiments.sharpness.analysis import ADVERSARIAL, BASELINE
 from experiments.sharpness.collect import describe, load_records, pack, unpack
-from experiments.sharpness.plan import METHODS, Plan
+from experiments.sharpness.plan import CONVERGENCE, METHODS, Plan
 from utils.errors import UserError
 from utils.files import write_atomically
 from utils.logging import logger
@@ -51,6 +51,7 @@ def format_tables(archive: Path) -> str:
     methods = {name: methods[name] for name in NAMES if name in methods}
     parts = {"Mean IoU in %, mean and standard deviation over networks": format_scores(methods, "mIoU"),
              "Pixel accuracy in %": format_scores(methods, "aAcc"),
+             "Mean IoU in % by the steps of race, of each method's first network": format_convergence(methods),
              "Difference to SGD, points of mIoU": format_differences(methods),
              "Difference to SGD at equal clean mIoU, points": format_adjusted(methods),
              "Sharpness and sensitivity": format_probes(methods, probes)}
@@ -58,8 +59,8 @@ def format_tables(archive: Path) -> str:
 
 
 def list_attacks(methods: dict) -> dict[tuple, str]:
-    """Return {key: title} of what was measured, clean first; of all methods together."""
-    keys = {key for seeds in methods.values() for records in seeds.values() for key in records} - {("min_radius",)}
+    """Return {key: title} of what was measured on all networks of a method, clean first; of all methods together."""
+    keys = set().union(*(set.intersection(*map(set, seeds.values())) for seeds in methods.values())) - {("min_radius",)}
     order = ("none", "race", "pgd", "square")
     return {key: title_of(key) for key in sorted(keys, key=lambda key: (key[1] == "l2", order.index(key[0]), key[2]))}
 
@@ -86,6 +87,19 @@ def format_scores(methods: dict, what: str) -> str:
     return format_markdown(columns)
 
 
+def format_convergence(methods: dict) -> str:
+    """Return a table of mIoU against the steps of race, of the networks that were attacked with several numbers."""
+    lines = []
+    for name in CONVERGENCE:
+        races = {key: record for key, record in methods.get(name, {}).get(1, {}).items() if key[:2] == ("race", "linf")}
+        for eps in sorted({key[2] for key in races}):
+            steps = sorted(key[3] for key in races if key[2] == eps)
+            if len(steps) > 1:
+                lines.append({"trained with": NAMES[name], "eps": f"{255 * eps:g}/255", **{
+                    f"race-{number}": f"{analysis.score(races['race', 'linf', eps, number]):.1f}" for number in steps}})
+    return _format_lines(lines)
+
+
 def format_differences(methods: dict) -> str:
     """Return a table with a line per method and attack: the difference to SGD and its intervals."""
     lines = []
@@ -93,10 +107,10 @@ def format_differences(methods: dict) -> str:
         for key, title in list_attacks(methods).items():
             if name != BASELINE and all(key in records for records in [*seeds.values(), *methods[BASELINE].values()]):
                 found = analysis.difference(seeds, methods[BASELINE], key)
-                lines.append((NAMES[name], title, f"{100 * found.mean:+.1f}", _format_interval(found.bootstrap),
-                              "-" if found.t is None else _format_interval(found.t)))
-    titles = "trained with", "attack", "difference", "95 % bootstrap", "95 % t"
-    return format_markdown(dict(zip(titles, map(list, zip(*lines, strict=True)), strict=True))) if lines else "-"
+                lines.append({"trained with": NAMES[name], "attack": title, "difference": f"{100 * found.mean:+.1f}",
+                              "95 % bootstrap": _format_interval(found.bootstrap),
+                              "95 % t": "-" if found.t is None else _format_interval(found.t)})
+    return _format_lines(lines)
 
 
 def format_adjusted(methods: dict) -> str:
@@ -118,6 +132,10 @@ def format_probes(methods: dict, probes: dict) -> str:
         columns[title] = [_format_mean([probes[f"{name}-{seed}"][key] for seed in seeds], digits=3)
                           for name, seeds in methods.items()]
     return format_markdown(columns)
+
+
+def _format_lines(lines: list[dict[str, str]]) -> str:
+    return format_markdown({title: [line[title] for line in lines] for title in lines[0]}) if lines else "-"
 
 
 def _format_mean(values: list, *, digits: int = 1) -> str:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from attacks import PGD, Networks, build_attack
+from attacks import FGSM, PGD, Networks, Square, build_attack
 from attacks.folding import TOLERANCE, _kept, fold
 from attacks.pairs import find_pairs
 from network import MODELS, Bfloat16, build_model
@@ -303,3 +303,13 @@ def test_each_of_several_networks_is_folded_and_an_unfoldable_one_stays(images, 
     assert difference(both, form, images) < TOLERANCE and count_norms(both) == 4
     first.norm.running_mean += 1
     assert difference(both, fold(both, images), images) < TOLERANCE
+
+
+@pytest.mark.parametrize(("attack", "folded"), [
+    (FGSM(eps=0.01), False), (PGD(eps=0.01, steps=1), False), (PGD(eps=0.01, steps=2), True),
+    (PGD(eps=0.01, steps=1, restarts=2), True), (Square(eps=0.01, steps=2), True)], ids=repr)
+def test_one_gradient_is_not_worth_folding(attack, folded, images, monkeypatch):
+    asked = []
+    monkeypatch.setattr("attacks.base.fold", lambda model, points: asked.append(model) or model)
+    attack(nn.Conv2d(3, 2, 1), images, torch.zeros(len(images), *images.shape[2:], dtype=torch.long))
+    assert bool(asked) == folded
