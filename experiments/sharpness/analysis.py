@@ -45,6 +45,13 @@ def group_by_method(records: dict[str, list[Record]]) -> dict[str, dict[int, dic
     return found
 
 
+def list_radii(networks: list[dict], attack: str) -> list[tuple]:
+    """Return the keys of an attack's linf radii that all networks have, by eps, with the steps that most radii have."""
+    keys = [key for key in set.intersection(*map(set, networks)) if key[:2] == (attack, "linf")]
+    steps = [key[3] for key in keys]
+    return sorted((key for key in keys if key[3] == max(sorted({*steps}), key=steps.count)), key=lambda key: key[2])
+
+
 def summarize(values: list[float]) -> dict:
     """Return mean and sample standard deviation, None of one value."""
     return {"mean": mean(values), "spread": stdev(values) if len(values) > 1 else None, "networks": len(values)}

@@ -2,8 +2,9 @@
 from pathlib import Path
 from statistics import mean, stdev
 
-from engine.report.figures import COLOURS, MARKERS
+from engine.report.figures import COLOURS, MARKERS, draw_sheet
 from experiments.sharpness import analysis
+from experiments.sharpness.plan import CONVERGENCE, METHODS
 from utils.optional import import_optional
 
 
@@ -17,11 +18,33 @@ def draw_all(folder: Path, name: str, methods: dict):
         figure.savefig(folder / f"{name}_{what}.png", dpi=110)
 
 
+def draw_sheet_of_methods(path: Path, folder: Path, methods: dict):
+    """Draw one image under networks of several methods, clean and under race, from the pictures in their run folders.
+
+    Without a drawing if no image has all pictures.
+    """
+    grid = {}
+    for method in CONVERGENCE:
+        records = methods.get(method, {}).get(1, {})
+        if attacked := analysis.list_radii([records], "race"):
+            shown = attacked[min(1, len(attacked) - 1)]
+            pictures = folder / f"{method}-1" / "val_results"
+            clean, race = (pictures / records[key].stem for key in (analysis.CLEAN, shown))
+            grid[METHODS[method].title] = (clean, race, f"race {255 * shown[2]:g}/255")
+    names = [{picture.name.removesuffix("_pred.png") for picture in place.glob("*_pred.png")}
+             for clean, race, _ in grid.values() for place in (clean, race)]
+    if names and (common := sorted(set.intersection(*names))):
+        image = common[0]
+        draw_sheet(path, image, {title: {
+            "image": clean / f"{image}_image.png", "target": clean / f"{image}_target.png",
+            "clean": clean / f"{image}_pred.png", attack: race / f"{image}_pred.png"}
+            for title, (clean, race, attack) in grid.items()})
+
+
 def _draw_curves(axes, methods: dict):
     for axis, attack in zip(axes, ("race", "pgd"), strict=True):
         for place, (method, seeds) in enumerate(methods.items()):
-            keys = sorted({key for records in seeds.values() for key in records
-                           if key == analysis.CLEAN or key[0] == attack and key[1] == "linf"}, key=lambda key: key[2])
+            keys = [analysis.CLEAN, *analysis.list_radii(list(seeds.values()), attack)]
             values = [[analysis.score(records[key]) for records in seeds.values()] for key in keys]
             centre = [mean(of_eps) for of_eps in values]
             half = [stdev(of_eps) if len(of_eps) > 1 else 0 for of_eps in values]
@@ -37,8 +60,7 @@ def _draw_curves(axes, methods: dict):
 
 
 def _draw_scatter(axis, methods: dict):
-    keys = sorted({key for seeds in methods.values() for records in seeds.values() for key in records
-                   if key[0] == "race" and key[1] == "linf"}, key=lambda key: key[2])
+    keys = analysis.list_radii([records for seeds in methods.values() for records in seeds.values()], "race")
     shown = keys[min(1, len(keys) - 1)]
     for place, (method, seeds) in enumerate(methods.items()):
         points = [analysis.pair(records, shown) for records in seeds.values()]

@@ -69,6 +69,8 @@ class Plan:
     l2_eps: str = "0.5"
     radius_steps: int = 50
     queries: int = 200
+    verified: tuple[str, ...] = ()  # flags of --verify
+    probe_iterations: int = 30
     crop_share: float = 240 * 240 / (360 * 480)  # pixels of a training crop as a share of a whole image's
 
     def networks(self) -> list[Network]:
@@ -105,7 +107,7 @@ class Plan:
                    passes=self.race_steps),
             attack("min_radius", "min_radius", "--steps", str(self.radius_steps), passes=self.radius_steps),
             attack("square", "square", "--steps", str(self.queries), "--eps", middle, passes=self.queries / 3),
-            Job("verify", ("--verify", "--eps", middle), passes=1500),
+            Job("verify", ("--verify", "--eps", middle, *self.verified), passes=1500),
             Job("probe", (), passes=600),
             *(attack(f"race-{steps}", "race", "--steps", str(steps), "--eps", middle, passes=steps)
               for steps in self.other_race_steps if network.seed == 1 and network.method in CONVERGENCE),
@@ -123,4 +125,5 @@ QUICK = Plan(
             "--backbone_lr_mult", "1", "--bn_momentum", "0.1", "--crop_size", "65", "--batch_size", "4",
             "--keep", "1", "--num_workers", "0"),
     methods={name: replace(METHODS[name], seeds=2, eps=("8/255",)) for name in ("sgd", "sam_0.02")},
-    iterations=20, images=2, race_steps=5, other_race_steps=(10,), radius_steps=5, queries=5, crop_share=1.0)
+    iterations=20, images=2, race_steps=5, other_race_steps=(10,), radius_steps=5, queries=5,
+    verified=("--val_images", "1"), probe_iterations=2, crop_share=1.0)

@@ -21,7 +21,7 @@ from utils.images import choose_evenly
 RHOS = 0.02, 0.1
 SEED, BATCHES, BATCH_SIZE = 2026, 2, 8  # of the training crops
 IMAGES = 25
-ITERATIONS, TOLERANCE = 30, 0.01  # of the power iteration; the relative change at which it ends
+ITERATIONS, TOLERANCE = 30, 0.01  # at most, of the power iteration; the relative change at which it ends
 
 
 def mean_loss(network: nn.Module, batches) -> Tensor:
@@ -86,10 +86,10 @@ def norm(tensors: list[Tensor]) -> Tensor:
 
 
 def input_sensitivity(network: nn.Module, dataset, indices: list[int]) -> dict:
-    """Return means over images of the input gradient's L1 and L2 norms and of the margin of right pixels.
+    """Return means over images of the input gradient's L1 and L2 norms and of the mean margin of right pixels.
 
     The gradient is that of an image's mean cross-entropy; its L1 norm times a small linf radius is how much the loss
-    can rise. Margin: logit of the label minus the largest other one.
+    can rise. Margin: logit of the label minus the largest other one, 0 in an image without right pixels.
     """
     found = {"gradient_l1": [], "gradient_l2": [], "margin": []}
     for index in indices:
@@ -99,9 +99,8 @@ def input_sensitivity(network: nn.Module, dataset, indices: list[int]) -> dict:
         part, = torch.autograd.grad(nn.functional.cross_entropy(logits, label, ignore_index=255), image)
         found["gradient_l1"].append(part.abs().sum().item())
         found["gradient_l2"].append(part.norm().item())
-        right = (logits.argmax(1) == label)
         own, other = logits.detach().topk(2, dim=1).values.unbind(1)
-        found["margin"].append((own - other)[right].mean().item())
+        found["margin"] += (own - other)[logits.argmax(1) == label].mean().reshape(1).nan_to_num(0.0).tolist()
     return {name: sum(values) / len(values) for name, values in found.items()}
 
 
@@ -117,15 +116,15 @@ def load_run(folder: Path) -> tuple[nn.Module, dict]:
     return model.to(memory_format=torch.channels_last).eval(), options
 
 
-def measure(folder: Path, *, batch_size: int = BATCH_SIZE) -> dict:
-    """Return everything that this file measures, for one run."""
+def measure(folder: Path, *, iterations: int) -> dict:
+    """Return everything that this file measures, for one run. iterations: the most of the power iteration."""
     network, options = load_run(folder)
     train_set, val_set = build_datasets(options["dataset"], data_root=options["data_root"],
                                         crop_size=options["crop_size"])
-    loader, _ = build_loaders(train_set, val_set, batch_size=batch_size, val_batch_size=1, num_workers=0, seed=SEED)
+    loader, _ = build_loaders(train_set, val_set, batch_size=BATCH_SIZE, val_batch_size=1, num_workers=0, seed=SEED)
     drawn = loader.iterate_from(0)
     batches = [next(drawn)[:2] for _ in range(BATCHES)]
-    value, change = largest_eigenvalue(network, batches)
+    value, change = largest_eigenvalue(network, batches, iterations=iterations)
     with torch.no_grad():
         loss = mean_loss(network, batches).item()
     return {"loss": loss, **{f"sam_gap_{rho:g}": sam_gap(network, batches, rho) for rho in RHOS},
@@ -133,9 +132,9 @@ def measure(folder: Path, *, batch_size: int = BATCH_SIZE) -> dict:
             **input_sensitivity(network, val_set, choose_evenly(len(val_set), IMAGES))}
 
 
-def probe(folder: Path):
+def probe(folder: Path, *, iterations: int = ITERATIONS):
     """Measure a run and write its probe.json."""
-    write_atomically(folder / "probe.json", json.dumps(measure(folder), indent=1) + "\n")
+    write_atomically(folder / "probe.json", json.dumps(measure(folder, iterations=iterations), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ def write_tables(plan: Plan, folder: Path, results: Path):
     write_atomically(results / f"{name}.json", json.dumps(content, indent=1) + "\n")
     text = format_tables(archive)
     write_atomically(results / f"{name}.md", text)
-    figures.draw_all(results, name, read_archive(archive)[0])
+    methods, _ = read_archive(archive)
+    figures.draw_all(results, name, methods)
+    figures.draw_sheet_of_methods(results / f"{name}_sheet.png", folder, methods)
     logger.info("%s\n%d of %d networks are done; %s.json, .md and _records.tar.gz are in %s", text, len(done),
                 len(plan.networks()), name, results)
 

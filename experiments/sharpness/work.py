@@ -46,7 +46,7 @@ def work(plan: Plan, folder: Path, *, train: bool, attack: bool, extra: tuple[st
             for job in wanted:
                 if job.name not in done and (job.name == "train" or "train" in done):
                     logger.info("%s: %s. %s", network.name, job.name, _describe_rest(plan, folder, train, attack))
-                    journal.write(json.dumps(_run(network, job, folder, extra)) + "\n")
+                    journal.write(json.dumps(_run(plan, network, job, folder, extra)) + "\n")
                     done.add(job.name)
             if attack and "train" not in done:
                 left_over.append(f"{network.name} isn't trained")
@@ -81,11 +81,11 @@ def _describe_rest(plan: Plan, folder: Path, train: bool, attack: bool) -> str:
     return f"{len(left)} commands are left, about {hours:.1f} hours of one process"
 
 
-def _run(network: Network, job: Job, folder: Path, extra: tuple[str, ...]) -> dict:
+def _run(plan: Plan, network: Network, job: Job, folder: Path, extra: tuple[str, ...]) -> dict:
     """Run a job; return its line of the journal."""
     start, code = time.monotonic(), 0
     if job.name == "probe":
-        probe(folder / network.name)
+        probe(folder / network.name, iterations=plan.probe_iterations)
     else:
         begun = job.name == "train" and any((folder / network.name).glob("latest_*.pth"))
         place = ("--output_dir", str(folder), "--exp_name", network.name, *(("--continue_training",) if begun else ()))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from experiments.sharpness import __main__ as entry
-from experiments.sharpness import analysis, probes, work
+from experiments.sharpness import analysis, probes, table, work
 from experiments.sharpness.plan import CAMVID, QUICK, Network
 from utils.files import AppendOnly
 
@@ -121,7 +121,7 @@ def told(monkeypatch):
     """The commands that were run, in order; none is really run."""
     found = []
     monkeypatch.setattr(work, "main", lambda argv: found.append(argv))
-    monkeypatch.setattr(work, "probe", lambda folder: found.append(["probe", folder.name]))
+    monkeypatch.setattr(work, "probe", lambda folder, **_: found.append(["probe", folder.name]))
     return found
 
 
@@ -130,10 +130,10 @@ def test_what_is_finished_is_skipped(tmp_path, told):
     assert told == []
     assert work.work(QUICK, tmp_path, train=True, attack=False, extra=("--data_root", "here"))
     assert len(told) == 4 and all(argv[-2:] == ["--data_root", "here"] for argv in told)
-    assert work.work(QUICK, tmp_path, train=True, attack=True)
-    assert len(told) == 4 * (1 + len(QUICK.measurements(Network("sgd", 1))))
-    assert work.work(QUICK, tmp_path, train=True, attack=True)
-    assert len(told) == 4 * (1 + len(QUICK.measurements(Network("sgd", 1))))
+    in_all = sum(1 + len(QUICK.measurements(network)) for network in QUICK.networks())
+    for _ in range(2):
+        assert work.work(QUICK, tmp_path, train=True, attack=True)
+        assert len(told) == in_all
     journal = work.read_journal(tmp_path, Network("sgd", 1))
     assert "here" not in json.dumps(journal) and journal[0]["command"].startswith("python main.py --exp_name sgd-1")
 
@@ -181,3 +181,35 @@ def test_data_root_is_asked_for_before_anything_starts(capsys):
     with pytest.raises(SystemExit) as stop:
         entry.main(["train"])
     assert stop.value.code == 2 and "--data_root" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_whole_way_on_synthetic_data(tmp_path):
+    """Train, attack and compare; stopped after the trainings and continued; the tables come from the archive alone."""
+    assert entry.main(["train", "--quick", "--folder", str(tmp_path / "runs")]) == 0
+    assert entry.main(["attack", "table", "--quick", "--folder", str(tmp_path / "runs")]) == 0
+    results = tmp_path / "runs" / "results"
+    archive = results / "sharpness_synthetic_records.tar.gz"
+    text = (results / "sharpness_synthetic.md").read_text()
+    assert text == table.format_tables(archive)
+    content = json.loads((results / "sharpness_synthetic.json").read_text())
+    assert [network["name"] for network in content["networks"]] == [network.name for network in QUICK.networks()]
+    assert {path.name for path in results.glob("*.png")} == {
+        f"sharpness_synthetic_{what}.png" for what in ("curves", "scatter", "sheet")}
+    first = archive.read_bytes()
+    assert entry.main(["train", "attack", "table", "--quick", "--folder", str(tmp_path / "runs")]) == 0
+    assert archive.read_bytes() == first, "what is finished is not done again"
+    check_against_json(results / "sharpness_synthetic.md", content)
+
+
+def check_against_json(page, content):
+    """The table's means and spreads are those of the figures in the JSON file, by NumPy."""
+    line = next(line for line in page.read_text().splitlines() if line.startswith("| SGD "))  # of the first table
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    for place, (attack, norm) in enumerate([("none", None), ("race", "linf"), ("pgd", "linf")], start=2):
+        rows = [row for network in content["networks"] if network["method"] == "sgd" for row in network["rows"]
+                if (row["attack"], row["norm"]) == (attack, norm) and row["steps"] in (0, 5, 10)
+                and (attack != "race" or row["steps"] == 5) and (attack != "none" or row["images"] > 2)]
+        values = [100 * row["Mean IoU"] for row in rows]
+        assert len(values) == 2
+        assert cells[place] == f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}"
