@@ -18,7 +18,8 @@ def draw(summary: list[dict], path: Path):
     """Draw the summary's means, with bars of one sample deviation over seeds."""
     radii = sorted({line["eps"] for line in summary})
     attacks = sorted({line["attack"] for line in summary}, key=lambda name: (name != HIGHLIGHTED, name))
-    figure = Figure(figsize=(3.2 * len(radii) + 0.4, 5.6), layout="constrained")
+    width = 3.2 * len(radii) + 0.4
+    figure = Figure(figsize=(width, 6), layout="constrained")
     axes = figure.subplots(2, len(radii), squeeze=False, sharex=True)
     for row, score in zip(axes, ("aAcc", "mIoU"), strict=True):
         for axis, eps in zip(row, radii, strict=True):
@@ -43,7 +44,7 @@ def draw(summary: list[dict], path: Path):
     for axis in axes[1]:
         axis.set_xlabel("gradients per image", fontsize=9)
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(6, len(labels)), fontsize=8, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=int(width / 1.6), fontsize=8, frameon=False)
     FigureCanvasAgg(figure).print_png(path)
 
 
