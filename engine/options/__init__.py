@@ -1,10 +1,12 @@
 """From argv and a checkpoint's options to one complete, frozen Options. FLAGS describes every flag.
 
-    flags.py, training_flags.py   FLAGS, one row a flag      declare.py   the type of a row    types.py   values
-    needs.py   conditions for an effect    parser.py   argv -> Call    resolve.py   Call -> Options    rules.py   errors
+    flags.py, attack_flags.py, training_flags.py   FLAGS, one row a flag
+    declare.py   the type of a row, conditions for an effect     types.py   values
+    parser.py   argv -> Call     resolve.py   Call -> Options     rules.py   errors
 """
+from engine.options.attack_flags import PROTOCOLS
 from engine.options.declare import PREDICT, REPORT, TEST, TRAIN, VERIFY
-from engine.options.flags import FLAGS, PROTOCOLS
+from engine.options.flags import FLAGS
 from engine.options.parser import as_flags
 from engine.options.resolve import Options, adopted, as_text, read_call, resolve, take_over
 

@@ -3,8 +3,9 @@ from dataclasses import asdict, field, make_dataclass, replace
 from pathlib import Path
 
 from engine.options import rules
+from engine.options.attack_flags import PROTOCOLS
 from engine.options.declare import PREDICT, REPORT, TRAIN, VERIFY
-from engine.options.flags import FLAGS, PROTOCOLS
+from engine.options.flags import FLAGS
 from engine.options.parser import Call, format_value, parse
 from engine.options.types import find_base_optimizer
 from utils.errors import UserError

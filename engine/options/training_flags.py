@@ -1,8 +1,19 @@
 """The flags of training: the schedule, sharpness, adversarial training, memory and processes."""
 from functools import partial
 
-from engine.options.declare import PREDICT, SAM_FAMILY, TEST, TRAIN, Flag, Need, list_attacks, list_registered
-from engine.options.needs import given, optimizer, torchrun
+from engine.options.declare import (
+    PREDICT,
+    SAM_FAMILY,
+    TEST,
+    TRAIN,
+    Flag,
+    Need,
+    given,
+    list_attacks,
+    list_registered,
+    optimizer,
+    torchrun,
+)
 from engine.options.types import number, plain_text, share_of_eps
 
 # AWP is chosen by --awp_gamma.
