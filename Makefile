@@ -19,6 +19,7 @@ extras: $(VENV)/.extras
 
 $(VENV)/.extras: $(VENV)/.installed requirements-extra.txt
 	$(INSTALL) -r requirements-extra.txt
+	$(INSTALL) --no-deps imagecorruptions-imaug==1.1.5
 	touch $@
 
 demo: setup

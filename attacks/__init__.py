@@ -6,6 +6,7 @@ import inspect
 
 from attacks.apgd import APGD
 from attacks.base import Attack, Outcome
+from attacks.corruption import CORRUPTIONS, SEVERITIES, Corruption
 from attacks.cospgd import CosPGD
 from attacks.ensemble import ENSEMBLE_LOSSES, SEA, SEA_LOSSES, AllLosses, Ensemble
 from attacks.fgsm import FGSM
@@ -22,9 +23,9 @@ from attacks.square import Square
 ATTACKS = {"fgsm": FGSM, "pgd": PGD, "segpgd": SegPGD, "cospgd": CosPGD, "apgd": APGD, "sea": SEA,
            "ensemble": AllLosses, "race": Race, "min_radius": MinRadius, "square": Square, "noise": Noise}
 
-__all__ = ["APGD", "ATTACKS", "ENSEMBLE_LOSSES", "FGSM", "LOSSES", "NORMS", "PGD", "SEA", "SEA_LOSSES", "AllLosses",
-           "Attack", "CosPGD", "Ensemble", "Networks", "Noise", "Outcome", "SegPGD", "SignNoise", "Square",
-           "UniformNoise", "build_attack", "class_weights", "join", "takes"]
+__all__ = ["APGD", "ATTACKS", "CORRUPTIONS", "ENSEMBLE_LOSSES", "FGSM", "LOSSES", "NORMS", "PGD", "SEA", "SEA_LOSSES",
+           "SEVERITIES", "AllLosses", "Attack", "Corruption", "CosPGD", "Ensemble", "Networks", "Noise", "Outcome",
+           "SegPGD", "SignNoise", "Square", "UniformNoise", "build_attack", "class_weights", "join", "takes"]
 
 
 def build_attack(name: str, **settings) -> Attack:

@@ -153,6 +153,11 @@ class AppendOnly:
         self._file.close()
 
 
+def find_run(given: str, output_dir: str) -> Path:
+    """Return the folder of a run that is given as a name in output_dir or as a path; it may not exist."""
+    return named if (named := Path(output_dir, given)).is_dir() else Path(given)
+
+
 def name_folders(folders: list[Path]) -> dict[str, Path]:
     """Return {name: folder}: a folder's name, with its parents' in front where that is needed to tell folders apart."""
     paths = list(dict.fromkeys(Path(folder).resolve() for folder in folders))

@@ -1,16 +1,19 @@
 """From options to the attacks of an evaluation, and to its sweep."""
 import torch
 
-from attacks import LOSSES, Attack, build_attack, class_weights, takes
+from attacks import CORRUPTIONS, LOSSES, Attack, Corruption, build_attack, class_weights, takes
 from attacks.search import TargetSizeError
 from datasets import build_datasets, count_pixels
 from datasets.files import read_mask
 from engine.evaluation.sweep import sweep
 from engine.options.declare import PREDICT, list_attacks
 from engine.options.types import compute_step_size
+from engine.records.corruptions import read_baseline
 from network import choose_window
 from utils.errors import UserError
+from utils.files import find_run
 from utils.logging import logger
+from utils.optional import import_optional
 from utils.snapshots import hash_weights
 from utils.user_code import is_code, make_label
 
@@ -29,14 +32,37 @@ def plan_attacks(options, *, num_classes: int) -> tuple[Attack, ...]:
                 "seed": options.attack_seed, "best_iterate": options.best_iterate, "red_eps": options.red_eps,
                 "target": _read_target(options, num_classes), "class_weights": [1.0], "race_aim": options.race_aim,
                 "min_radius_share": options.min_radius_share}
+    _check_corruptions(options)
     try:
         return tuple(
             build_attack(name, eps=eps, step_size=eps and compute_step_size(options.alpha, eps), attack_loss=loss,
                          **settings)
             for name in list_attacks(options) for loss in _choose_losses(options, name)
-            for eps in (dict.fromkeys(options.eps) if takes(name, "eps") else [None]))
+            for eps in (dict.fromkeys(options.eps) if takes(name, "eps") else [None])) + _list_corruptions(options)
     except ValueError as error:
         raise UserError(f"--attack: {error}") from None
+
+
+def _list_corruptions(options) -> tuple[Attack, ...]:
+    """Return each --corrupt at each --severity, in the order in which they were published."""
+    asked = options.corrupt or ()
+    return tuple(Corruption(name, severity=severity, seed=options.attack_seed)
+                 for name in CORRUPTIONS if name in asked or "all" in asked for severity in sorted({*options.severity}))
+
+
+def _check_corruptions(options):
+    """Raise UserError for what can't be corrupted, or compared, before anything is attacked."""
+    if options.corrupt:
+        import_optional("imagecorruptions")
+        if options.transfer_from:
+            raise UserError("--corrupt: corruptions are made without a network: leave out --transfer_from")
+    _read_baseline(options)
+
+
+def _read_baseline(options) -> list:
+    """Return the records of --corrupt_baseline, [] without one."""
+    given = options.corrupt_baseline
+    return read_baseline(find_run(given, options.output_dir)) if given else []
 
 
 def weigh_classes(setup):
@@ -108,6 +134,7 @@ def sweep_planned(setup) -> dict:
     try:
         return sweep(setup.scored_model, setup.val_loader, dataset, setup.attacks, folder=setup.run.folder,
                      subject=subject, transfer_from=setup.transfer_from, radii=options.eps,
+                     baseline=_read_baseline(options),
                      warm_start=options.warm_start, amp=options.amp, attack_amp=options.attack_amp,
                      pictures=None if options.save_val_results else options.sheet_images,
                      described=options.to_dict(), dashboard=setup.dashboard,

@@ -11,13 +11,14 @@ from torch import nn
 
 from attacks import join
 from datasets import ImageSet, list_batches, with_indices
-from engine.evaluation.chains import Link, plan_chains
+from engine.evaluation.chains import Link, open_records, plan_chains
 from engine.evaluation.dashboard import show_robustness
 from engine.evaluation.evaluate import Scored, announce, make_lines, score_batches, show_progress
 from engine.evaluation.pictures import Pictures
 from engine.evaluation.precision import log_sign_differences
 from engine.evaluation.shards import hand_over, take_share
-from engine.records.naming import finds_radius, format_radius, make_label, make_title
+from engine.records.corruptions import describe_corruptions, format_corruptions
+from engine.records.naming import finds_radius, format_radius, make_title
 from engine.records.radii import describe_radii, format_radii
 from engine.records.rows import make_rows
 from engine.records.store import Records
@@ -29,11 +30,14 @@ from utils.distributed import broadcast_object, fail_together, is_main
 from utils.logging import logger
 from utils.snapshots import hash_model
 
+TABLES = {"radii": format_radii, "corruptions": format_corruptions}
+
 
 def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_names=None, num_classes: int | None = None,
           subject: dict | None = None, warm_start: bool = False, amp: bool = False, attack_amp: bool = False,
           pictures: int | None = 0, described: dict | None = None, dashboard=None,
-          transfer_from: dict[str, nn.Module] | None = None, radii=None, repeat: str = "the same call") -> dict:
+          transfer_from: dict[str, nn.Module] | None = None, radii=None, baseline=(),
+          repeat: str = "the same call") -> dict:
     """Score `model` clean, then under each of `attacks` or its members; return what results.json holds.
 
     model: images [B, 3, H, W] in [0, 1] -> logits [B, C, H, W]. loader: a DataLoader of `dataset`, in order;
@@ -43,8 +47,9 @@ def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_name
     that was stopped continues it. Without a folder nothing is kept. subject: plain values that identify this model
     (default: a hash of its weights). warm_start: each radius starts from the smaller one's result. amp, attack_amp:
     clean and attacked scores in bfloat16. transfer_from: {name: network}, on whose mean loss the adversarial images for
-    `model` are made; the names appear in tables and file names. radii: for the table of min_radius. described:
-    "options" of results.json. repeat: how to continue, for the log.
+    `model` are made; the names appear in tables and file names. radii: for the table of min_radius. baseline: another
+    run's records under corruptions, to compare errors with. described: "options" of results.json. repeat: how to
+    continue, for the log.
 
     Results so far are written even if an error or Ctrl-C ends the sweep. Under torchrun the ranks share the batches and
     rank 0 writes. Raises ValueError if the loader is not in order or the classes are unknown.
@@ -54,13 +59,14 @@ def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_name
             return sweep(model, loader, dataset, attacks, folder=temporary, class_names=class_names,
                          num_classes=num_classes, subject=subject or {"kept": False}, warm_start=warm_start, amp=amp,
                          attack_amp=attack_amp, described=described, dashboard=dashboard, transfer_from=transfer_from,
-                         radii=radii, repeat=repeat)
+                         radii=radii, baseline=baseline, repeat=repeat)
     images = ImageSet(dataset, class_names=class_names, num_classes=num_classes)
     loader = with_indices(loader, dataset)
     names = [images.name(index) for batch in list_batches(loader) for index in batch]
     if len(set(names)) < len(names):
         raise ValueError(f"two images are called {max(names, key=names.count)}: names must be distinct")
-    run = _Sweep(images, loader, names, Path(folder), described or {}, dashboard or NullVisualizer(), radii, repeat)
+    run = _Sweep(images, loader, names, Path(folder), described or {}, dashboard or NullVisualizer(), radii, baseline,
+                 repeat)
     drawn = Pictures(run.folder / "val_results", images, names, needed=pictures is None,
                      count=len(names) if pictures is None else pictures)
     records, seen = [], [*(transfer_from or {}).values()]
@@ -75,7 +81,7 @@ def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_name
         for chain in plan_chains(attacks, warm_start=warm_start, amp=amp, attack_amp=attack_amp, transfer_from=sources):
             with ExitStack() as stack:
                 with fail_together():
-                    files = _open_records(stack, chain, header, run.folder)
+                    files = open_records(stack, chain, header, run.folder)
                     missing = run.find_missing(files, chain, drawn)
                 records += files
                 form = precise(model, amp=amp if chain[0].attack is None else attack_amp)
@@ -98,12 +104,6 @@ def _make_header(model, images: ImageSet, loader, subject: dict | None) -> dict:
         "tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32}}
 
 
-def _open_records(stack: ExitStack, chain: list[Link], header: dict, folder: Path) -> list[Records]:
-    """Open the record file of each link, to be closed with `stack`; on rank 0 only."""
-    return [stack.enter_context(Records(folder / "records", {"attack": link.settings, **header},
-                                        label=make_label(link.settings))) for link in (chain if is_main() else [])]
-
-
 @dataclass
 class _Sweep:
     """The data that the steps of a sweep share."""
@@ -115,6 +115,7 @@ class _Sweep:
     described: dict
     dashboard: object
     radii: tuple[float, ...] | None
+    baseline: list[Records]
     repeat: str
 
     def find_missing(self, files: list[Records], chain: list[Link], pictures: Pictures) -> list[list[int]]:
@@ -160,13 +161,16 @@ class _Sweep:
             return None
         radii = [describe_radii(record, self.names, asked=self.radii) for record in records
                  if finds_radius(record.settings) and all(name in record for name in self.names)]
+        rows = self._make_rows(records)
+        corrupted = describe_corruptions(rows, self.names, self.baseline)
+        more = {key: found for key, found in (("radii", radii), ("corruptions", corrupted)) if found}
         results = {"options": self.described, "images": self.names, "skipped_images": self.images.skipped,
-                   "results": self._make_rows(records), **({"radii": radii} if radii else {}), "complete": complete}
-        if results["results"]:
-            tables = [format_table(results["results"]), *([format_radii(radii)] if radii else [])]
+                   "results": rows, **more, "complete": complete}
+        if rows:
+            tables = [format_table(rows), *(TABLES[key](found) for key, found in more.items())]
             logger.info("\n%s\n", "\n\n".join(tables))
             write_results(self.folder / "results.json", results)
-            show_robustness(self.dashboard, results["results"])
+            show_robustness(self.dashboard, rows)
         return results
 
     def warn_about_unlabelled(self, records: list[Records]):

@@ -21,6 +21,8 @@ from engine.options.types import number, plain_text, share_of_eps, target
 ATTACKS = list_registered("attacks/__init__.py", "ATTACKS")
 LOSSES = list_registered("attacks/losses.py", "LOSSES")
 NORMS = list_registered("attacks/norms.py", "NORMS")
+CORRUPTIONS = list_registered("attacks/corruption.py", "CORRUPTIONS")
+CORRUPTED = given(lambda options: options.corrupt, "for corruptions: add --corrupt all, or some of them by name")
 
 ATTACKED = Need(lambda options: (options.mode not in ATTACKING or list_attacks(options)
                                  or ("attack" in options.given and not options.adv)),
@@ -74,6 +76,13 @@ ATTACK = (
     attack("protocol", plain_text, None, "the attacks, steps and radii that a reviewer asks for: a first look (smoke), "
            "a table (standard), a claim of robustness (strong); the log shows the flags that it stands for",
            choices=tuple(PROTOCOLS), modes=SCORING, scope="once"),
+    attack("corrupt", plain_text, None, "common corruptions to evaluate under, after the clean images: all, or some of "
+           + ", ".join(CORRUPTIONS), choices=("all", *CORRUPTIONS), many=True, metavar="NAME",
+           modes=(*SCORING, REPORT)),
+    attack("severity", number(int, low=1, high=5), (1, 2, 3, 4, 5), "of the corruptions, from 1 to 5", many=True,
+           modes=SCORING, needs=(CORRUPTED,)),
+    attack("corrupt_baseline", plain_text, None, "another run, a folder or a name in output_dir, whose errors under "
+           "the same corruptions these errors are divided by", metavar="RUN", modes=SCORING, needs=(CORRUPTED,)),
     attack("val_images", number(int, low=1), None, "evaluate on N validation images, evenly spaced, instead of all",
            metavar="N", modes=(TEST, VERIFY)),
     attack("save_val_results", bool, False, "write image, target, pred, overlay and perturbation PNGs of every result "

@@ -2,6 +2,7 @@
 import numpy as np
 
 from attacks import ENSEMBLE_LOSSES, SEA_LOSSES
+from engine.records.corruptions import is_corruption
 from engine.records.naming import finds_radius, make_label, name_sources
 from engine.records.store import Record
 from metrics import count_defined, greedy_selection, scores, worst_case
@@ -25,11 +26,11 @@ def make_rows(records: list[Record], names: list[str], *, class_names: list[str]
     case` (all records, or those whose canonical settings are in `shared`). "Mean IoU lower" is a lower bound of its
     Mean IoU; "settings" and "loss" are None, "members" its records' labels, "records" their stems; a worst case has
     neither steps nor restarts. Attacks made on other networks ("transfer_from") are in a union only with those made on
-    the same ones. "radius" is the maximum over images; "loss", "forwards" and "backwards" are means, passes summed over
-    members; "ratio" is Mean IoU as a share of the clean one. A class that is in no label and no prediction has the
-    Class IoU nan, and is not among the "Classes" of Mean IoU. A record whose attack offers candidates (race) has the
-    scores of a union. Records of min_radius, which have no eps, are left out: see radii.py. Raises ValueError without a
-    clean one.
+    the same ones; corruptions are in none. "radius" is the maximum over images; "loss", "forwards" and "backwards" are
+    means, passes summed over members; "ratio" is Mean IoU as a share of the clean one. A class that is in no label and
+    no prediction has the Class IoU nan, and is not among the "Classes" of Mean IoU. A record whose attack offers
+    candidates (race) has the scores of a union. Records of min_radius, which have no eps, are left out: see radii.py.
+    Raises ValueError without a clean one.
     """
     records = sorted((record for record in records if not finds_radius(record.settings)),
                      key=lambda record: canonical(record.settings))
@@ -51,8 +52,8 @@ def sort_key(row: dict) -> tuple:
 
 def _find_unions(records: list[Record], shared: set[str] | None) -> list[tuple[str, list[Record]]]:
     """Return (name, members) of every union that these records form."""
-    attacked = [record for record in records
-                if record.settings["attack"] != "none" and record.settings.get("target") is None]
+    attacked = [record for record in records if record.settings["attack"] != "none"
+                and record.settings.get("target") is None and not is_corruption(record.settings)]
     red_eps = [record for record in attacked if is_red_eps(record.settings)]
     unions = [(name, [record for record in group if record.settings["attack_loss"] in losses])
               for group in _group(red_eps, lambda settings: drop_keys(settings, *LOSS_SETTINGS))

@@ -3,6 +3,7 @@ from pathlib import Path
 
 from engine.report.write import write_report
 from utils.errors import UserError
+from utils.files import find_run
 
 FILTERS = {"attacks": "attack", "losses": "attack_loss", "norm": "attack_norm", "eps": "eps"}  # keyword -> flag
 
@@ -13,13 +14,14 @@ def report(options) -> dict:
     runs = [run for group in groups for run in group]
     if missing := [str(run) for run in runs if not run.is_dir()]:
         raise UserError(f"--report: no folder {', '.join(missing)}: give run folders, or their names in --output_dir")
+    filters = {keyword: getattr(options, flag) for keyword, flag in FILTERS.items() if flag in options.given}
+    if options.corrupt:
+        filters["attacks"] = [*filters.get("attacks", ()), *options.corrupt]
     folder = options.report_dir or (runs[0] if len(runs) == 1 else Path(options.output_dir)) / "report"
-    return write_report(runs, Path(folder), groups=groups if len(runs) > len(groups) else None,
-                        **{keyword: getattr(options, flag) for keyword, flag in FILTERS.items()
-                           if flag in options.given})
+    return write_report(runs, Path(folder), groups=groups if len(runs) > len(groups) else None, **filters)
 
 
 def _find_folders(given: str, output_dir: str) -> list[Path]:
     """Return the folders of a run, or of a group of runs with commas between: paths, or names in output_dir."""
-    names = [given] if Path(output_dir, given).is_dir() or Path(given).is_dir() else given.split(",")
-    return [path if (path := Path(output_dir, name)).is_dir() else Path(name) for name in names]
+    whole = find_run(given, output_dir)
+    return [whole] if whole.is_dir() else [find_run(name, output_dir) for name in given.split(",")]

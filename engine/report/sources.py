@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.records.corruptions import is_corruption
 from engine.records.naming import finds_radius, make_label
 from engine.records.rows import UNIONS, is_red_eps
 from engine.records.store import Record, read
@@ -100,13 +101,15 @@ def _is_wanted(settings: dict, attacks, losses, norm, eps) -> bool:
     return settings["attack"] == "none" or (
         (attacks is None or any(_belongs_to(settings, name) for name in attacks))
         and (losses is None or settings.get("attack_loss") in losses)
-        and (norm is None or settings["norm"] == norm)
-        and (eps is None or finds_radius(settings)
+        and (norm is None or settings["norm"] == norm or is_corruption(settings))
+        and (eps is None or finds_radius(settings) or is_corruption(settings)
              or any(math.isclose(settings["eps"], wanted) for wanted in np.atleast_1d(eps))))
 
 
 def _belongs_to(settings: dict, attack: str) -> bool:
-    """Return whether a record belongs to this attack; sea, ensemble and noise are recorded as their members."""
+    """Return whether a record belongs to this attack or corruption; sea, ensemble, noise are recorded as members."""
+    if attack == "all":
+        return is_corruption(settings)
     if attack in UNIONS:
         return is_red_eps(settings) and settings["attack_loss"] in UNIONS[attack]
     return settings["attack"] == attack or (attack == "noise" and settings["attack"].endswith("_noise"))
