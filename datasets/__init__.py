@@ -10,9 +10,11 @@ from .bad_images import check_and_filter
 from .base import SegmentationDataset, fingerprint
 from .camvid import CamVid
 from .check import check_dataset
+from .cityscapes import Cityscapes
 from .classes import Classes, make_palette
 from .files import read_mask
 from .folder import Folder
+from .iccv09 import StanfordBackground
 from .label_maps import check_label_map
 from .loaders import build_loaders, list_batches, select_batches
 from .plain import ImageSet, with_indices
@@ -29,7 +31,9 @@ __all__ = [
 
 DATASETS = {
     "voc": VOCSegmentation,
+    "cityscapes": Cityscapes,
     "camvid": CamVid,
+    "iccv09": StanfordBackground,
     "folder": Folder,
     "synthetic": Synthetic,
 }

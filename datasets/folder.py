@@ -4,7 +4,6 @@ from pathlib import Path
 
 from utils.errors import UserError
 
-from .base import PairedFiles
 from .classes import Classes, make_palette
 from .files import have_one_size
 from .image_lists import ImageFolder, describe_unused, list_images, log_masks_without_image, log_unused, to_one_line
@@ -19,6 +18,7 @@ from .own_classes import (
     read_stored_labels,
     warn_about_palette,
 )
+from .paired import PairedFiles
 from .voc import compute_colours
 
 HELP = "(docs/data.md#your-own-images)"

@@ -27,7 +27,7 @@ class Labels:
     stored: set[int] = field(default_factory=set)      # the labels before --label_map
     labels: Counter = field(default_factory=Counter)   # after --label_map
     classes: Counter = field(default_factory=Counter)  # of these what the data set uses, without IGNORE
-    foreign: Counter = field(default_factory=Counter)  # of the labels what it ignores, but for its own void label
+    foreign: Counter = field(default_factory=Counter)  # of the labels what it ignores, but for its void_labels
     first_foreign: str = ""  # the first file with such labels
     masks: int = 0
     ignored_masks: int = 0
@@ -41,7 +41,7 @@ class Labels:
                                       counts.tolist(), strict=True):
             self.labels[label] += count
             found[used] += count
-            if used == IGNORE and label not in (IGNORE, dataset.num_classes):
+            if used == IGNORE and label not in dataset.void_labels:
                 self.foreign[label] += count
                 self.first_foreign = self.first_foreign or dataset.files(i)[1]
         del found[IGNORE]

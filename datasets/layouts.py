@@ -11,9 +11,10 @@ LAYOUTS = (
     (("train", "trainannot", "val", "valannot"), "camvid"),
     (("train", "train_labels", "val", "val_labels"), "camvid"),
     (("train/images", "train/masks"), "folder"),
+    (("leftImg8bit", "gtFine"), "cityscapes"),
+    (("images", "labels_colored"), "iccv09"),
 )
 FOREIGN = (
-    (("leftImg8bit", "gtFine"), "Cityscapes"),
     (("images/training", "annotations/training"), "ADE20K"),
     (("train/images", "train/labels"), "a data set of YOLO or a labelling tool"),
     (("images", "masks"), "images and masks that are not split"),

@@ -11,15 +11,18 @@ IGNORE = 255
 MEAN_PIXEL = (124, 116, 104)  # ImageNet mean (0.485, 0.456, 0.406) in uint8: padding is about 0 for the network
 
 
-def make_train_transform(crop_size: int) -> v2.Transform:
+def make_train_transform(crop_size: int, colour_jitter: float = 0.0) -> v2.Transform:
     """Return random scale in [0.5, 2], random crop, random flip: [3, H, W] -> [3, crop_size, crop_size].
 
     If the scaled image is smaller than the crop, the image is padded with MEAN_PIXEL and the label with IGNORE.
+    colour_jitter: brightness, contrast and saturation change by factors from 1 - this to 1 + this.
     """
+    jitter = [v2.ColorJitter(*[colour_jitter] * 3)] if colour_jitter else []
     fill = {tv_tensors.Image: MEAN_PIXEL, tv_tensors.Mask: IGNORE}
     return v2.Compose([
         RandomScale(0.5, 2.0),
         v2.RandomCrop(crop_size, pad_if_needed=True, fill=fill),
+        *jitter,
         v2.RandomHorizontalFlip(0.5),
         *_to_tensors(),
     ])

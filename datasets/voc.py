@@ -8,11 +8,11 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 from utils.errors import UserError
 from utils.logging import logger
 
-from .base import PairedFiles
 from .classes import make_palette
 from .download import fetch_folder
 from .image_lists import Entry, ImageFolder, ImageFolders, list_images, read_list, to_one_line
 from .layouts import refuse_other_layout
+from .paired import PairedFiles
 from .transforms import IGNORE
 
 AUG = "_aug"

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from attacks import Attack
-from datasets import build_datasets, build_loaders, check_and_filter, describe
+from datasets import DATASETS, build_datasets, build_loaders, check_and_filter, describe
 from engine.evaluation.plan import plan_attacks
 from engine.options import PREDICT, PROTOCOLS, REPORT, TEST, TRAIN, Options, as_text, read_call
 from engine.run.folder import Run
@@ -169,6 +169,8 @@ def build_network(options: Options, device: torch.device, *, num_classes: int,
                                             model_state(content), source=options.backbone_weights,
                                             whole=options.freeze_backbone)
         take_normalization(model, content, source=options.backbone_weights)
+    if checkpoint is None and (own := DATASETS[options.dataset].normalization):
+        model.normalization = own
     if options.freeze_backbone and options.mode == TRAIN:
         freeze_backbone(model.model)
     return model.to(device, memory_format=torch.channels_last)  # faster convolutions on CPU and GPU

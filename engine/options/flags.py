@@ -49,7 +49,8 @@ DATA = (
          needs=(dataset_with("download"),)),
     data("num_classes", number(int, low=1), None, "compared with the data set's own number", modes=WITH_NETWORK,
          scope="call"),
-    data("crop_size", number(int, low=65, high=16384), 513, "side of training crops, pixels"),
+    data("crop_size", number(int, low=65, high=16384), None, "side of training crops, pixels (default: 513; cityscapes "
+         "768)"),
     data("crop_val", bool, False, "validate on images resized and centre-cropped to crop_size, as VainF's published "
          "figures were; without it at native size"),
     data("batch_size", number(int, low=1), 16, "training images per iteration, over all GPUs, processes and parts"),

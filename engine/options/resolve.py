@@ -13,7 +13,9 @@ from utils.user_code import is_code
 
 DEFAULT_EPS = {"linf": (2 / 255, 4 / 255, 8 / 255), "l2": (0.5, 1.0, 2.0)}
 SINGLE_EPS = {"linf": 4 / 255, "l2": 0.5}  # of a training, --verify and predict.py
-COMPLETED = ("output_stride", "eps", "lr", "train_eps")  # whose defaults depend on other flags, see _complete()
+CROP_SIZE, CROP_SIZES = 513, {"cityscapes": 768}  # usual ones
+# Options whose defaults depend on other flags, see _complete().
+COMPLETED = ("output_stride", "crop_size", "eps", "lr", "train_eps")
 HEADER, END = "------------ Options -------------", "-------------- End ----------------"
 
 # A field for each flag, the mode, and the names of the flags that this call gave.
@@ -107,6 +109,8 @@ def _complete(values: dict) -> dict:
             "eps": values["eps"] or (
                 (SINGLE_EPS[options.attack_norm],) if options.mode in (VERIFY, PREDICT)
                 else DEFAULT_EPS[options.attack_norm]),
+            "crop_size": CROP_SIZES.get(values["dataset"], CROP_SIZE) if values["crop_size"] is None else
+            values["crop_size"],
             "lr": (5e-4 if adam else 0.01) if values["lr"] is None else values["lr"],
             "train_eps": SINGLE_EPS[options.norm] if values["train_eps"] is None else values["train_eps"]}
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from datasets import check_dataset
-from datasets.base import PairedFiles
 from datasets.files import read_image
+from datasets.paired import PairedFiles
 from datasets.survey import inspect_pair
 from tests.datasets.pictures import (
     ALPHA,

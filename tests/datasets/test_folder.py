@@ -146,7 +146,8 @@ def test_classes_of_index_masks_are_counted(root):
     (["VOCdevkit/VOC2012/JPEGImages", "VOCdevkit/VOC2012/SegmentationClass",
       "VOCdevkit/VOC2012/ImageSets/Segmentation"], "looks like that of voc: give --dataset voc --data_root"),
     (["a/train", "a/trainannot", "a/val", "a/valannot"], "a looks like that of camvid: give --dataset camvid"),
-    (["leftImg8bit", "gtFine"], "looks like Cityscapes"), (["images", "masks"], "not split"),
+    (["leftImg8bit", "gtFine"], "looks like that of cityscapes: give --dataset cityscapes"),
+    (["images", "masks"], "not split"),
     (["train/images", "train/labels"], "looks like a data set of YOLO"), (["x"], "Put them into train/images")])
 def test_another_layout_is_named(tmp_path, folders, words):
     for folder in folders:

@@ -1,0 +1,129 @@
+"""Cityscapes in its authors' layout, against an independent reading with Pillow and NumPy."""
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets import build_datasets, check_dataset, describe
+from main import main
+from utils.errors import UserError
+
+# cityscapesScripts: train id -> id.
+IDS = [7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33]
+CITIES = {"train": ("aachen", "bochum"), "val": ("frankfurt",)}
+
+
+def make_tree(root, *, kind="labelIds", size=(70, 90), each=2):
+    draw = np.random.default_rng(0)
+    for split, cities in CITIES.items():
+        for city in cities:
+            for number in range(each):
+                name = f"{city}_{number:06d}_000019"
+                for part in ("leftImg8bit", "gtFine"):
+                    (root / part / split / city).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(draw.integers(0, 256, (*size, 3), dtype=np.uint8)).save(
+                    root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png")
+                labels = draw.integers(0, 34, size) if kind == "labelIds" else draw.choice([*range(19), 255], size)
+                Image.fromarray(labels.astype(np.uint8)).save(
+                    root / "gtFine" / split / city / f"{name}_gtFine_{kind}.png")
+    return root
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return make_tree(tmp_path / "cityscapes")
+
+
+def read(path):
+    return np.array(Image.open(path))
+
+
+@pytest.mark.parametrize("kind", ["labelIds", "labelTrainIds"])
+def test_pixel_by_pixel(tmp_path, kind):
+    root = make_tree(tmp_path, kind=kind)
+    train, val = build_datasets("cityscapes", data_root=root, crop_size=65)
+    assert (len(train), len(val)) == (4, 2)
+    check_dataset(val)
+    for number in range(2):
+        name = f"frankfurt_{number:06d}_000019"
+        image, label = val[number]
+        assert val.name(number) == f"{name}_leftImg8bit"
+        pixels = read(root / "leftImg8bit" / "val" / "frankfurt" / f"{name}_leftImg8bit.png")
+        assert np.array_equal((image.numpy().transpose(1, 2, 0) * 255).round().astype(np.uint8), pixels)
+        stored = read(root / "gtFine" / "val" / "frankfurt" / f"{name}_gtFine_{kind}.png")
+        expected = stored if kind == "labelTrainIds" else np.array(
+            [IDS.index(value) if value in IDS else 255 for value in range(256)])[stored]
+        assert np.array_equal(label.numpy(), expected)
+    image, label = train[0]
+    assert image.shape == (3, 65, 65) and {*label.unique().tolist()} <= {*range(19), 255}
+
+
+def test_classes_and_colours_are_the_published_ones():
+    classes = describe("cityscapes")
+    assert (len(classes.names), classes.names[0], classes.names[13], classes.names[18]) == (
+        19, "road", "car", "bicycle")
+    assert classes.palette[[0, 1, 10, 13, 18]].tolist() == [
+        [128, 64, 128], [244, 35, 232], [70, 130, 180], [0, 0, 142], [119, 11, 32]]
+
+
+def test_training_changes_colours_and_not_labels(tree):
+    """Of an image of one colour and one class, crops differ in colour alone."""
+    for path in (tree / "leftImg8bit" / "train").rglob("*.png"):
+        Image.new("RGB", (90, 70), (90, 120, 60)).save(path)
+    for path in (tree / "gtFine" / "train").rglob("*.png"):
+        Image.new("L", (90, 70), 26).save(path)
+    train, _ = build_datasets("cityscapes", data_root=tree, crop_size=65)
+    torch.manual_seed(0)
+    colours = set()
+    for _ in range(5):
+        image, label = train[0]
+        assert {*label.unique().tolist()} <= {13, 255}
+        colours.add(tuple(image[:, label == 13][:, 0].mul(255).round().int().tolist()))
+    assert len(colours) == 5
+
+
+def test_a_label_that_is_no_id_names_its_file(tree):
+    path = min((tree / "gtFine" / "val").rglob("*.png"))
+    labels = read(path)
+    labels[3, 4] = 40
+    Image.fromarray(labels).save(path)
+    _, val = build_datasets("cityscapes", data_root=tree)
+    with pytest.raises(UserError, match=f"{path.name}.*40.*0 to 18"):
+        val[0]
+
+
+@pytest.mark.parametrize("missing", ["leftImg8bit", "gtFine"])
+def test_a_missing_part_is_named(tree, missing):
+    (tree / missing).rename(tree / "elsewhere")
+    with pytest.raises(UserError, match="docs/data.md#cityscapes") as error:
+        build_datasets("cityscapes", data_root=tree)
+    assert str(tree / missing) in str(error.value)
+
+
+def test_a_missing_mask_is_named(tree):
+    path = min((tree / "gtFine" / "val").rglob("*.png"))
+    path.unlink()
+    _, val = build_datasets("cityscapes", data_root=tree)
+    with pytest.raises(UserError, match=path.name):
+        check_dataset(val)
+
+
+def test_no_images_says_what_was_looked_for(tree):
+    for path in (tree / "leftImg8bit" / "val").rglob("*.png"):
+        path.rename(path.with_suffix(".jpg"))
+    with pytest.raises(UserError, match=r"looked for CITY/\*_leftImg8bit.png"):
+        build_datasets("cityscapes", data_root=tree)
+
+
+def test_another_data_set_is_recognised(tree):
+    with pytest.raises(UserError, match="give --dataset cityscapes"):
+        build_datasets("camvid", data_root=tree)
+
+
+@pytest.mark.slow
+def test_a_short_run_is_scored_clean_and_attacked(tree, tmp_path):
+    content = main(["--dataset", "cityscapes", "--data_root", str(tree), "--output_dir", str(tmp_path), "--exp_name",
+                    "run", "--no-pretrained_backbone", "--crop_size", "65", "--batch_size", "4", "--total_itrs", "2",
+                    "--num_workers", "0", "--attack", "fgsm", "--eps", "1/255"])
+    assert [row["attack"] for row in content["results"]] == ["none", "fgsm"]
+    assert content["options"]["crop_size"] == 65 and len(content["results"][0]["Class IoU"]) == 19
