@@ -29,6 +29,11 @@ def score(record: Record, what: str = "mIoU", *, names: list[str] | None = None)
     return 100 * pooled_means(*(counts[None] for counts in count(record, names)[what])).item()
 
 
+def score_corruptions(records: dict[tuple, Record]) -> float:
+    """Return the mean mIoU over the corruptions of a network, in percent."""
+    return mean(score(record) for key, record in records.items() if key[1:2] == ("severity",))
+
+
 def pair(records: dict[tuple, Record], key: tuple) -> tuple[float, float]:
     """Return a network's clean mIoU and that under an attack, both over the images that were attacked."""
     return score(records[CLEAN], names=records[key].names), score(records[key])

@@ -69,6 +69,7 @@ class Plan:
     l2_eps: str = "0.5"
     radius_steps: int = 50
     queries: int = 200
+    corruptions: tuple[str, ...] = ("all",)
     verified: tuple[str, ...] = ()  # flags of --verify
     probe_iterations: int = 30
     crop_share: float = 240 * 240 / (360 * 480)  # pixels of a training crop as a share of a whole image's
@@ -107,6 +108,8 @@ class Plan:
                    passes=self.race_steps),
             attack("min_radius", "min_radius", "--steps", str(self.radius_steps), passes=self.radius_steps),
             attack("square", "square", "--steps", str(self.queries), "--eps", middle, passes=self.queries / 3),
+            Job("corruptions", (*some, "--corrupt", *self.corruptions, "--severity", "3"),
+                passes=count * 15 if "all" in self.corruptions else count * len(self.corruptions)),
             Job("verify", ("--verify", "--eps", middle, *self.verified), passes=1500),
             Job("probe", (), passes=600),
             *(attack(f"race-{steps}", "race", "--steps", str(steps), "--eps", middle, passes=steps)
@@ -126,4 +129,4 @@ QUICK = Plan(
             "--keep", "1", "--num_workers", "0"),
     methods={name: replace(METHODS[name], seeds=2, eps=("8/255",)) for name in ("sgd", "sam_0.02")},
     iterations=20, images=2, race_steps=5, other_race_steps=(10,), radius_steps=5, queries=5,
-    verified=("--val_images", "1"), probe_iterations=2, crop_share=1.0)
+    corruptions=("gaussian_noise", "fog"), verified=("--val_images", "1"), probe_iterations=2, crop_share=1.0)

@@ -62,9 +62,10 @@ def format_tables(archive: Path) -> str:
 
 def list_attacks(methods: dict) -> dict[tuple, str]:
     """Return {key: title} of what was measured on all networks of a method, clean first; of all methods together."""
-    keys = set().union(*(set.intersection(*map(set, seeds.values())) for seeds in methods.values())) - {("min_radius",)}
+    keys = set().union(*(set.intersection(*map(set, seeds.values())) for seeds in methods.values()))
     order = ("none", "race", "pgd", "square")
-    return {key: title_of(key) for key in sorted(keys, key=lambda key: (key[1] == "l2", order.index(key[0]), key[2]))}
+    return {key: title_of(key) for key in sorted((key for key in keys if key[0] in order), key=lambda key: (
+        key[1] == "l2", order.index(key[0]), key[2]))}
 
 
 def title_of(key: tuple) -> str:
@@ -76,13 +77,19 @@ def title_of(key: tuple) -> str:
 
 
 def format_scores(methods: dict, what: str) -> str:
-    """Return a table with a line per method: a score clean and under each attack, and the smallest radius."""
+    """Return a table with a line per method: a score clean and under each attack.
+
+    Of mIoU also the mean over corruptions and the median of the images' smallest radii.
+    """
     columns = {"trained with": [NAMES[name] for name in methods], "networks": [str(len(seeds)) for seeds in
                                                                              methods.values()]}
     for key, title in list_attacks(methods).items():
         columns[title] = [_format_mean([analysis.score(records[key], what) for records in seeds.values()
                                         if key in records]) for seeds in methods.values()]
     if what == "mIoU":
+        columns["corruptions, severity 3"] = [_format_mean([analysis.score_corruptions(records)
+                                                            for records in seeds.values()])
+                                              for seeds in methods.values()]
         columns["smallest radius, /255"] = [_format_mean([analysis.median_radius(records[("min_radius",)])
                                                           for records in seeds.values()], digits=2)
                                             for seeds in methods.values()]

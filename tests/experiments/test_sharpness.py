@@ -1,6 +1,7 @@
 """The experiment on sharpness: probes against autograd, statistics against least squares, and jobs that continue."""
 import json
 from contextlib import closing
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -184,6 +185,7 @@ def test_data_root_is_asked_for_before_anything_starts(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(find_spec("imagecorruptions") is None, reason="an extra: make extras")
 def test_the_whole_way_on_synthetic_data(tmp_path):
     """Train, attack and compare; stopped after the trainings and continued; the tables come from the archive alone."""
     assert entry.main(["train", "--quick", "--folder", str(tmp_path / "runs")]) == 0
