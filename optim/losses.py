@@ -1,14 +1,19 @@
 """Segmentation losses, averaged over the labelled pixels and computed in float32 at least."""
+import math
+
 import torch
 import torch.nn.functional as F
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, ignore_index: int = 255) -> torch.Tensor:
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, ignore_index: int = 255,
+                  label_smoothing: float = 0.0) -> torch.Tensor:
     """Return the mean cross-entropy of `logits` [B, C, H, W] over the valid pixels of `labels` [B, H, W].
 
-    The result is a scalar. Without valid pixels it is exactly 0 with a zero gradient; torch's own mean would be NaN.
+    label_smoothing: that share of the target is spread evenly over all classes. The result is a scalar. Without valid
+    pixels it is exactly 0 with a zero gradient; torch's own mean would be NaN.
     """
-    losses = F.cross_entropy(_to_float32(logits), labels, ignore_index=ignore_index, reduction="sum")
+    losses = F.cross_entropy(_to_float32(logits), labels, ignore_index=ignore_index, reduction="sum",
+                             label_smoothing=label_smoothing)
     return losses / count_valid_pixels(labels, ignore_index).clamp(min=1)
 
 
@@ -25,9 +30,78 @@ def focal_loss(
     return alpha * (missed**gamma * losses).sum() / count_valid_pixels(labels, ignore_index).clamp(min=1)
 
 
+def ohem(logits: torch.Tensor, labels: torch.Tensor, *, ignore_index: int = 255, label_smoothing: float = 0.0,
+         threshold: float = 0.7, least: float = 1 / 16) -> torch.Tensor:
+    """Return the mean cross-entropy over each image's hard pixels, those whose label has a probability below threshold.
+
+    At least the share `least` of an image's valid pixels is kept, the hardest ones. Images count by their valid pixels.
+    Source: Shrivastava et al., CVPR 2016, with the threshold of Wu et al., "High-performance semantic segmentation
+    using very deep fully convolutional networks", 2016.
+    """
+    logits = _to_float32(logits)
+    losses = F.cross_entropy(logits, labels, ignore_index=ignore_index, reduction="none",
+                             label_smoothing=label_smoothing).flatten(1)
+    valid = (labels != ignore_index).flatten(1)
+    plain = F.cross_entropy(logits.detach(), labels, ignore_index=ignore_index, reduction="none").flatten(1)
+    ranked = plain.masked_fill(~valid, -1.0).sort(1, descending=True).values
+    fewest = (valid.sum(1) * least).ceil().long().clamp(min=1)
+    limit = ranked.gather(1, fewest[:, None] - 1).clamp(max=-math.log(threshold))
+    kept = valid & (plain >= limit)
+    per_image = (losses * kept).sum(1) / kept.sum(1).clamp(min=1)
+    return _mean_over_images(per_image, valid)
+
+
+def dice(logits: torch.Tensor, labels: torch.Tensor, *, ignore_index: int = 255, smooth: float = 1.0) -> torch.Tensor:
+    """Return 1 - (2 sum p t + smooth) / (sum p + sum t + smooth), the mean over the classes in an image's label.
+
+    p: probabilities, t: 1 at a class's pixels; sums are over an image's valid pixels. Images count by their valid
+    pixels. Source: Milletari et al., "V-Net", 3DV 2016, with sums in place of squares.
+    """
+    probabilities, target, valid = _one_hot(logits, labels, ignore_index)
+    overlap = 2 * (probabilities * target).sum(2) + smooth
+    losses = 1 - overlap / (probabilities.sum(2) + target.sum(2) + smooth)  # [B, C]
+    return _mean_over_images(_mean_over_present(losses, target), valid)
+
+
+def lovasz(logits: torch.Tensor, labels: torch.Tensor, *, ignore_index: int = 255) -> torch.Tensor:
+    """Return the Lovasz-Softmax loss: of each class in an image's label the Lovasz extension of 1 - IoU, their mean.
+
+    Images count by their valid pixels. Source: Berman et al., "The Lovasz-Softmax loss", CVPR 2018, algorithm 1.
+    """
+    probabilities, target, valid = _one_hot(logits, labels, ignore_index)
+    errors, order = (target - probabilities).abs().sort(2, descending=True)  # ignored pixels have error 0: last
+    sorted_target, inside = target.gather(2, order), valid[:, None].expand_as(target).gather(2, order)
+    intersection = sorted_target.sum(2, keepdim=True) - sorted_target.cumsum(2)
+    union = sorted_target.sum(2, keepdim=True) + (inside * (1 - sorted_target)).cumsum(2)
+    jaccard = 1 - intersection / union.clamp(min=1)  # the loss if the pixels up to each one are wrong
+    slopes = torch.diff(jaccard, dim=2, prepend=torch.zeros_like(jaccard[..., :1]))
+    return _mean_over_images(_mean_over_present((errors * slopes).sum(2), target), valid)
+
+
 def count_valid_pixels(labels: torch.Tensor, ignore_index: int = 255) -> torch.Tensor:
     """Count the `labels` that are not `ignore_index`; return an int64 scalar on their device."""
     return (labels != ignore_index).sum()
+
+
+def _one_hot(logits, labels, ignore_index: int):
+    """Return probabilities and target [B, C, pixels], both 0 at ignored pixels, and which pixels are valid."""
+    valid = (labels != ignore_index).flatten(1)  # [B, pixels]
+    probabilities = _to_float32(logits).softmax(1).flatten(2) * valid[:, None]
+    labels = labels.flatten(1).where(valid, 0)
+    target = torch.zeros_like(probabilities).scatter_(1, labels[:, None], 1.0) * valid[:, None]
+    return probabilities, target, valid
+
+
+def _mean_over_present(losses, target):
+    """Return the mean of losses [B, C] over the classes in each image's target [B, C, pixels]."""
+    present = target.sum(2) > 0
+    return (losses * present).sum(1) / present.sum(1).clamp(min=1)
+
+
+def _mean_over_images(losses, valid):
+    """Return the mean of losses [B] by valid pixels [B, pixels], so that a batch in parts has the same gradient."""
+    pixels = valid.sum(1)
+    return (losses * pixels).sum() / pixels.sum().clamp(min=1)
 
 
 def _to_float32(logits: torch.Tensor) -> torch.Tensor:

@@ -102,7 +102,7 @@ def _draft_values(call: Call, saved: dict | None = None) -> dict:
 def _complete(values: dict) -> dict:
     """Return the values, completed with defaults that depend on other flags."""
     options = Options(**values)
-    adam = find_base_optimizer(options.optimizer, options.base_optimizer) == "adam"
+    adam = find_base_optimizer(options.optimizer, options.base_optimizer) != "sgd"
     return {**values,
             "test_only": options.mode != TRAIN and options.mode != REPORT,
             "output_stride": values["output_stride"] or find_output_stride(options.model),

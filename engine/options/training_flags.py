@@ -14,7 +14,7 @@ from engine.options.declare import (
     optimizer,
     torchrun,
 )
-from engine.options.types import number, plain_text, share_of_eps
+from engine.options.types import find_base_optimizer, number, plain_text, share_of_eps
 
 # AWP is chosen by --awp_gamma.
 OPTIMIZERS = tuple(name for name in list_registered("optim/__init__.py", "OPTIMIZERS") if name != "AWP")
@@ -30,6 +30,10 @@ SEVERAL_STEPS = given(lambda options: options.adv_attack != "fgsm",
 AWP = given(lambda options: options.awp_gamma, "for weight perturbation: add --awp_gamma")
 TRAINED_BACKBONE = given(lambda options: not options.freeze_backbone, "--freeze_backbone leaves the backbone as it is: "
                          "leave one of them out")
+WITH_SGD = Need(lambda options: find_base_optimizer(options.optimizer, options.base_optimizer) == "sgd",
+                lambda options: f"for sgd, or with --base_optimizer sgd, this run has {options.optimizer}")
+SMOOTHED = Need(lambda options: options.loss_type in ("cross_entropy", "ohem"),
+                lambda options: f"for --loss_type cross_entropy or ohem, this run has {options.loss_type}")
 STEP_POLICY = Need(lambda options: options.lr_policy == "step",
                    lambda options: f"for --lr_policy step, this run has {options.lr_policy}")
 
@@ -37,17 +41,27 @@ schedule = partial(Flag, group="training")
 SCHEDULE = (
     schedule("total_itrs", number(int, low=1), 30000, "iterations to train"),
     schedule("optimizer", plain_text, "sgd", "SAM and its kin are on top of --base_optimizer", choices=OPTIMIZERS),
-    schedule("lr", number(float, above=0), None, "learning rate of the head (default: 0.01; adam 5e-4)"),
+    schedule("lr", number(float, above=0), None, "learning rate of the head (default: 0.01; adam, adamw 5e-4)"),
     schedule("backbone_lr_mult", number(float, low=0), 0.1,
              "the backbone's learning rate is this times lr (VainF 0.1, SAM_AT 1)", needs=(TRAINED_BACKBONE,)),
-    schedule("lr_policy", plain_text, "poly", "poly: power 0.9 down to 1e-6 at total_itrs; step: x 0.1 every step_size",
+    schedule("lr_policy", plain_text, "poly",
+             "poly: power 0.9 down to 1e-6 at total_itrs; cosine: down to 0 there; step: x 0.1 every step_size",
              choices=list_registered("optim/__init__.py", "SCHEDULERS")),
     schedule("step_size", number(int, low=1), 10000, "iterations, for --lr_policy step", needs=(STEP_POLICY,)),
+    schedule("warmup_itrs", number(int, low=0), 0, "iterations at first in which the learning rate rises linearly"),
+    schedule("momentum", number(float, low=0, high=1), 0.9, "of sgd", needs=(WITH_SGD,)),
+    schedule("nesterov", bool, False, "Nesterov's momentum, with sgd", needs=(
+        WITH_SGD, given(lambda options: options.momentum, "needs a --momentum above 0"))),
+    schedule("clip_grad", number(float, above=0), None, "largest norm of the gradient, to which a longer one is scaled",
+             needs=(optimizer("sgd", "adam", "adamw", "SAM"),
+                    given(lambda options: options.sam_mode != "micro", "not with --sam_mode micro"))),
     schedule("weight_decay", number(float, low=0), 1e-4, "on all parameters"),
     schedule("bn_momentum", number(float, above=0, high=1), 0.01,
              "momentum of the backbone's BatchNorm statistics; a short training needs 0.1", needs=(TRAINED_BACKBONE,)),
-    schedule("loss_type", plain_text, "cross_entropy", "focal_loss has gamma 2",
+    schedule("loss_type", plain_text, "cross_entropy", "focal_loss has gamma 2; ohem: cross-entropy of hard pixels",
              choices=list_registered("optim/__init__.py", "LOSSES")),
+    schedule("label_smoothing", number(float, low=0, high=1), 0.0, "share of the target that all classes get alike",
+             needs=(SMOOTHED,)),
     schedule("print_interval", number(int, low=1), 10, "iterations between loss lines"),
     schedule("val_interval", number(int, low=1), 100, "iterations between validations"),
     schedule("save_interval", number(int, low=1), None,

@@ -130,7 +130,7 @@ def label_map(text: str) -> str:
 
 
 def find_base_optimizer(optimizer: str, base_optimizer: str) -> str:
-    """Return sgd or adam, the optimizer that takes the steps, within SAM or alone."""
+    """Return sgd, adam or adamw, the optimizer that takes the steps, within SAM or alone."""
     return base_optimizer if optimizer in SAM_FAMILY else optimizer
 
 

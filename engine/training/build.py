@@ -38,9 +38,9 @@ def build_trainer(setup) -> Trainer:
     attack = build_training_attack(options)
     run.refuse_full_disk(_estimate_checkpoint_bytes(options, model))
     training_step = TrainingStep(
-        model, net, optimizer=optimizer, criterion=build_loss(options.loss_type), adv_ratio=options.adv_ratio,
+        model, net, optimizer=optimizer, criterion=build_criterion(options), adv_ratio=options.adv_ratio,
         attack=attack, attacked=precise(model, amp=options.attack_amp), accumulate=options.accumulate,
-        micro=options.sam_mode == "micro")
+        micro=options.sam_mode == "micro", clip_grad=options.clip_grad)
     _warn_about_slow_statistics(options, has_backbone=find_backbone(model.model) is not None)
     if options.attack_amp and attack is not None:
         log_sign_differences(model, *next(train_loader.iterate_from(0)))
@@ -79,7 +79,8 @@ def build_training(options, model: nn.Module, net: nn.Module):
         raise UserError(f"--backbone_lr_mult is for a network with a backbone: {options.model} has no module of that "
                         "name")
     groups = group_parameters(model.model, lr=options.lr, backbone_lr=options.lr * options.backbone_lr_mult)
-    settings = {"lr": options.lr, "weight_decay": options.weight_decay}
+    settings = {"lr": options.lr, "weight_decay": options.weight_decay, "momentum": options.momentum,
+                "nesterov": options.nesterov}
     if options.optimizer in SAM_FAMILY:
         optimizer = build_optimizer(options.optimizer, groups, base_optimizer=options.base_optimizer, model=model,
                                     **settings, **_collect_sam_settings(options, model))
@@ -94,8 +95,14 @@ def build_training(options, model: nn.Module, net: nn.Module):
         logger.info("--sam_sync local: each process perturbs along its own gradient (docs/gpus.md#sam-under-torchrun)")
         optimizer.first_pass = net.no_sync  # entered around forward and backward
     scheduler = build_scheduler(options.lr_policy, optimizer, total_itrs=options.total_itrs,
-                                step_size=options.step_size)
+                                step_size=options.step_size, warmup_itrs=options.warmup_itrs)
     return optimizer, scheduler
+
+
+def build_criterion(options):
+    """Return the loss that training lowers."""
+    smoothing = {"label_smoothing": options.label_smoothing} if options.label_smoothing else {}
+    return build_loss(options.loss_type, **smoothing)
 
 
 def build_training_attack(options) -> Attack | None:
@@ -113,7 +120,7 @@ def build_training_attack(options) -> Attack | None:
 
 def _estimate_checkpoint_bytes(options, model: nn.Module) -> int:
     """Return the most bytes that a run's checkpoints take: latest_*, previous ones, best_* and one being written."""
-    slots = {"sgd": 1, "adam": 2}[find_base_optimizer(options.optimizer, options.base_optimizer)]
+    slots = {"sgd": 1, "adam": 2, "adamw": 2}[find_base_optimizer(options.optimizer, options.base_optimizer)]
     slots += options.optimizer in ("LookSAM", "FriendlySAM")
     one = sum(4 * parameter.numel() * (1 + slots) for parameter in model.parameters())
     savings = options.total_itrs // min(options.save_interval or options.val_interval, options.val_interval) + 1
@@ -149,7 +156,8 @@ def _log_optimizer(options, optimizer):
                     f", every {optimizer.interval} iterations" if optimizer.interval > 1 else "",
                     f" ({', '.join(details)})" if details else "")
         return
-    logger.info("Using %s optimizer", {"sgd": "SGD", "adam": "Adam"}.get(options.optimizer, options.optimizer))
+    names = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
+    logger.info("Using %s optimizer", names.get(options.optimizer, options.optimizer))
     if options.awp_gamma:
         logger.info("Using adversarial weight perturbation, gamma=%g, from iteration %d", options.awp_gamma,
                     optimizer.start_step)

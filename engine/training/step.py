@@ -19,16 +19,17 @@ class TrainingStep:
     or both. micro: the optimizer perturbs the weights for each part alone (m-sharpness), not once for all.
     attack: (model, images, labels) -> images, run part by part at the weights w before the step; attacked: the model
     that it attacks (default: `model`); adv_ratio: the share of the whole batch that is attacked, evenly spread.
+    clip_grad: a gradient with a longer norm is scaled to this one; what is measured is the norm before.
 
     An attack, loss or gradient that is not finite, or a loss beyond LIMIT, raises FloatingPointError in all processes
     alike, and leaves weights, optimizer and BatchNorm statistics unchanged.
     """
 
     def __init__(self, model: nn.Module, net: nn.Module, *, optimizer, criterion, attack=None, attacked=None,
-                 adv_ratio: float = 1.0, accumulate: int = 1, micro: bool = False):
+                 adv_ratio: float = 1.0, accumulate: int = 1, micro: bool = False, clip_grad: float | None = None):
         self.model, self.net, self.optimizer, self.criterion = model, net, optimizer, criterion
         self.attack, self.attacked, self.adv_ratio = attack, attacked or model, adv_ratio
-        self.accumulate, self.micro = accumulate, micro
+        self.accumulate, self.micro, self.clip_grad = accumulate, micro, clip_grad
         self.device = next(model.parameters()).device
         self._unsynchronised = getattr(net, "no_sync", nullcontext)  # DistributedDataParallel's
         self._passes: list[tuple[bool, Tensor, Tensor, Tensor | None]] = []  # second, loss, |g|, |e|
@@ -99,9 +100,16 @@ class TrainingStep:
             raise FloatingPointError(f"the loss is beyond {LIMIT:g}" if loss.isfinite() and norm.isfinite() else
                                      "the loss or its gradient is not finite")
         processes = distributed.world_size()
+        self._clip(norm / processes)
         self._passes.append((getattr(self.optimizer, "in_second_pass", False), loss / processes, norm / processes,
                              getattr(self.optimizer, "radius", None)))
         return loss
+
+    def _clip(self, norm: Tensor):
+        """Scale the gradients, whose norm is given, to at most clip_grad."""
+        if self.clip_grad is not None and norm > self.clip_grad:
+            torch._foreach_mul_([parameter.grad for parameter in self.model.parameters() if parameter.grad is not None],
+                                self.clip_grad / norm)
 
     def _backward(self, images: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
         loss = self.criterion(self.net(images), labels)

@@ -22,7 +22,7 @@ BAD = {
     "an unknown model": ("--model deeplabv3plus_resnet18", "--model: invalid choice: 'deeplabv3plus_resnet18'"),
     "an unknown data set": ("--dataset imagenet", "--dataset: invalid choice: 'imagenet'"),
     "a year without VOC": ("--year 2013", "--year: invalid choice: '2013'"),
-    "a misspelt optimizer": ("--optimizer sam", "--optimizer: invalid choice: 'sam' (choose from sgd, adam, SAM"),
+    "a misspelt optimizer": ("--optimizer sam", "--optimizer: invalid choice: 'sam' (choose from sgd, adam, adamw"),
     "a misspelt attack": ("--attack psd", "--attack: invalid choice: 'psd' (choose from none, fgsm, pgd"),
     "a list with commas": ("--attack pgd --eps 2/255,4/255", "--eps: '2/255,4/255' is not a number"),
     "another stride": ("--output_stride 32", "--output_stride: invalid choice: '32' (choose from 4, 8, 16)"),
@@ -157,7 +157,7 @@ def test_every_flag_is_a_number_in_bounds_a_choice_a_switch_or_one_of_these():
     # Paths, names and labels, the GPUs' numbers, and a class or a file, which --dataset bounds.
     assert others == {"data_root", "label_map", "ckpt", "backbone_weights", "output_dir", "exp_name", "options",
                       "report", "report_dir", "vis_env", "gpu_id", "target_class", "input", "save_val_results_to",
-                      "masks", "transfer_from"}
+                      "masks", "transfer_from", "corrupt_baseline"}
     assert len(numeric_flags()) >= 35
 
 

@@ -65,7 +65,7 @@ def test_alpha_is_a_share_of_eps_or_a_number(alpha, size):
     (["--model", "deeplabv4"], "deeplabv3plus_mobilenet"),
     (["--attack", "psd"], "choose from none, fgsm, pgd"),
     (["--attack"], "expected at least one argument"),
-    (["--optimizer", "sam"], "choose from sgd, adam, SAM"),
+    (["--optimizer", "sam"], "choose from sgd, adam, adamw, SAM"),
     (["--batchsize", "4"], "unrecognized arguments: --batchsize 4 (did you mean --batch_size?)"),
     (["--total", "4"], "unrecognized arguments: --total 4 (did you mean --total_itrs?)"),
     (["--zzz", "4"], "unrecognized arguments: --zzz 4 (--help lists all flags)"),

@@ -55,6 +55,11 @@ def pretend_ranks(monkeypatch, count: int):
     (["--batch_size", "1"], "one image for each part.* a multiple of 2"),
     (["--test_only"], None),
     (["--adv", "--adv_ratio", "1e-18", "--batch_size", "1e17"], "selects no images"),  # at once, however large
+    (["--optimizer", "adam", "--momentum", "0.8"], "--momentum: for sgd, or with --base_optimizer sgd"),
+    (["--optimizer", "SAM", "--momentum", "0.8", "--nesterov"], None),
+    (["--nesterov", "--momentum", "0"], "--nesterov: needs a --momentum above 0"),
+    (["--optimizer", "GSAM", "--clip_grad", "1"], "--clip_grad: for --optimizer sgd or adam or adamw or SAM"),
+    (["--loss_type", "dice", "--label_smoothing", "0.1"], "--label_smoothing: for --loss_type cross_entropy or ohem"),
     (["--step_size", "10"], "--step_size: for --lr_policy step, this run has poly"),
     (["--step_size", "10", "--lr_policy", "step"], None),
     (["--adv", "--attack", "none", "--eps", "8/255"], "--eps: for --attack"),

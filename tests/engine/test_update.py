@@ -233,3 +233,37 @@ def test_amp_computes_in_bfloat16_and_keeps_the_rest_in_float32():
         assert losses[amp].dtype == torch.float32
         assert {p.dtype for p in model.parameters()} == {p.grad.dtype for p in model.parameters()} == {torch.float32}
     assert losses[True] != losses[False] and losses[True].item() == pytest.approx(losses[False].item(), rel=0.02)
+
+
+@pytest.mark.parametrize("clip", [1e-3, 0.05, 1e6])
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_long_gradient_is_scaled_to_clip_grad(clip, accumulate):
+    """Without dropout's chance, momentum or decay a step of SGD is lr times the gradient."""
+    model = model_of()
+    model.model.drop.p = 0.0
+    plain = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    loss = CROSS_ENTROPY(model(batch()[0]), batch()[1])
+    gradient = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
+    optimizer = build_optimizer("sgd", [{"params": model.parameters()}], lr=0.1, weight_decay=0.0, momentum=0.0)
+    step = TrainingStep(model, model, optimizer=optimizer, criterion=CROSS_ENTROPY, clip_grad=clip,
+                        accumulate=accumulate)
+    measured = step(*batch())
+    expected = gradient * min(1, clip / gradient.norm().item())
+    moved = nn.utils.parameters_to_vector(model.parameters()).detach() - plain
+    assert torch.allclose(moved, -0.1 * expected, rtol=1e-9, atol=1e-15)
+    assert measured["Gradient norm"].item() == pytest.approx(gradient.norm().item()), "the one before"
+
+
+def test_sam_perturbs_alike_whatever_is_clipped():
+    """e has length rho, so clipping the first gradient changes nothing; the second one is clipped."""
+    found = []
+    for clip in (None, 1e-3):
+        model = model_of()
+        model.model.drop.p = 0.0
+        before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+        optimizer = build_optimizer("SAM", [{"params": model.parameters()}], lr=0.1, weight_decay=0.0, momentum=0.0,
+                                    model=model, rho=0.1)
+        TrainingStep(model, model, optimizer=optimizer, criterion=CROSS_ENTROPY, clip_grad=clip)(*batch())
+        found.append((nn.utils.parameters_to_vector(model.parameters()).detach() - before) / -0.1)
+    assert found[0].norm() > 1e-3
+    assert torch.allclose(found[1], found[0] * 1e-3 / found[0].norm(), rtol=1e-9, atol=1e-15)

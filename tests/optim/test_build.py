@@ -23,8 +23,8 @@ from optim import (
 )
 from utils.errors import UserError
 
-CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "SAM": SAM, "LookSAM": LookSAM, "GSAM": GSAM,
-           "FriendlySAM": FriendlySAM, "AWP": AWP}
+CLASSES = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "SAM": SAM, "LookSAM": LookSAM,
+           "GSAM": GSAM, "FriendlySAM": FriendlySAM, "AWP": AWP}
 
 
 def make_groups():
@@ -42,9 +42,9 @@ def test_the_names_can_be_read_without_importing_torch(name):
 
 def test_the_names_are_those_of_the_command_line():
     assert OPTIMIZERS == CLASSES
-    assert BASE_OPTIMIZERS == ("sgd", "adam")
-    assert SCHEDULERS.keys() == {"poly", "step"}
-    assert LOSSES.keys() == {"cross_entropy", "focal_loss"}
+    assert BASE_OPTIMIZERS == ("sgd", "adam", "adamw")
+    assert SCHEDULERS.keys() == {"poly", "step", "cosine"}
+    assert LOSSES.keys() == {"cross_entropy", "focal_loss", "ohem", "dice", "lovasz"}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -58,7 +58,7 @@ def test_build_optimizer(name):
     assert groups[1].keys() == {"params"}
     if name in BASE_OPTIMIZERS:
         assert optimizer.defaults.keys().isdisjoint({"rho", "sam_step"})
-    if name != "adam":
+    if not name.startswith("adam"):
         assert optimizer.defaults["momentum"] == 0.9
 
 
@@ -99,14 +99,14 @@ def test_a_plain_optimizer_rejects_keywords_of_sam(name):
 
 @pytest.mark.parametrize("name", ["SGD", "SAM"])
 def test_the_error_for_an_unknown_base_lists_the_known_ones(name):
-    with pytest.raises(UserError, match="sgd, adam$"):
+    with pytest.raises(UserError, match="sgd, adam, adamw$"):
         build_optimizer("SAM", make_groups(), lr=1.0, weight_decay=0.0, base_optimizer=name)
 
 
 @pytest.mark.parametrize(("build", "known"), [
     (lambda: build_optimizer("sam", make_groups(), lr=1.0, weight_decay=0.0), OPTIMIZERS),
-    (lambda: build_scheduler("cosine", None, total_itrs=1), SCHEDULERS),
-    (lambda: build_loss("dice"), LOSSES),
+    (lambda: build_scheduler("exp", None, total_itrs=1), SCHEDULERS),
+    (lambda: build_loss("hinge"), LOSSES),
 ], ids=["optimizer", "scheduler", "loss"])
 def test_the_error_for_an_unknown_name_lists_the_known_ones(build, known):
     with pytest.raises(UserError, match=", ".join(known)):

@@ -22,6 +22,51 @@ def by_hand(name, logits, labels, ignore_index=255):
     return total / max(count, 1)
 
 
+def probabilities_of(logits):
+    scores = np.exp(logits - logits.max(1, keepdims=True))
+    return scores / scores.sum(1, keepdims=True)
+
+
+def over_images(per_image, logits, labels):
+    """Return the mean of per_image(probabilities [P, C], labels [P]) over images, by their valid pixels."""
+    total = 0.0
+    for image, label in zip(probabilities_of(logits), labels, strict=True):
+        valid = label != 255
+        total += per_image(image.transpose(1, 2, 0)[valid], label[valid]) * valid.sum()
+    return total / (labels != 255).sum()
+
+
+def ohem_by_hand(p, label):
+    """Mean over the pixels whose label has less than 0.7, at least a 16th of all."""
+    own = np.sort(p[np.arange(len(label)), label])
+    hard = own[:max(int(np.sum(own <= 0.7)), math.ceil(len(own) / 16), 1)]
+    return -np.log(hard).mean()
+
+
+def dice_by_hand(p, label):
+    return np.mean([1 - (2 * p[label == c, c].sum() + 1) / (p[:, c].sum() + (label == c).sum() + 1)
+                    for c in np.unique(label)])
+
+
+def lovasz_by_hand(p, label):
+    """The Lovasz extension from the set function itself: 1 - IoU if the pixels of a set are wrong."""
+    losses = []
+    for c in np.unique(label):
+        truth = label == c
+        errors = np.abs(truth - p[:, c])
+        wrong, before, loss = np.zeros(len(label), bool), 0.0, 0.0
+        for place in np.argsort(-errors, kind="stable"):
+            wrong[place] = True
+            now = 1 - (truth & ~wrong).sum() / (truth | wrong).sum()
+            loss += errors[place] * (now - before)
+            before = now
+        losses.append(loss)
+    return np.mean(losses)
+
+
+OF_IMAGES = {"ohem": ohem_by_hand, "dice": dice_by_hand, "lovasz": lovasz_by_hand}
+
+
 @pytest.fixture
 def pixels():
     generator = torch.Generator().manual_seed(0)
@@ -33,7 +78,8 @@ def pixels():
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_loss_is_the_mean_over_valid_pixels(name, pixels):
-    expected = by_hand(name, pixels[0].numpy(), pixels[1].numpy())
+    logits, labels = (values.numpy() for values in pixels)
+    expected = over_images(OF_IMAGES[name], logits, labels) if name in OF_IMAGES else by_hand(name, logits, labels)
     assert build_loss(name)(*pixels).item() == pytest.approx(expected, rel=1e-12)
 
 
@@ -86,6 +132,37 @@ def test_half_precision_logits_are_scored_in_float32(name, pixels):
 def test_cross_entropy_equals_torchs_if_a_pixel_is_valid(pixels):
     expected = F.cross_entropy(*pixels, ignore_index=255)
     assert build_loss("cross_entropy")(*pixels).item() == pytest.approx(expected.item(), rel=1e-14)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_parts_of_a_batch_have_its_gradient(name, pixels):
+    """By valid pixels: so --accumulate and torchrun train as the whole batch does."""
+    logits, labels = pixels
+    whole = build_loss(name)(logits, labels)
+    shares = (labels != 255).flatten(1).sum(1).double() / (labels != 255).sum()
+    parts = sum(share * build_loss(name)(logits[k:k + 1], labels[k:k + 1]) for k, share in enumerate(shares))
+    assert parts.item() == pytest.approx(whole.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+def test_label_smoothing_is_a_mix_of_targets(smoothing, pixels):
+    logits, labels = pixels
+    p = np.log(probabilities_of(logits.numpy()))
+    total = [(1 - smoothing) * -p[b, labels[b, i, j], i, j] - smoothing * p[b, :, i, j].mean()
+             for b, i, j in np.ndindex(*labels.shape) if labels[b, i, j] != 255]
+    found = build_loss("cross_entropy", label_smoothing=smoothing)(logits, labels)
+    assert found.item() == pytest.approx(np.mean(total), rel=1e-12)
+
+
+def test_ohem_leaves_out_what_is_easy():
+    """Of four pixels with p = 0.9, 0.8, 0.6, 0.2 the last two count; with all easy ones the hardest alone."""
+    def logits_of(*p):
+        return torch.tensor([[[list(map(math.log, p))], [[math.log(1 - each) for each in p]]]])
+
+    labels = torch.zeros(1, 1, 4, dtype=torch.long)
+    loss = build_loss("ohem")
+    assert loss(logits_of(0.9, 0.8, 0.6, 0.2), labels).item() == pytest.approx(-np.log([0.6, 0.2]).mean(), rel=1e-6)
+    assert loss(logits_of(0.9, 0.95, 0.8, 0.99), labels).item() == pytest.approx(-math.log(0.8), rel=1e-6)
 
 
 def test_focal_loss_is_finite_where_the_network_is_certain():

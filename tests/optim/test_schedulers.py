@@ -1,9 +1,11 @@
 """PolyLR against its formula, also past the end and after a resume with another length."""
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from optim import SAM, PolyLR, build_scheduler
+from optim import SAM, PolyLR, build_scheduler, load_schedule
 from utils.errors import UserError
 
 
@@ -80,3 +82,28 @@ def test_a_base_rate_below_the_minimum_is_not_raised_to_it():
     optimizer = torch.optim.SGD([{"params": weights[:1], "lr": 0.0}, {"params": weights[1:], "lr": 1e-8}], lr=0.1)
     scheduler = PolyLR(optimizer, 10)
     assert scheduler.get_last_lr() == [0.0, 1e-8]
+
+
+def test_cosine_falls_to_zero_and_stays_there():
+    lrs = walk(build_scheduler("cosine", make_optimizer(0.2, 0.02), total_itrs=8), 10)
+    expected = [[lr * (1 + math.cos(math.pi * min(itr, 8) / 8)) / 2 for lr in (0.2, 0.02)] for itr in range(10)]
+    assert lrs == [pytest.approx(tuple(each), abs=1e-15) for each in expected]
+    assert lrs[4] == pytest.approx((0.1, 0.01)) and lrs[8] == lrs[9] == pytest.approx((0, 0), abs=1e-15)
+
+
+@pytest.mark.parametrize("name", ["poly", "cosine", "step"])
+def test_warm_up_multiplies_the_curve(name):
+    plain = walk(build_scheduler(name, make_optimizer(0.2, 0.02), total_itrs=10, step_size=4), 10)
+    warm = walk(build_scheduler(name, make_optimizer(0.2, 0.02), total_itrs=10, step_size=4, warmup_itrs=3), 10)
+    factors = [1 / 4, 2 / 4, 3 / 4, *[1] * 7]
+    for factor, one, other in zip(factors, warm, plain, strict=True):
+        assert one == pytest.approx([factor * lr for lr in other])
+
+
+def test_a_run_resumed_within_its_warm_up_goes_on():
+    whole = build_scheduler("poly", make_optimizer(0.1), total_itrs=10, warmup_itrs=5)
+    lrs = walk(whole, 8)
+    again = build_scheduler("poly", make_optimizer(0.1), total_itrs=10, warmup_itrs=5)
+    load_schedule(again, 3)
+    assert walk(again, 5) == lrs[3:]
+    assert all(isinstance(value, int | float | list | str | bool | None) for value in whole.state_dict().values())
