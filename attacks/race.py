@@ -46,7 +46,7 @@ class Race(Attack):
         self.smallest_step = max(SMALLEST_STEP, min(SHORT[0] / max(self.steps, 1), SHORT[1]))
         self.largest_radius = min(LARGEST_RADIUS, max(1.0, self.steps / FEW_STEPS))
         if self.steps < LEAST_STEPS:
-            raise ValueError(f"steps {steps}: race needs at least {LEAST_STEPS} for its {len(MEMBERS)} members")
+            raise ValueError(f"steps {steps}: race needs at least {LEAST_STEPS} for its {len(MEMBERS)} candidates")
         if race_aim not in AIMS:
             raise ValueError(f"unknown race_aim {race_aim!r}: choose from {', '.join(AIMS)}")
 

@@ -18,9 +18,10 @@ from engine.run.resume import (
     load_checkpoint,
     read_skipped_images,
 )
-from engine.run.sources import NETWORK, build_sources
+from engine.run.sources import NETWORK, build_sources, place_sources
 from network import (
     CustomModel,
+    as_scored,
     build_model,
     check_custom,
     choose_window,
@@ -30,7 +31,6 @@ from network import (
     load_weights,
     set_bn_momentum,
     take_normalization,
-    windowed,
 )
 from utils import distributed
 from utils.checkpoint import load, model_state
@@ -69,8 +69,8 @@ class Setup:
 
     @property
     def scored_model(self) -> nn.Module:
-        """Return the model as it is scored, attacked and segments images: in windows, if the options ask for them."""
-        return windowed(self.model, self.options.window, self.options.window_stride)
+        """Return the model as it is scored, attacked and segments images: in windows or augmented, if asked for."""
+        return as_scored(self.model, **choose_form(self.options))
 
     def open_run(self):
         """Log the weights that the run starts from, and open its folder."""
@@ -118,7 +118,7 @@ def prepare(argv=None, *, entry: str = "main.py") -> Setup:
         for size in choose_trial_sizes(options, data[-1]):
             check_custom(model, *size)
     return Setup(options, run, checkpoint, classes, source, attacks, device, model, *data, skipped,
-                 build_dashboard(options), place_sources(sources, options, device))
+                 build_dashboard(options), place_sources(sources, device, choose_form(options)))
 
 
 def build_data(options: Options, device: torch.device, *, source: dict, skipped: dict | None = None):
@@ -176,10 +176,9 @@ def build_network(options: Options, device: torch.device, *, num_classes: int,
     return model.to(device, memory_format=torch.channels_last)  # faster convolutions on CPU and GPU
 
 
-def place_sources(sources: dict[str, nn.Module], options: Options, device: torch.device) -> dict | None:
-    """Return the networks as the scored one is: on the device, and in windows if the options ask for them."""
-    return {name: windowed(network.to(device, memory_format=torch.channels_last), options.window, options.window_stride)
-            for name, network in sources.items()} or None
+def choose_form(options: Options) -> dict:
+    """Return what as_scored() takes from the options."""
+    return {"tta": options.tta, "window": options.window, "stride": options.window_stride}
 
 
 def choose_trial_sizes(options: Options, val_set) -> list[tuple[int, int]]:

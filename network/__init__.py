@@ -1,5 +1,6 @@
 """Twelve segmentation networks, DeepLabV3 and DeepLabV3+ on six backbones, and any network of the user's own."""
 from network import modeling
+from network.augmented import VIEWS, Augmented, as_scored
 from network.backbone_weights import load_backbone
 from network.custom import CustomModel, check_custom
 from network.deeplab import convert_to_separable_conv, freeze_backbone, set_bn_momentum
@@ -13,8 +14,8 @@ from network.weights import load_weights
 from network.windowed import Windowed, choose_window, windowed
 
 __all__ = [
-    "MODELS", "Bfloat16", "CustomModel", "NormalizedModel", "Scaled", "Windowed", "build_model", "check_custom",
-    "choose_window", "convert_to_separable_conv", "find_backbone", "freeze_backbone", "group_parameters",
-    "load_backbone", "load_weights", "modeling", "parallelize", "precise", "set_bn_momentum", "synchronize_batchnorm",
-    "take_normalization", "windowed",
+    "MODELS", "VIEWS", "Augmented", "Bfloat16", "CustomModel", "NormalizedModel", "Scaled", "Windowed", "as_scored",
+    "build_model", "check_custom", "choose_window", "convert_to_separable_conv", "find_backbone", "freeze_backbone",
+    "group_parameters", "load_backbone", "load_weights", "modeling", "parallelize", "precise", "set_bn_momentum",
+    "synchronize_batchnorm", "take_normalization", "windowed",
 ]

@@ -40,7 +40,8 @@ def plan_attacks(options, *, num_classes: int) -> tuple[Attack, ...]:
             for name in list_attacks(options) for loss in _choose_losses(options, name)
             for eps in (dict.fromkeys(options.eps) if takes(name, "eps") else [None])) + _list_corruptions(options)
     except ValueError as error:
-        raise UserError(f"--attack: {error}") from None
+        flag = "--steps" if str(error).startswith("steps ") else "--attack"
+        raise UserError(f"{flag}: {error}") from None
 
 
 def _list_corruptions(options) -> tuple[Attack, ...]:
@@ -131,6 +132,8 @@ def sweep_planned(setup) -> dict:
         "year": options.year, "crop_size": dataset.crop_size}
     if options.window is not None:  # not in the records of whole images, whose names it would change
         subject["window"] = choose_window(options.window, options.window_stride)
+    if options.tta is not None:
+        subject["tta"] = options.tta
     try:
         return sweep(setup.scored_model, setup.val_loader, dataset, setup.attacks, folder=setup.run.folder,
                      subject=subject, transfer_from=setup.transfer_from, radii=options.eps,

@@ -151,7 +151,8 @@ def attack_with(setting: str, *, or_none: bool = False) -> Need:
         return [name for name in ATTACKS if takes(name, setting)]
 
     return Need(lambda options: bool({*list_takers()} & {*options.attack}) or or_none and not list_attacks(options),
-                lambda _: f"for {', '.join(list_takers())}: add one with --attack (docs/attacks.md#options)")
+                lambda _: f"for {', '.join(list_takers())}: choose one with --attack, or leave it out "
+                          "(docs/attacks.md#options)")
 
 
 def dataset_with(option: str) -> Need:

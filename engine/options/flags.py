@@ -92,6 +92,9 @@ MODEL = (
           "this side, or height and width, in the memory of one window", many=True, metavar="SIDE", scope="test"),
     model("window_stride", number(int, low=1, high=16384), None, "pixels from window to window (default: two thirds of "
           "its smaller side)", scope="test", needs=(WINDOW,)),
+    model("tta", plain_text, None, "score the mean of the probabilities of the image and its mirror image (flip), or "
+          "of both at three scales (multiscale); attacks go through it", modes=(TEST, VERIFY), scope="test",
+          choices=list_registered("network/augmented.py", "VIEWS")),
 )
 
 report = partial(Flag, group="reports and checks", scope="call")

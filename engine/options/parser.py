@@ -132,7 +132,8 @@ class _Parser(argparse.ArgumentParser):
         typed = line.split()[2].partition("=")[0]
         plain = typed.lstrip("-").replace("-", "").replace("_", "").lower()
         same = [f"--{name}" for name in FLAGS if name.replace("_", "") == plain]
-        near = same or difflib.get_close_matches(typed, self._option_string_actions, n=1, cutoff=0.7)
+        begun = [flag for flag in self._option_string_actions if len(plain) > 2 and flag.startswith(typed)]
+        near = same or begun or difflib.get_close_matches(typed, self._option_string_actions, n=1, cutoff=0.7)
         if plain in FOREIGN and not same:
             return f" (here it is {FOREIGN[plain]})"
         return f" (did you mean {near[0]}?)" if near else " (--help lists all flags)"

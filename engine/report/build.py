@@ -23,5 +23,8 @@ def report(options) -> dict:
 
 def _find_folders(given: str, output_dir: str) -> list[Path]:
     """Return the folders of a run, or of a group of runs with commas between: paths, or names in output_dir."""
-    whole = find_run(given, output_dir)
-    return [whole] if whole.is_dir() else [find_run(name, output_dir) for name in given.split(",")]
+    whole, names = find_run(given, output_dir), given.split(",")
+    if not whole.is_dir() and not all(names):
+        raise UserError(f"--report: {given!r} has an empty name: write a group as A1,A2,A3, without blanks or a comma "
+                        "at its end")
+    return [whole] if whole.is_dir() else [find_run(name, output_dir) for name in names]

@@ -21,18 +21,18 @@ LEGEND = """\
 
 
 def name_groups(groups: list[list[str]]) -> dict[str, list[str]]:
-    """Return {name: runs}: what names of a group's runs begin with, else its first run; a run alone is its own name.
+    """Return {name: runs}: a run alone has its own name, sgd-1,sgd-2 is "sgd (2 runs)", runs without a common beginning
+    are "the first and 1 more".
 
-    Raises UserError if a run is in two groups or twice in one.
+    Raises UserError if a run is given twice.
     """
     runs = [run for group in groups for run in group]
     if twice := {run for run in runs if runs.count(run) > 1}:
-        raise UserError(f"--report: {', '.join(sorted(twice))} is in two groups: give each run once")
-    names = [os.path.commonprefix(group) if len(group) == 1 else os.path.commonprefix(group).rstrip("_-. ")
-             for group in groups]
-    unclear = [name for name in names if not name or names.count(name) > 1]
-    return {f"{group[0]} and {len(group) - 1} more" if name in unclear and len(group) > 1 else name or group[0]: group
-            for name, group in zip(names, groups, strict=True)}
+        raise UserError(f"--report: {', '.join(sorted(twice))} is given twice: give each run once")
+    begins = [os.path.commonprefix(group).rstrip("_-. ") for group in groups]
+    return {group[0] if len(group) == 1 else f"{begin} ({len(group)} runs)" if begin and begins.count(begin) == 1 else
+            f"{group[0]} and {len(group) - 1} more": group
+            for group, begin in zip(groups, begins, strict=True)}
 
 
 def compare_groups(groups: dict[str, list[str]], kept: dict[str, list[Record]], rows: list[dict],
@@ -76,6 +76,11 @@ def _compare(counts: list[dict], of_first: list[dict]) -> dict:
     stacked = [{score: tuple(map(np.stack, zip(*(run[score] for run in group), strict=True))) for score in SCORES}
                for group in (counts, of_first)]
     return {score: vars(compare(stacked[0][score], stacked[1][score])) for score in SCORES}
+
+
+def format_members(groups: dict[str, list[str]]) -> str:
+    """Return a line that says which runs each group has."""
+    return "; ".join(f"{name}: {', '.join(runs)}" for name, runs in groups.items())
 
 
 def format_groups(lines: list[dict]) -> str:

@@ -9,7 +9,7 @@ from engine.records.radii import describe_radii, format_radii
 from engine.records.rows import make_rows
 from engine.report import curves, figures, tables
 from engine.report.groups import LEGEND as GROUPS_LEGEND
-from engine.report.groups import compare_groups, format_groups, name_groups
+from engine.report.groups import compare_groups, format_groups, format_members, name_groups
 from engine.report.sources import choose_records, find_common_images
 from utils.files import name_folders, write_together
 from utils.logging import logger
@@ -46,13 +46,14 @@ def write_report(runs: list[Path], folder: Path, *, groups: list[list[Path]] | N
             for row in make_rows(records, names, class_names=records[0].header["class_names"], shared=shared)]
     radii = [{"run": run, **describe_radii(record, names, asked=eps)} for run, records in kept.items()
              for record in records if finds_radius(record.settings)]
-    compared = compare_groups(_name_groups(groups, folders), kept, rows, names) if groups else []
+    named = _name_groups(groups, folders) if groups else {}
+    compared = compare_groups(named, kept, rows, names) if groups else []
     content = replace_nan({"runs": list(kept), "images": names, "rows": rows,
                            **{key: found for key, found in (("groups", compared), ("radii", radii)) if found}})
     with write_together(Path(folder)) as part:
         pictures = _draw(part, folders, rows, radii, names)
-        _write(part / "report.md", _format_markdown(rows, compared, radii, images=len(names), note=note,
-                                                    pictures=pictures))
+        _write(part / "report.md", _format_markdown(rows, compared, named, radii, images=len(names),
+                                                    note=note, pictures=pictures))
         _write(part / "report.csv", tables.format_rows_as_csv(rows))
         _write(part / "report.json", json.dumps(content, indent=1) + "\n")
     main_table = format_groups(compared) if groups else tables.format_comparison(rows)
@@ -87,15 +88,16 @@ def _name_groups(groups: list[list[Path]], folders: dict[str, Path]) -> dict[str
     return name_groups([[names[path.resolve()] for path in group] for group in groups])
 
 
-def _format_markdown(rows: list[dict], compared: list[dict], radii: list[dict], *, images: int, note: str,
-                     pictures: list[str]) -> str:
+def _format_markdown(rows: list[dict], compared: list[dict], named: dict[str, list[str]], radii: list[dict], *,
+                     images: int, note: str, pictures: list[str]) -> str:
     runs = list(dict.fromkeys(row["run"] for row in rows))
     unions = [escape_markdown(f"- {row['run']}: {row['attack']}, {row['norm']}, {format_radius(row)}: "
                     f"{', '.join(row['members'])}") for row in rows if row["members"]]
     parts = [
         escape_markdown("# Robustness of " + ", ".join(runs)),
         f"Runs: {len(runs)}. Images: {images}." + (f" Note: {escape_markdown(note)}." if note else ""),
-        *(["## Groups", format_groups(compared), GROUPS_LEGEND, "## Runs"] if compared else []),
+        *(["## Groups", escape_markdown(format_members(named)), format_groups(compared), GROUPS_LEGEND, "## Runs"]
+          if compared else []),
         tables.format_comparison(rows), LEGEND,
         *(["## Smallest radius", format_radii(radii)] if radii else []),
         "## IoU of each class", tables.format_class_table(rows),

@@ -3,12 +3,13 @@ import re
 from pathlib import Path
 from textwrap import shorten
 
+import torch
 from torch import nn
 
 from engine.options import FLAGS
 from engine.options.resolve import find_output_stride
 from engine.run.checkpoints import CHECKPOINTS
-from network import build_model, load_weights, take_normalization
+from network import as_scored, build_model, load_weights, take_normalization
 from utils import checkpoint
 from utils.errors import UserError
 from utils.user_code import is_code, make_label
@@ -34,6 +35,12 @@ def build_sources(paths, *, own: dict, given_model: str | None, class_names: lis
             name, number = f"{name_source(path)}-{number}", number + 1
         sources[name] = _build(path, content, _read_network(path, content, own, given_model), len(class_names))
     return sources
+
+
+def place_sources(sources: dict[str, nn.Module], device: torch.device, form: dict) -> dict[str, nn.Module] | None:
+    """Return the networks as the scored one is: on the device, and in windows or augmented (see as_scored)."""
+    return {name: as_scored(network.to(device, memory_format=torch.channels_last), **form)
+            for name, network in sources.items()} or None
 
 
 def name_source(path: str) -> str:
