@@ -1,4 +1,4 @@
-"""Draw the curves of benchmarks.attack_strength: accuracy and mIoU against gradients, a column for each eps.
+"""Draw the curves of benchmarks.attack_strength, accuracy and mIoU against gradients, and print its main table.
 
     python -m benchmarks.plot_strength results/attacks_voc.json docs/img/attacks_voc.png
 """
@@ -10,8 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from engine.report.figures import COLOURS, DASHES, MARKERS
+from utils.text import format_markdown
 
 HIGHLIGHTED = "race"
+OURS = ("race", "apgd-blend")  # the others are public attacks
+SCORES = ("aAcc", "mIoU")
 
 
 def draw(summary: list[dict], path: Path):
@@ -21,7 +24,7 @@ def draw(summary: list[dict], path: Path):
     width = 3.2 * len(radii) + 0.4
     figure = Figure(figsize=(width, 6), layout="constrained")
     axes = figure.subplots(2, len(radii), squeeze=False, sharex=True)
-    for row, score in zip(axes, ("aAcc", "mIoU"), strict=True):
+    for row, score in zip(axes, SCORES, strict=True):
         for axis, eps in zip(row, radii, strict=True):
             for style, attack in enumerate(attacks):
                 lines = sorted((line for line in summary if (line["eps"], line["attack"]) == (eps, attack)),
@@ -48,5 +51,32 @@ def draw(summary: list[dict], path: Path):
     FigureCanvasAgg(figure).print_png(path)
 
 
+def format_table(summary: list[dict]) -> str:
+    """Return a table of what race and the best public attack leave, a line for each eps and number of gradients."""
+    lines = []
+    for eps, gradients in sorted({(line["eps"], line["gradients"]) for line in summary if line["attack"] not in OURS}):
+        def find(number: int, attack: str, eps=eps) -> dict:
+            return next(line for line in summary
+                        if (line["eps"], line["gradients"], line["attack"]) == (eps, number, attack))
+
+        cells = [f"{eps * 255:g}/255", str(gradients)]
+        for score in SCORES:
+            public = min((line for line in summary if (line["eps"], line["gradients"]) == (eps, gradients)
+                          and line["attack"] not in OURS), key=lambda line: line[score])
+            cells += [f"{public[score]:.1f} ({public['attack']})", f"{find(gradients // 2, 'race')[score]:.1f}",
+                      f"{find(gradients, 'race')[score]:.1f}"]
+        lines.append(cells)
+    titles = ["eps", "N", *(f"{score}: {what}" for score in SCORES
+                            for what in ("best public one", "race, N/2", "race, N"))]
+    return format_markdown(dict(zip(titles, map(list, zip(*lines, strict=True)), strict=True)))
+
+
+def main():
+    """Draw the curves and print the table."""
+    summary = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["summary"]
+    draw(summary, Path(sys.argv[2]))
+    print(format_table(summary))
+
+
 if __name__ == "__main__":
-    draw(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))["summary"], Path(sys.argv[2]))
+    main()

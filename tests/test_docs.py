@@ -1,4 +1,5 @@
 """README.md and docs/: pages, links and anchors are there; commands are run, or parsed where they take long."""
+import json
 import re
 import subprocess
 from functools import cache
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.plot_strength import format_table
 from datasets import synthetic
 from datasets.make_classes import main as make_classes
 from engine.verify import CHECKS
@@ -94,6 +96,12 @@ def test_readme_is_short_and_every_page_is_there():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
     assert [page_name(path) for path in FILES if not path.is_file()] == []
     assert {page_name(path) for path in (ROOT / "docs").rglob("*.md")} == {page_name(path) for path in FILES[1:]}
+
+
+@pytest.mark.parametrize("name", ["attacks_voc", "attacks_camvid"])
+def test_tables_of_strength_are_those_of_the_results(name):
+    summary = json.loads((ROOT / "results" / f"{name}.json").read_text())["summary"]
+    assert format_table(summary) in (ROOT / "docs" / "attacks.md").read_text()
 
 
 @pytest.mark.parametrize("path", FILES, ids=page_name)

@@ -62,10 +62,10 @@ ATTACK = (
            modes=WITH_NETWORK, needs=(OF_PREDICTION, attack_with("seed", or_none=True))),
     attack("target_class", target, None, "drive predictions to class K, or to a label map (an image of class numbers)",
            metavar="K|FILE", needs=(attack_with("target"),)),
-    attack("race_aim", plain_text, "both", "race: search for the fewest correct pixels (accuracy, both) or the lowest mean "
-           "class accuracy of each image (miou); with both and miou the row's mIoU is by the worst choice of candidates "
-           "over all images (docs/attacks.md#race)", choices=("both", "accuracy",
-           "miou"), modes=SCORING, needs=(attack_with("race_aim"),)),
+    attack("race_aim", plain_text, "both", "race: look for the fewest correct pixels (accuracy, both) or the lowest "
+           "mean class accuracy of an image (miou); with both and miou the row's mIoU is by the worst choice of "
+           "candidates over all images", choices=("both", "accuracy", "miou"), modes=SCORING,
+           needs=(attack_with("race_aim"),)),
     attack("min_radius_share", number(float, above=0, high=1), 0.99, "min_radius: share of the labelled pixels of "
            "an image that must be wrong", modes=SCORING, needs=(attack_with("min_radius_share"),)),
     attack("warm_start", bool, False, "begin at the result for the next smaller --eps: no image then gets better as "
