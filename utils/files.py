@@ -19,13 +19,13 @@ except ImportError:  # Windows has no fcntl: a second process is not kept out
 LOCK_WAIT = 12.0
 
 
-def write_atomically(path: Path, text: str, *, keep_old: bool = False):
+def write_atomically(path: Path, content: str | bytes, *, keep_old: bool = False):
     """Write a temporary file and rename it to `path`, so that `path` always has complete content.
 
     With keep_old, a file already at `path` is first renamed, see keep_earlier(). Raises OSError.
     """
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_bytes(content if isinstance(content, bytes) else content.encode())
     if keep_old:
         keep_earlier(path)
     os.replace(temporary, path)

@@ -1,0 +1,130 @@
+"""Build the masks and the list of --year 2012_aug from VOC 2012 and the Berkeley release of SBD.
+
+    python -m datasets.voc_aug --sbd path/to/benchmark_RELEASE --data_root path/to/VOC
+
+Writes SegmentationClassAug/*.png and ImageSets/Segmentation/train_aug.txt below VOC2012: all images with a mask of SBD
+or in VOC's train.txt that are not in VOC's val.txt, 10,582 with the whole data. An image that VOC itself labels keeps
+VOC's mask. A call that was stopped continues when it is repeated. Hariharan et al., "Semantic contours from inverse
+detectors", ICCV 2011.
+"""
+import argparse
+import io
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from utils.errors import UserError
+from utils.files import write_atomically
+from utils.logging import logger, start_log
+from utils.optional import import_optional
+
+from .files import read_bytes, read_mask
+from .image_lists import to_one_line
+from .voc import compute_colours, find_folder, read_split
+
+CLASSES = 21
+WHOLE = 10_582  # images with the whole data
+PLACES = ("dataset/cls", "cls", "benchmark_RELEASE/dataset/cls")  # of the *.mat below --sbd
+
+
+def build(sbd: Path, data_root: Path, *, force: bool = False) -> int:
+    """Write masks and list; return the number of images. Raises UserError, also for what differs without `force`."""
+    found, folder = find_mats(sbd), find_folder(data_root, "2012", download=False)
+    train, val = ({entry.stem for entry in read_split(folder, split)[0]} for split in ("train", "val"))
+    images = {path.stem for path in (folder / "JPEGImages").iterdir()}
+    names = sorted(({*found} | train) - val)
+    usable = [name for name in names if name in images]
+    if missing := len(names) - len(usable):
+        logger.warning("Warning: %d images are left out, as they are not in %s", missing, folder / "JPEGImages")
+    masks = folder / "SegmentationClassAug"
+    masks.mkdir(exist_ok=True)
+    for name in tqdm(usable, desc="masks", unit="mask"):
+        write_mask(masks / f"{name}.png", read_own_mask(folder, name) if name in train else read_mat(found[name]),
+                   force=force)
+    write_list(folder / "ImageSets" / "Segmentation" / "train_aug.txt", usable, force=force)
+    return len(usable)
+
+
+def find_mats(sbd: Path) -> dict[str, Path]:
+    """Return {name: path} of SBD's masks. Raises UserError if there are none."""
+    for place in PLACES:
+        if paths := sorted((sbd / place).glob("*.mat")):
+            return {path.stem: path for path in paths}
+    looked = ", ".join(f"{place}/*.mat" for place in PLACES)
+    raise UserError(f"No masks of SBD in {to_one_line(sbd)}: looked for {looked}. Give "
+                    "--sbd the folder that benchmark.tgz unpacks to (docs/data.md#voc-aug).")
+
+
+def read_mat(path: Path) -> np.ndarray:
+    """Return the labels in a file of SBD, uint8 [H, W]. Raises UserError."""
+    scipy = import_optional("scipy.io", command="pip install scipy")
+    try:
+        content = scipy.loadmat(io.BytesIO(read_bytes(path)))
+        label = content["GTcls"]["Segmentation"][0, 0]
+    except UserError:
+        raise
+    except Exception as error:  # damaged files make scipy raise nearly anything
+        what = "it has no GTcls with a Segmentation" if isinstance(error, KeyError | ValueError) else repr(error)
+        raise UserError(f"Can't read {to_one_line(path)} ({what}): replace the damaged file.") from None
+    return check(np.asarray(label, dtype=np.uint8), path)
+
+
+def read_own_mask(folder: Path, name: str) -> np.ndarray:
+    """Return VOC's own mask, uint8 [H, W]. Raises UserError."""
+    path = folder / "SegmentationClass" / f"{name}.png"
+    return check(read_mask(path).to(torch.uint8).numpy(), path)
+
+
+def check(label: np.ndarray, path: Path) -> np.ndarray:
+    """Return the label; raise UserError if it isn't a map of VOC's classes and 255."""
+    foreign = label[(label >= CLASSES) & (label != 255)]
+    if foreign.size:
+        raise UserError(f"{to_one_line(path)} has the label {foreign.max()}: the classes are 0 to {CLASSES - 1}, and "
+                        "255 is ignored.")
+    return label
+
+
+def write_mask(path: Path, label: np.ndarray, *, force: bool):
+    """Write a palette PNG unless the file has these labels already; raise UserError if it has others."""
+    if path.exists() and not force:
+        if not np.array_equal(read_mask(path).numpy(), label):
+            raise UserError(f"{to_one_line(path)} has other labels: move it away, or replace it with --force.")
+        return
+    image = Image.fromarray(label, mode="P")
+    image.putpalette(compute_colours().astype(np.uint8).tobytes())
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    write_atomically(path, file.getvalue())
+
+
+def write_list(path: Path, names: list[str], *, force: bool):
+    """Write the names, one a line, unless the file has them already; raise UserError if it has others."""
+    text = "".join(f"{name}\n" for name in names)
+    if path.exists() and not force and sorted(path.read_text().split()) != names:
+        raise UserError(f"{to_one_line(path)} lists other images: move it away, or replace it with --force.")
+    write_atomically(path, text)
+
+
+def main(argv=None):
+    """Build; exit with code 2 after an error."""
+    parser = argparse.ArgumentParser("datasets.voc_aug", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sbd", required=True, type=Path, help="folder that SBD's benchmark.tgz unpacks to")
+    parser.add_argument("--data_root", default=Path("datasets/data"), type=Path, help="folder that holds VOCdevkit")
+    parser.add_argument("--force", action="store_true", help="replace masks and a list that differ")
+    given = parser.parse_args(argv)
+    start_log()
+    try:
+        count = build(given.sbd, given.data_root, force=given.force)
+    except (UserError, OSError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    logger.info("%d training images of 2012_aug%s", count, "" if count == WHOLE else f"; the whole data has {WHOLE}")
+
+
+if __name__ == "__main__":
+    main()

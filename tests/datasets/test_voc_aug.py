@@ -1,0 +1,119 @@
+"""python -m datasets.voc_aug: masks and list from trees as SBD and VOC ship them, against what was put in."""
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from datasets import build_datasets, check_dataset
+from datasets.voc import compute_colours
+from datasets.voc_aug import main
+
+TRAIN, VAL, SBD = ["2007_1", "2007_2"], ["2007_3"], ["2007_1", "2007_3", "2008_1", "2008_2"]
+
+
+def draw(seed):
+    return np.random.default_rng(seed).integers(0, 21, (70, 80)).astype(np.uint8)
+
+
+@pytest.fixture
+def trees(tmp_path):
+    """SBD and VOC; 2007_1 is in both, with other masks, and 2007_3 validates."""
+    voc, sbd = tmp_path / "data" / "VOCdevkit" / "VOC2012", tmp_path / "benchmark_RELEASE"
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (voc / folder).mkdir(parents=True)
+    (sbd / "dataset" / "cls").mkdir(parents=True)
+    for name in {*TRAIN, *VAL, *SBD}:
+        Image.fromarray(np.zeros((70, 80, 3), np.uint8)).save(voc / "JPEGImages" / f"{name}.jpg")
+    for number, name in enumerate(TRAIN + VAL):
+        label = draw(number)
+        label[:3] = 255
+        image = Image.fromarray(label, mode="P")
+        image.putpalette(compute_colours().astype(np.uint8).tobytes())
+        image.save(voc / "SegmentationClass" / f"{name}.png")
+    for split, names in (("train", TRAIN), ("val", VAL)):
+        (voc / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(names) + "\n")
+    for number, name in enumerate(SBD):
+        savemat(sbd / "dataset" / "cls" / f"{name}.mat",
+                {"GTcls": {"Segmentation": draw(100 + number), "CategoriesPresent": np.array([1])}})
+    return tmp_path, voc, sbd
+
+
+def run(trees, *flags):
+    main(["--sbd", str(trees[2]), "--data_root", str(trees[0] / "data"), *flags])
+
+
+def test_masks_and_list(trees, capsys):
+    run(trees)
+    _, voc, _ = trees
+    names = (voc / "ImageSets" / "Segmentation" / "train_aug.txt").read_text().split()
+    assert names == ["2007_1", "2007_2", "2008_1", "2008_2"]
+    assert "4 training images of 2012_aug; the whole data has 10582" in capsys.readouterr().out
+    masks = {name: np.array(Image.open(voc / "SegmentationClassAug" / f"{name}.png")) for name in names}
+    assert (masks["2008_1"] == draw(102)).all() and (masks["2008_2"] == draw(103)).all()
+    own = np.array(Image.open(voc / "SegmentationClass" / "2007_1.png"))
+    assert (masks["2007_1"] == own).all() and (own[:3] == 255).all(), "VOC's own mask"
+    train, val = build_datasets("voc", data_root=trees[0] / "data", year="2012_aug")
+    assert [train.name(i) for i in range(len(train))] == names and len(val) == 1
+    check_dataset(train)
+
+
+def test_repeated_it_changes_nothing_and_goes_on_where_it_was_stopped(trees):
+    run(trees)
+    _, voc, _ = trees
+    masks = sorted((voc / "SegmentationClassAug").iterdir())
+    before = {path.name: path.stat().st_mtime_ns for path in masks}
+    masks[-1].unlink()
+    run(trees)
+    after = {path.name: path.stat().st_mtime_ns for path in masks}
+    assert {name for name in before if before[name] != after[name]} == {masks[-1].name}
+
+
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_grey_and_palette_masks_of_the_same_labels_stay(trees, mode):
+    _, voc, _ = trees
+    (voc / "SegmentationClassAug").mkdir()
+    path = voc / "SegmentationClassAug" / "2008_1.png"
+    image = Image.fromarray(draw(102))
+    if mode == "P":
+        image = image.convert("P")  # a palette of greys
+        image.putdata(draw(102).ravel())
+    image.save(path)
+    before = path.read_bytes()
+    run(trees)
+    assert path.read_bytes() == before
+
+
+def test_a_mask_that_differs_is_replaced_by_force_alone(trees, capsys):
+    _, voc, _ = trees
+    (voc / "SegmentationClassAug").mkdir()
+    path = voc / "SegmentationClassAug" / "2008_1.png"
+    Image.fromarray(draw(7)).save(path)
+    with pytest.raises(SystemExit) as stop:
+        run(trees)
+    assert stop.value.code == 2 and "2008_1.png has other labels" in capsys.readouterr().err
+    assert (np.array(Image.open(path)) == draw(7)).all()
+    run(trees, "--force")
+    assert (np.array(Image.open(path)) == draw(102)).all()
+
+
+def refused(trees, capsys, *flags):
+    with pytest.raises(SystemExit) as stop:
+        run(trees, *flags)
+    error, = capsys.readouterr().err.splitlines()[-1:]
+    assert stop.value.code == 2 and error.startswith("error: ")
+    return error
+
+
+def test_what_is_wrong_is_named(trees, capsys):
+    _, voc, sbd = trees
+    path = sbd / "dataset" / "cls" / "2008_1.mat"
+    good = path.read_bytes()
+    for content, says in (({"GTinst": 1}, "no GTcls"), ({"GTcls": {"Segmentation": np.full((4, 4), 30)}}, "label 30")):
+        savemat(path, content)
+        error = refused(trees, capsys)
+        assert "2008_1.mat" in error and says in error
+    path.write_bytes(good[:60])
+    assert "2008_1.mat" in refused(trees, capsys)
+    (sbd / "dataset" / "cls").rename(sbd / "dataset" / "other")
+    assert "looked for dataset/cls/*.mat" in refused(trees, capsys)
+    assert not (voc / "ImageSets" / "Segmentation" / "train_aug.txt").exists()
