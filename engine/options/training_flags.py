@@ -19,6 +19,7 @@ from engine.options.types import find_base_optimizer, number, plain_text, share_
 # AWP is chosen by --awp_gamma.
 OPTIMIZERS = tuple(name for name in list_registered("optim/__init__.py", "OPTIMIZERS") if name != "AWP")
 ADVERSARIES = ("fgsm", "pgd", "segpgd")
+VAL_ATTACKS = ("fgsm", "pgd", "segpgd", "cospgd", "apgd", "race")  # of which a validation runs one
 NORMS = list_registered("attacks/norms.py", "NORMS")
 
 A_SAM = optimizer(*SAM_FAMILY)
@@ -34,6 +35,7 @@ WITH_SGD = Need(lambda options: find_base_optimizer(options.optimizer, options.b
                 lambda options: f"for sgd, or with --base_optimizer sgd, this run has {options.optimizer}")
 SMOOTHED = Need(lambda options: options.loss_type in ("cross_entropy", "ohem"),
                 lambda options: f"for --loss_type cross_entropy or ohem, this run has {options.loss_type}")
+VAL_ATTACK = given(lambda options: options.val_attack, "for a validation under attack: add --val_attack pgd")
 STEP_POLICY = Need(lambda options: options.lr_policy == "step",
                    lambda options: f"for --lr_policy step, this run has {options.lr_policy}")
 
@@ -64,6 +66,14 @@ SCHEDULE = (
              needs=(SMOOTHED,)),
     schedule("print_interval", number(int, low=1), 10, "iterations between loss lines"),
     schedule("val_interval", number(int, low=1), 100, "iterations between validations"),
+    schedule("val_attack", plain_text, None, "attack some images at each validation too: their mean IoU is logged",
+             choices=VAL_ATTACKS, modes=(TRAIN,), fixed=True),
+    schedule("val_eps", number(float, above=0, high=1), 2 / 255, "its radius (linf)", modes=(TRAIN,), fixed=True,
+             needs=(VAL_ATTACK,)),
+    schedule("val_attack_images", number(int, low=1), 16, "the number of these images, evenly spaced", modes=(TRAIN,),
+             fixed=True, needs=(VAL_ATTACK,)),
+    schedule("best_by", plain_text, "clean", "which mean IoU makes a checkpoint best_*: robust is that of --val_attack",
+             choices=("clean", "robust"), modes=(TRAIN,), fixed=True, needs=(VAL_ATTACK,)),
     schedule("save_interval", number(int, low=1), None,
              "iterations between checkpoints (default: one at every validation, and where a run stops)"),
     schedule("keep", number(int, low=1), 2,

@@ -6,8 +6,6 @@ from torch import nn
 
 from attacks import Attack, build_attack
 from datasets import fingerprint
-from engine.evaluation.dashboard import Samples, show_validation
-from engine.evaluation.evaluate import evaluate
 from engine.evaluation.precision import log_sign_differences
 from engine.options.declare import SAM_FAMILY
 from engine.options.rules import refuse_small_shares
@@ -16,7 +14,7 @@ from engine.run import checkpoints
 from engine.training.class_pixels import ClassPixels
 from engine.training.step import TrainingStep
 from engine.training.trainer import Trainer
-from metrics import StreamSegMetrics
+from engine.training.validation import ROBUST, UnderAttack, make_validation
 from network import find_backbone, group_parameters, parallelize, precise, windowed
 from optim import build_loss, build_optimizer, build_scheduler, norm_parameters
 from utils import distributed, launch
@@ -51,8 +49,12 @@ def build_trainer(setup) -> Trainer:
                                saved=setup.checkpoint.content if options.continue_training else {})
     trainer = Trainer(
         model, training_step, train_loader, scheduler=scheduler, dashboard=setup.dashboard, keep=options.keep,
+        best_by=ROBUST if options.best_by == "robust" else "Mean IoU",
         continue_command=run.continue_command({name: getattr(options, name) for name in options.given}),
-        validate=_make_validation(options, model, setup.val_loader, val_set, setup.dashboard, class_pixels.count),
+        validate=make_validation(
+            precise(windowed(model, options.window, options.window_stride), amp=options.amp), setup.val_loader, val_set,
+            setup.dashboard, class_pixels.count, samples=options.vis_num_samples,
+            under_attack=build_attacked_validation(options, model)),
         paths={kind: checkpoints.make_path(run.folder, kind, model=options.model, dataset=options.dataset,
                                          output_stride=options.output_stride) for kind in ("latest", "best")},
         described={"options": options.to_dict(), "seed": options.random_seed, "normalization": model.normalization,
@@ -118,6 +120,19 @@ def build_training_attack(options) -> Attack | None:
     return attack
 
 
+def build_attacked_validation(options, model: nn.Module) -> UnderAttack | None:
+    """Return what --val_attack attacks; None without one. Raises UserError for invalid settings."""
+    if options.val_attack is None:
+        return None
+    try:
+        attack = build_attack(options.val_attack, eps=options.val_eps, norm="linf", seed=options.attack_seed,
+                              step_size=compute_step_size("eps/4", options.val_eps), best_iterate=True)
+    except ValueError as error:
+        raise UserError(f"--val_attack: {error}") from None
+    form = precise(windowed(model, options.window, options.window_stride), amp=options.attack_amp)
+    return UnderAttack(attack, form, options.val_attack_images)
+
+
 def _estimate_checkpoint_bytes(options, model: nn.Module) -> int:
     """Return the most bytes that a run's checkpoints take: latest_*, previous ones, best_* and one being written."""
     slots = {"sgd": 1, "adam": 2, "adamw": 2}[find_base_optimizer(options.optimizer, options.base_optimizer)]
@@ -171,23 +186,3 @@ def _warn_about_slow_statistics(options, *, has_backbone: bool):
         logger.warning("Warning: --total_itrs %d is too short for --bn_momentum %g: %.0f %% of the backbone's initial "
                        "BatchNorm statistics will remain; give --bn_momentum 0.1 "
                        "(docs/training.md#batchnorm-momentum)", options.total_itrs, options.bn_momentum, left)
-
-
-def _make_validation(options, model, val_loader, val_set, dashboard, before):
-    """Return a function that calls before(trainer), then scores the model, logs the scores and shows them."""
-    samples = Samples(dashboard, val_set, options.vis_num_samples)
-    scored_form = precise(windowed(model, options.window, options.window_stride), amp=options.amp)
-
-    def validate(trainer):
-        def on_batch(batch):
-            samples(batch)
-            trainer.interrupts.check()
-
-        before(trainer)
-        metrics = StreamSegMetrics(val_set.num_classes)
-        results = evaluate(scored_form, val_loader, metrics, on_batch=on_batch, title="validation")
-        logger.info(metrics.to_str(results))
-        show_validation(dashboard, results, itr=trainer.cur_itrs, class_names=val_set.class_names)
-        return results
-
-    return validate

@@ -21,16 +21,16 @@ class Trainer:
     """A run from `cur_itrs` to `total_itrs`. Stopped anywhere and continued, it ends with the same bits.
 
     model: the module that is validated and saved. training_step: one step on a batch. loader: iterate_from(itr) yields
-    batches from that iteration on, endlessly; len() is an epoch. validate(trainer) -> results with 'Mean IoU'; it may
+    batches from that iteration on, endlessly; len() is an epoch. validate(trainer) -> results with `best_by`; it may
     call interrupts.check(). paths: {'latest': ..., 'best': ...}. described: plain values for the checkpoint besides the
     state (options, class names). keep: how many latest checkpoints to keep. continue_command: for the log.
     """
 
     def __init__(self, model, training_step: TrainingStep, loader, *, scheduler, validate, dashboard, paths, described,
-                 keep: int = 2, continue_command: str = ""):
+                 keep: int = 2, continue_command: str = "", best_by: str = "Mean IoU"):
         self.model, self.training_step, self.loader, self.scheduler = model, training_step, loader, scheduler
         self.validate, self.dashboard, self.paths, self.described = validate, dashboard, paths, described
-        self.keep, self.continue_command = keep, continue_command
+        self.keep, self.continue_command, self.best_by = keep, continue_command, best_by
         self.optimizer = training_step.optimizer
         self.meter = Meter(images=loader.batch_size, device=training_step.device)
         self.rank_state = RankState(model, training_step.device)
@@ -124,7 +124,7 @@ class Trainer:
         distributed.broadcast_tensors(self.model.buffers())  # may differ without --sync_bn
         self.save("latest")
         logger.info("validation...")
-        score = self.validate(self)["Mean IoU"]
+        score = self.validate(self)[self.best_by]
         better = not score <= self.best_score  # also for nan, from void labels: best_* must exist
         self.best_score = score if better else self.best_score
         self.validated = self.cur_itrs

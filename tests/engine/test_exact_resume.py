@@ -30,6 +30,7 @@ RECIPES = {
     "AWP": [*ADV, "--awp_gamma", "0.01"], "step schedule": ["--lr_policy", "step", "--step_size", "3"],
     "adamw": ["--optimizer", "adamw", "--lr_policy", "cosine", "--warmup_itrs", "6", "--clip_grad", "0.5"],
     "nesterov": ["--nesterov", "--momentum", "0.8", "--loss_type", "ohem", "--label_smoothing", "0.1"],
+    "robust validation": ["--val_attack", "pgd", "--val_attack_images", "2"],
     "SAM, Lovasz": ["--optimizer", "SAM", "--loss_type", "lovasz", "--clip_grad", "0.5", "--warmup_itrs", "3"],
     "bfloat16 in parts": ["--amp", "--batch_size", "4", "--accumulate", "2"],
 }
