@@ -18,15 +18,15 @@ from .iccv09 import StanfordBackground
 from .label_maps import check_label_map
 from .loaders import build_loaders, list_batches, select_batches
 from .plain import ImageSet, with_indices
-from .survey import count_pixels
+from .survey import count_frequencies, count_pixels
 from .synthetic import Synthetic
 from .transforms import IGNORE
 from .voc import VOCSegmentation
 
 __all__ = [
     "DATASETS", "IGNORE", "Classes", "ImageSet", "SegmentationDataset", "build_datasets", "build_loaders",
-    "check_and_filter", "check_dataset", "count_pixels", "describe", "fingerprint", "list_batches", "make_mask_reader",
-    "make_palette", "select_batches", "with_indices",
+    "check_and_filter", "check_dataset", "count_frequencies", "count_pixels", "describe", "fingerprint",
+    "list_batches", "make_mask_reader", "make_palette", "select_batches", "with_indices",
 ]
 
 DATASETS = {

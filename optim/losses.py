@@ -5,28 +5,36 @@ import torch
 import torch.nn.functional as F
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, ignore_index: int = 255,
-                  label_smoothing: float = 0.0) -> torch.Tensor:
+def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, *, ignore_index: int = 255, label_smoothing: float = 0.0,
+                  class_weights: torch.Tensor | None = None) -> torch.Tensor:
     """Return the mean cross-entropy of `logits` [B, C, H, W] over the valid pixels of `labels` [B, H, W].
 
-    label_smoothing: that share of the target is spread evenly over all classes. The result is a scalar. Without valid
-    pixels it is exactly 0 with a zero gradient; torch's own mean would be NaN.
+    label_smoothing: that share of the target is spread evenly over all classes. class_weights [C]: a pixel counts by
+    that of its label; the mean is still over pixels, not over weights. The result is a scalar. Without valid pixels it
+    is exactly 0 with a zero gradient; torch's own mean would be NaN.
     """
-    losses = F.cross_entropy(_to_float32(logits), labels, ignore_index=ignore_index, reduction="sum",
-                             label_smoothing=label_smoothing)
+    weighted = class_weights is not None
+    losses = F.cross_entropy(_to_float32(logits), labels, ignore_index=ignore_index,
+                             reduction="none" if weighted else "sum", label_smoothing=label_smoothing)
+    if weighted:
+        losses = (losses * _weigh(labels, class_weights, ignore_index).to(losses)).sum()
     return losses / count_valid_pixels(labels, ignore_index).clamp(min=1)
 
 
 def focal_loss(
-    logits: torch.Tensor, labels: torch.Tensor, *, ignore_index: int = 255, gamma: float = 2.0, alpha: float = 1.0
+    logits: torch.Tensor, labels: torch.Tensor, *, ignore_index: int = 255, gamma: float = 2.0, alpha: float = 1.0,
+    class_weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the mean over valid pixels of alpha * (1 - p)^gamma * -log p, where p is the true class's probability.
 
     logits [B, C, H, W], labels [B, H, W]; gamma is 0 or at least 1 (between them autograd computes 0 * inf at p = 1).
-    Without valid pixels the result is exactly 0. Source: Lin et al., ICCV 2017, section 3.2.
+    class_weights: see cross_entropy. Without valid pixels the result is exactly 0. Source: Lin et al., ICCV 2017,
+    section 3.2.
     """
     losses = F.cross_entropy(_to_float32(logits), labels, ignore_index=ignore_index, reduction="none")  # [B, H, W]
     missed = -torch.expm1(-losses)  # 1 - p, exact even for p close to 1; 0 at ignored pixels
+    if class_weights is not None:
+        losses = losses * _weigh(labels, class_weights, ignore_index).to(losses)
     return alpha * (missed**gamma * losses).sum() / count_valid_pixels(labels, ignore_index).clamp(min=1)
 
 
@@ -81,6 +89,12 @@ def lovasz(logits: torch.Tensor, labels: torch.Tensor, *, ignore_index: int = 25
 def count_valid_pixels(labels: torch.Tensor, ignore_index: int = 255) -> torch.Tensor:
     """Count the `labels` that are not `ignore_index`; return an int64 scalar on their device."""
     return (labels != ignore_index).sum()
+
+
+def _weigh(labels: torch.Tensor, class_weights: torch.Tensor, ignore_index: int) -> torch.Tensor:
+    """Return each pixel's weight, 0 at ignored pixels."""
+    valid = labels != ignore_index
+    return class_weights.to(labels.device)[labels.where(valid, 0)] * valid
 
 
 def _one_hot(logits, labels, ignore_index: int):

@@ -33,6 +33,8 @@ TRAINED_BACKBONE = given(lambda options: not options.freeze_backbone, "--freeze_
                          "leave one of them out")
 WITH_SGD = Need(lambda options: find_base_optimizer(options.optimizer, options.base_optimizer) == "sgd",
                 lambda options: f"for sgd, or with --base_optimizer sgd, this run has {options.optimizer}")
+WEIGHABLE = Need(lambda options: options.loss_type in ("cross_entropy", "focal_loss"),
+                 lambda options: f"for --loss_type cross_entropy or focal_loss, this run has {options.loss_type}")
 SMOOTHED = Need(lambda options: options.loss_type in ("cross_entropy", "ohem"),
                 lambda options: f"for --loss_type cross_entropy or ohem, this run has {options.loss_type}")
 VAL_ATTACK = given(lambda options: options.val_attack, "for a validation under attack: add --val_attack pgd")
@@ -62,6 +64,8 @@ SCHEDULE = (
              "momentum of the backbone's BatchNorm statistics; a short training needs 0.1", needs=(TRAINED_BACKBONE,)),
     schedule("loss_type", plain_text, "cross_entropy", "focal_loss has gamma 2; ohem: cross-entropy of hard pixels",
              choices=list_registered("optim/__init__.py", "LOSSES")),
+    schedule("class_weights", plain_text, None, "weigh pixels by class: balanced, by the classes' median frequency in "
+             "the training masks, or a file with a number for each class", metavar="balanced|FILE", needs=(WEIGHABLE,)),
     schedule("label_smoothing", number(float, low=0, high=1), 0.0, "share of the target that all classes get alike",
              needs=(SMOOTHED,)),
     schedule("print_interval", number(int, low=1), 10, "iterations between loss lines"),

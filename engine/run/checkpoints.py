@@ -23,7 +23,7 @@ KEYS = {
     "class_names": (list, "the data set's"), "class_colours": (list, "the data set's"),
     "val_names": (list, "the data set's"), "train_images": (str, "the data set's"),
     "val_images": (str, "the data set's"), "skipped_images": (dict, "the data set's"),
-    "class_pixels": (list, "the data set's"),
+    "class_pixels": (list, "the data set's"), "class_weights": (list, "the run's"),
     "format": (int, "of these keys"), "version": (str, "of this program"), "torch": (str, "torch's version"),
 }
 

@@ -11,7 +11,7 @@ from engine.options.declare import SAM_FAMILY
 from engine.options.rules import refuse_small_shares
 from engine.options.types import compute_step_size, find_base_optimizer, find_start_itr
 from engine.run import checkpoints
-from engine.training.class_pixels import ClassPixels
+from engine.training.class_pixels import WEIGHTS, ClassPixels, find_class_weights
 from engine.training.step import TrainingStep
 from engine.training.trainer import Trainer
 from engine.training.validation import ROBUST, UnderAttack, make_validation
@@ -35,8 +35,12 @@ def build_trainer(setup) -> Trainer:
     optimizer, scheduler = build_training(options, model, net)
     attack = build_training_attack(options)
     run.refuse_full_disk(_estimate_checkpoint_bytes(options, model))
+    saved = setup.checkpoint.content if options.continue_training else {}
+    train_images = fingerprint(train_loader.dataset)
+    weights = options.class_weights and find_class_weights(options.class_weights, train_loader.dataset,
+                                                           train_images=train_images, saved=saved)
     training_step = TrainingStep(
-        model, net, optimizer=optimizer, criterion=build_criterion(options), adv_ratio=options.adv_ratio,
+        model, net, optimizer=optimizer, criterion=build_criterion(options, weights), adv_ratio=options.adv_ratio,
         attack=attack, attacked=precise(model, amp=options.attack_amp), accumulate=options.accumulate,
         micro=options.sam_mode == "micro", clip_grad=options.clip_grad)
     _warn_about_slow_statistics(options, has_backbone=find_backbone(model.model) is not None)
@@ -44,9 +48,7 @@ def build_trainer(setup) -> Trainer:
         log_sign_differences(model, *next(train_loader.iterate_from(0)))
     if distributed.world_size() > 1:  # after the weights, which must agree: dropout and attacks differ by process
         seed_everything((options.random_seed + distributed.rank()) % 2**32)
-    train_images = fingerprint(train_loader.dataset)
-    class_pixels = ClassPixels(train_loader.dataset, train_images=train_images,
-                               saved=setup.checkpoint.content if options.continue_training else {})
+    class_pixels = ClassPixels(train_loader.dataset, train_images=train_images, saved=saved)
     trainer = Trainer(
         model, training_step, train_loader, scheduler=scheduler, dashboard=setup.dashboard, keep=options.keep,
         best_by=ROBUST if options.best_by == "robust" else "Mean IoU",
@@ -61,7 +63,7 @@ def build_trainer(setup) -> Trainer:
                    "class_names": val_set.class_names,
                    "class_colours": val_set.palette[:val_set.num_classes].tolist(),
                    "val_names": val_set.drawn or [], "train_images": train_images,
-                   "val_images": fingerprint(val_set), **class_pixels.known,
+                   "val_images": fingerprint(val_set), **class_pixels.known, **({WEIGHTS: weights} if weights else {}),
                    "skipped_images": {"train": list(train_loader.dataset.skipped), "val": list(val_set.skipped)}})
     if options.continue_training:
         trainer.load_state_dict(setup.checkpoint.content, source=setup.checkpoint.path)
@@ -101,10 +103,10 @@ def build_training(options, model: nn.Module, net: nn.Module):
     return optimizer, scheduler
 
 
-def build_criterion(options):
-    """Return the loss that training lowers."""
+def build_criterion(options, weights: list[float] | None):
+    """Return the loss that training lowers; weights: of --class_weights."""
     smoothing = {"label_smoothing": options.label_smoothing} if options.label_smoothing else {}
-    return build_loss(options.loss_type, **smoothing)
+    return build_loss(options.loss_type, **smoothing, **({"class_weights": torch.tensor(weights)} if weights else {}))
 
 
 def build_training_attack(options) -> Attack | None:

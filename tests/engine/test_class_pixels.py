@@ -81,3 +81,46 @@ def test_a_training_label_that_cannot_be_read_does_not_end_a_training(monkeypatc
     assert capsys.readouterr().out.count("a.png is damaged") == 1
     path, = (tmp_path / "exp").glob("best_*.pth")
     assert "class_pixels" not in checkpoint.load(path)
+
+
+# --class_weights
+
+
+def median_frequency(dataset):
+    """Eigen and Fergus: the median of the frequencies over the class's, each over the images that have the class."""
+    labels = [dataset.read_label(i).numpy() for i in range(len(dataset))]
+    frequencies = []
+    for label in range(dataset.num_classes):
+        own = sum(int((each == label).sum()) for each in labels)
+        of_images = sum(int((each != 255).sum()) for each in labels if (each == label).any())
+        frequencies.append(own / of_images)
+    return np.median(frequencies) / np.array(frequencies)
+
+
+def test_balanced_weights_are_counted_once_and_kept(tmp_path, train, monkeypatch):
+    train(tmp_path, "--exp_name", "run", "--class_weights", "balanced")
+    content = checkpoint.load(next((tmp_path / "run").glob("latest_*")))
+    dataset, _ = build_datasets("synthetic", data_root="", seed=1)
+    assert content["class_weights"] == pytest.approx(median_frequency(dataset), rel=1e-9)
+    monkeypatch.setattr("engine.training.class_pixels.count_frequencies", lambda *_: pytest.fail("counted again"))
+    main(["--continue_training", "--output_dir", str(tmp_path), "--exp_name", "run", "--total_itrs", "3",
+          "--num_workers", "0"])
+    again = checkpoint.load(next((tmp_path / "run").glob("latest_*")))
+    assert again["cur_itrs"] == 3 and again["class_weights"] == content["class_weights"]
+
+
+def test_weights_of_a_file(tmp_path, train, capsys):
+    path = tmp_path / "weights.txt"
+    path.write_text("1 0.5\n2 2 0\n")
+    train(tmp_path, "--exp_name", "run", "--class_weights", str(path))
+    assert checkpoint.load(next((tmp_path / "run").glob("latest_*")))["class_weights"] == [1, 0.5, 2, 2, 0]
+    for number, (text, says) in enumerate((("1 2 3", "has 3 numbers"), ("1 1 1 1 -1", "has 5 numbers"),
+                                           ("1 1 x 1 1", "could not convert"))):
+        path.write_text(text)
+        with pytest.raises(SystemExit) as stop:
+            train(tmp_path, "--exp_name", f"bad{number}", "--class_weights", str(path))
+        error = capsys.readouterr().err
+        assert stop.value.code == 2 and says in error and "--class_weights" in error
+    with pytest.raises(SystemExit):
+        train(tmp_path, "--exp_name", "bad", "--class_weights", str(tmp_path / "no.txt"))
+    assert "No such file" in capsys.readouterr().err

@@ -179,3 +179,19 @@ def test_count_valid_pixels_counts_labelled_pixels():
     assert count_valid_pixels(labels, ignore_index=7).item() == 7
     assert count_valid_pixels(torch.full((1, 2, 2), 255)).item() == 0
     assert count_valid_pixels(labels).dtype == torch.int64 and count_valid_pixels(labels).ndim == 0
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal_loss"])
+def test_class_weights_count_pixels_by_their_label(name, pixels):
+    logits, labels = pixels
+    weights = np.array([0.5, 0.0, 3.0])
+    p = probabilities_of(logits.numpy())
+    total, count = 0.0, 0
+    for b, i, j in np.ndindex(*labels.shape):
+        if (label := int(labels[b, i, j])) != 255:
+            own = p[b, label, i, j]
+            total -= weights[label] * math.log(own) * ((1 - own) ** 2 if name == "focal_loss" else 1)
+            count += 1
+    loss = build_loss(name, class_weights=torch.tensor(weights))
+    assert loss(logits, labels).item() == pytest.approx(total / count, rel=1e-12)
+    assert loss(logits, torch.full_like(labels, 255)).item() == 0
