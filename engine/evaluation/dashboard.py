@@ -1,6 +1,7 @@
 """Show a validation and a sweep on a dashboard."""
 import numpy as np
 
+from attacks import NORMS
 from engine.records.naming import name_attack
 from utils.images import choose_evenly, to_uint8
 from utils.text import format_score
@@ -35,7 +36,7 @@ def show_robustness(dashboard, rows: list[dict]):
     """Show the window Robust Mean IoU: a line per attack and norm over eps (linf in grey levels) from clean on."""
     clean = next(result["Mean IoU"] for result in rows if result["attack"] == "none")
     attacked = [(f"{name_attack(result['settings'] or result)} {result['norm']}", result) for result in rows
-                if result["attack"] != "none"]
+                if result["attack"] != "none" and result["norm"] in NORMS]  # not corruptions
     for line in dict.fromkeys(title for title, _ in attacked):
         points = [(result["eps"] * (255 if result["norm"] == "linf" else 1), result["Mean IoU"])
                   for title, result in attacked if title == line]

@@ -7,6 +7,7 @@ from PIL import Image
 from utils.optional import import_optional
 from utils.text import escape_unprintable
 
+XLABELS = {"linf": "eps (linf, n/255)", "severity": "severity"}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")  # Okabe and Ito's
 MARKERS, DASHES = "osD^vPX", ("-", "--", ":")
 
@@ -36,7 +37,7 @@ def draw_curves(path: Path, panels: list[Panel], *, ylabel: str = "mIoU (%)"):
                        for point in points) or 1
         axis.set(xlim=(-0.03 * furthest, 1.05 * furthest), ylim=(0, 100))
         _set_title(axis, panel.title)
-        axis.set_xlabel("eps (linf, n/255)" if panel.norm == "linf" else f"eps ({panel.norm})", fontsize=8)
+        axis.set_xlabel(XLABELS.get(panel.norm, f"eps ({panel.norm})"), fontsize=8)
         axis.tick_params(labelsize=8)
         axis.grid(alpha=0.3)
     for axis in axes[::wide]:

@@ -112,7 +112,9 @@ def _belongs_to(settings: dict, attack: str) -> bool:
         return is_corruption(settings)
     if attack in UNIONS:
         return is_red_eps(settings) and settings["attack_loss"] in UNIONS[attack]
-    return settings["attack"] == attack or (attack == "noise" and settings["attack"].endswith("_noise"))
+    if attack == "noise":
+        return settings["attack"].endswith("_noise") and not is_corruption(settings)
+    return settings["attack"] == attack
 
 
 def _refuse_nothing_left(kept: dict[str, list[Record]], found: dict[str, list[Record]]):

@@ -76,6 +76,9 @@ def test_a_report_holds_them_like_attacks(runs):
     assert {"none", "fog", "fgsm"} <= {row["attack"] for row in content["rows"]}
     assert not any(row["members"] for row in content["rows"]), "no worst case over corruptions"
     assert (runs / "one" / "report" / "curves.png").is_file()
+    evaluate(runs, "--corrupt", "shot_noise", "--severity", "1", "--attack", "noise", "--eps", "2/255")
+    content = main(["--report", "one", "--output_dir", str(runs), "--attack", "noise"])
+    assert {row["attack"] for row in content["rows"] if not row["members"]} == {"none", "sign_noise", "uniform_noise"}
 
 
 @pytest.mark.parametrize(("flags", "says"), [
