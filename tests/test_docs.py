@@ -23,7 +23,7 @@ from utils.launch import TORCHRUN
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("training", "weights", "sharpness", "adversarial", "resume", "data", "evaluation", "predict", "attacks",
          "records", "verify", "gpus", "dashboards", "python", "differences", "development", "flags",
-         "experiments/camvid")
+         "experiments/camvid", "experiments/voc")
 FILES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in PAGES))
 PACKAGES = ("engine", "network", "datasets", "optim", "attacks", "metrics", "utils", "benchmarks", "tests", "docs")
 RUN = "<!-- run -->"  # the line above a block of commands that are run
