@@ -374,7 +374,7 @@ def test_what_cannot_be_read_costs_only_itself(tmp_path, call, fails):
     (["--attack", "pgd", "--masks", "gone"], ["in"], ["--masks gone"]),
     (["--attack", "pgd", "--masks", "empty"], ["in"], ["--masks empty", "1 of 1 images", "a.png"]),
     (["--attack", "pgd", "--masks", "twice"], ["in"], ["images in twice", "a.gif, a.png"]),
-    (["--label_map", "1:2"], ["in"], ["--label_map", "voc or camvid or folder"]),
+    (["--label_map", "1:2"], ["in"], ["--label_map", "voc or cityscapes or camvid or iccv09 or folder"]),
     (["--dataset", "camvid", "--label_map", "1:2"], ["in"], ["--label_map", "--masks FOLDER"]),
     (["--dataset", "camvid", "--ignore_label", "2"], ["in"], ["--ignore_label", "--masks FOLDER"]),
     (["--exp_name", "sam"], ["in"], ["--exp_name", "--ckpt"]), (["--output_dir", "x"], ["in"], ["--output_dir"]),
