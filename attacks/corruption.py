@@ -54,7 +54,7 @@ class Corruption(Attack):
         draw = make_generator(self.seed, number, self.name, self.severity)
         seed = int(torch.randint(2**31, (), generator=draw))
         pixels = image.mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
-        package = import_optional("imagecorruptions")
+        package = load_package()
         with _seeded_numpy(seed):
             found = package.corrupt(pixels, severity=self.severity, corruption_name=self.name,
                                     **({"seed": seed} if self.name in _SEEDED else {}))
@@ -64,6 +64,14 @@ class Corruption(Attack):
         """Return what determines the result; as eps the severity."""
         return {"attack": self.name, "attack_loss": None, "norm": NORM, "eps": float(self.severity), "steps": 0,
                 "restarts": 1, "target": None, "seed": self.seed}
+
+
+def load_package():
+    """Return the package that corrupts images; UserError, with the remedy, if it or what it needs can't be loaded."""
+    try:
+        return import_optional("imagecorruptions")
+    except ImportError as error:  # of OpenCV, where the libraries of a display are missing
+        raise UserError(f"--corrupt: {error}: run `make extras`") from None
 
 
 @contextmanager

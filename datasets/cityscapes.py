@@ -69,16 +69,15 @@ class Cityscapes(PairedFiles):
         return frozenset((IGNORE, *(stored for stored in range(LARGEST_ID + 1) if stored not in used)))
 
     def convert_label(self, label):
-        """Return stored labels with label_map applied, then ids as classes; what is no id stays, and is refused."""
-        label = self.map_label(label)
-        if self.kind == TRAIN_IDS:
-            return label
-        table = torch.arange(256)
+        """Return stored ids as the classes that label_map gives them, else their own; what is no id stays."""
+        if self.kind == TRAIN_IDS or (label.numel() and int(label.max()) > IGNORE):
+            return self.map_label(label)
+        table = torch.arange(IGNORE + 1)
         table[:LARGEST_ID + 1] = IGNORE
         for number, (stored, _) in enumerate(CLASSES.values()):
             table[stored] = number
-        if label.numel() and int(label.max()) > IGNORE:
-            return label
+        for stored, used in self.label_map.items():
+            table[stored:stored + 1] = used  # none where an id is beyond the table
         return table[label.long()].to(label.dtype)
 
 

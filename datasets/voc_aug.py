@@ -40,12 +40,16 @@ def build(sbd: Path, data_root: Path, *, force: bool = False) -> int:
     usable = [name for name in names if name in images]
     if missing := len(names) - len(usable):
         logger.warning("Warning: %d images are left out, as they are not in %s", missing, folder / "JPEGImages")
-    masks = folder / "SegmentationClassAug"
+    masks, names_path = folder / "SegmentationClassAug", folder / "ImageSets" / "Segmentation" / "train_aug.txt"
+    listed = sorted(names_path.read_text().split()) if names_path.exists() and not force else None
+    if listed not in (None, usable):
+        raise UserError(f"{to_one_line(names_path)} lists other images: move it away, or replace it with --force.")
     masks.mkdir(exist_ok=True)
     for name in tqdm(usable, desc="masks", unit="mask"):
         write_mask(masks / f"{name}.png", read_own_mask(folder, name) if name in train else read_mat(found[name]),
                    force=force)
-    write_list(folder / "ImageSets" / "Segmentation" / "train_aug.txt", usable, force=force)
+    if listed is None:  # last, so that it names masks that are there; a list in another order stays
+        write_atomically(names_path, "".join(f"{name}\n" for name in usable))
     return len(usable)
 
 
@@ -99,14 +103,6 @@ def write_mask(path: Path, label: np.ndarray, *, force: bool):
     file = io.BytesIO()
     image.save(file, "PNG")
     write_atomically(path, file.getvalue())
-
-
-def write_list(path: Path, names: list[str], *, force: bool):
-    """Write the names, one a line, unless the file has them already; raise UserError if it has others."""
-    text = "".join(f"{name}\n" for name in names)
-    if path.exists() and not force and sorted(path.read_text().split()) != names:
-        raise UserError(f"{to_one_line(path)} lists other images: move it away, or replace it with --force.")
-    write_atomically(path, text)
 
 
 def main(argv=None):

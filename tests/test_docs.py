@@ -25,7 +25,8 @@ PAGES = ("training", "weights", "sharpness", "adversarial", "resume", "data", "e
          "records", "verify", "gpus", "dashboards", "python", "differences", "development", "flags",
          "experiments/camvid", "experiments/voc")
 FILES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in PAGES))
-PACKAGES = ("engine", "network", "datasets", "optim", "attacks", "metrics", "utils", "benchmarks", "tests", "docs")
+PACKAGES = ("engine", "network", "datasets", "optim", "attacks", "metrics", "utils", "benchmarks", "tests", "docs",
+            "experiments")
 RUN = "<!-- run -->"  # the line above a block of commands that are run
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What the commands are typed for: bash expands variables and loops, and says what it would have started.

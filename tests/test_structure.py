@@ -16,7 +16,7 @@ TOP = {
 # Inside engine. `setup` imports the plan of attacks, so that what they can't be is refused before data is read.
 ROOMS = {
     "setup": {"options", "run", "evaluation"}, "options": set(), "run": {"options"},
-    "training": {"evaluation", "run", "options", "records"}, "evaluation": {"records", "options"}, "records": set(),
+    "training": {"evaluation", "run", "options"}, "evaluation": {"records", "options"}, "records": set(),
     "report": {"records"}, "verify": {"records"}, "prediction": {"evaluation"},
 }
 OPTIONS_OF_EVALUATION = {"engine.options.declare", "engine.options.types"}  # plan.py makes attacks of options

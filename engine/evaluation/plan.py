@@ -2,6 +2,7 @@
 import torch
 
 from attacks import CORRUPTIONS, LOSSES, Attack, Corruption, build_attack, class_weights, takes
+from attacks.corruption import load_package
 from attacks.search import TargetSizeError
 from datasets import build_datasets, count_pixels
 from datasets.files import read_mask
@@ -13,7 +14,6 @@ from network import choose_window
 from utils.errors import UserError
 from utils.files import find_run
 from utils.logging import logger
-from utils.optional import import_optional
 from utils.snapshots import hash_weights
 from utils.user_code import is_code, make_label
 
@@ -54,7 +54,7 @@ def _list_corruptions(options) -> tuple[Attack, ...]:
 def _check_corruptions(options):
     """Raise UserError for what can't be corrupted, or compared, before anything is attacked."""
     if options.corrupt:
-        import_optional("imagecorruptions")
+        load_package()
         if options.transfer_from:
             raise UserError("--corrupt: corruptions are made without a network: leave out --transfer_from")
     _read_baseline(options)

@@ -2,12 +2,11 @@
 from pathlib import Path
 from statistics import mean
 
+from attacks.corruption import NORM
 from engine.records.store import Record, read
 from metrics import scores
 from utils.errors import UserError
 from utils.text import format_markdown, format_score, is_undefined
-
-NORM = "severity"  # of these records: their eps is the severity
 
 
 def is_corruption(settings: dict) -> bool:

@@ -7,7 +7,6 @@ from attacks import Attack
 from datasets import list_batches, select_batches
 from engine.evaluation.dashboard import Samples, show_validation
 from engine.evaluation.evaluate import evaluate
-from engine.records.naming import make_title
 from metrics import StreamSegMetrics
 from utils.images import choose_evenly
 from utils.logging import logger
@@ -46,8 +45,8 @@ def make_validation(model: nn.Module, val_loader, val_set, dashboard, before, *,
             robust = evaluate(under_attack.model, attacked, StreamSegMetrics(val_set.num_classes), under_attack.attack,
                               on_batch=lambda _: trainer.interrupts.check())
             results[ROBUST] = robust["Mean IoU"]
-            logger.info("%s: %.6f (%s, %d images)", ROBUST, results[ROBUST],
-                        make_title(under_attack.attack.settings()), sum(map(len, list_batches(attacked))))
+            logger.info("%s: %.6f (%d images, %r)", ROBUST, results[ROBUST], sum(map(len, list_batches(attacked))),
+                        under_attack.attack)
             dashboard.vis_scalar(f"[Val] {ROBUST}", trainer.cur_itrs, results[ROBUST])
         show_validation(dashboard, results, itr=trainer.cur_itrs, class_names=val_set.class_names)
         return results

@@ -1,1 +1,1 @@
-"""Does sharpness-aware training make a segmentation network more robust? See docs/experiments/sharpness.md."""
+"""Does sharpness-aware training make a segmentation network more robust?"""

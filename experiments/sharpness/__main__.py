@@ -4,7 +4,7 @@
     python -m experiments.sharpness table
 
 Several processes can work at once: start the command again. What it would do in all is printed with the time that is
-left. See docs/experiments/sharpness.md.
+left. Corruptions need `make extras`.
 """
 import argparse
 import sys

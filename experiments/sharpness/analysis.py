@@ -1,5 +1,5 @@
 """Means, differences and intervals of methods, from records alone."""
-from statistics import mean, median, stdev
+from statistics import mean, stdev
 
 import numpy as np
 
@@ -98,8 +98,3 @@ def median_radius(record: Record) -> float | None:
     """Return the median over images of the smallest radius, in grey levels; None if that image has none."""
     found = describe_radii(record, record.names)["median"]
     return None if found is None else 255 * found
-
-
-def median_or_none(values: list) -> float | None:
-    """Return the median, None if a value is None."""
-    return None if None in values else median(values)

@@ -10,8 +10,8 @@ from utils.optional import import_optional
 
 def draw_all(folder: Path, name: str, methods: dict):
     """Draw <name>_curves.png, mIoU against eps with bands, and <name>_scatter.png, attacked against clean mIoU."""
-    pyplot = import_optional("matplotlib.figure", command="make setup")
-    curves, scatter = pyplot.Figure((7, 4), layout="constrained"), pyplot.Figure((5.5, 4), layout="constrained")
+    figures = import_optional("matplotlib.figure", command="make setup")
+    curves, scatter = figures.Figure((7, 4), layout="constrained"), figures.Figure((5.5, 4), layout="constrained")
     _draw_curves(curves.subplots(1, 2, sharey=True), methods)
     _draw_scatter(scatter.subplots(), methods)
     for figure, what in ((curves, "curves"), (scatter, "scatter")):

@@ -1,5 +1,6 @@
 """Corruptions against NumPy and Pillow, seeded by image, with the global random state left as it was."""
 import io
+import sys
 
 import numpy as np
 import pytest
@@ -97,7 +98,10 @@ def test_what_cannot_be_is_refused():
         corrupt("fog", torch.rand(1, 3, 31, 40), ids=(1,))
 
 
-def test_a_missing_package_names_its_command(images, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "imagecorruptions", None)
+@pytest.mark.parametrize("missing", ["imagecorruptions", "cv2"])
+def test_a_missing_package_names_its_command(missing, images, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("imagecorruptions")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(UserError, match="make extras"):
         corrupt("fog", images)

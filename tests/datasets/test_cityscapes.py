@@ -92,6 +92,17 @@ def test_a_label_that_is_no_id_names_its_file(tree):
         val[0]
 
 
+def test_a_label_map_gives_ids_their_classes(tree):
+    """To class 0, road, and not to id 0, which is ignored."""
+    plain, mapped = (build_datasets("cityscapes", data_root=tree, label_map=label_map)[1][0][1]
+                     for label_map in (None, {4: 0, 26: 255}))
+    stored = read(min((tree / "gtFine" / "val").rglob("*.png")))
+    assert (mapped.numpy()[stored == 4] == 0).all() and (plain.numpy()[stored == 4] == 255).all()
+    assert (mapped.numpy()[stored == 26] == 255).all() and (plain.numpy()[stored == 26] == 13).all()
+    others = ~np.isin(stored, (4, 26))
+    assert np.array_equal(mapped.numpy()[others], plain.numpy()[others])
+
+
 @pytest.mark.parametrize("missing", ["leftImg8bit", "gtFine"])
 def test_a_missing_part_is_named(tree, missing):
     (tree / missing).rename(tree / "elsewhere")

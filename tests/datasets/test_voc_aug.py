@@ -96,6 +96,19 @@ def test_a_mask_that_differs_is_replaced_by_force_alone(trees, capsys):
     assert (np.array(Image.open(path)) == draw(102)).all()
 
 
+def test_a_list_of_the_same_images_stays_and_another_is_refused_before_masks_are_written(trees, capsys):
+    _, voc, _ = trees
+    path = voc / "ImageSets" / "Segmentation" / "train_aug.txt"
+    path.write_text("2007_1\n")
+    assert "lists other images" in refused(trees, capsys)
+    assert path.read_text() == "2007_1\n" and not (voc / "SegmentationClassAug").exists()
+    path.write_text("2008_2\n2007_1\n2008_1\n2007_2\n")
+    run(trees)
+    assert path.read_text().startswith("2008_2"), "its order decides the batches"
+    run(trees, "--force")
+    assert path.read_text().startswith("2007_1")
+
+
 def refused(trees, capsys, *flags):
     with pytest.raises(SystemExit) as stop:
         run(trees, *flags)
