@@ -19,13 +19,15 @@ from attacks.pgd import PGD
 from attacks.race import Race
 from attacks.segpgd import SegPGD
 from attacks.square import Square
+from attacks.trades import TradesPGD
 
 ATTACKS = {"fgsm": FGSM, "pgd": PGD, "segpgd": SegPGD, "cospgd": CosPGD, "apgd": APGD, "sea": SEA,
            "ensemble": AllLosses, "race": Race, "min_radius": MinRadius, "square": Square, "noise": Noise}
 
 __all__ = ["APGD", "ATTACKS", "CORRUPTIONS", "ENSEMBLE_LOSSES", "FGSM", "LOSSES", "NORMS", "PGD", "SEA", "SEA_LOSSES",
            "SEVERITIES", "AllLosses", "Attack", "Corruption", "CosPGD", "Ensemble", "Networks", "Noise", "Outcome",
-           "SegPGD", "SignNoise", "Square", "UniformNoise", "build_attack", "class_weights", "join", "takes"]
+           "SegPGD", "SignNoise", "Square", "TradesPGD", "UniformNoise", "build_attack", "class_weights", "join",
+           "takes"]
 
 
 def build_attack(name: str, **settings) -> Attack:

@@ -8,12 +8,13 @@ from functools import partial
 import torch
 
 from optim.ascent import grad_norm
+from optim.average import WeightAverage
 from optim.awp import AWP
 from optim.friendly_sam import FriendlySAM
 from optim.groups import norm_parameters
 from optim.gsam import GSAM
 from optim.looksam import LookSAM
-from optim.losses import count_valid_pixels, cross_entropy, dice, focal_loss, lovasz, ohem
+from optim.losses import count_valid_pixels, cross_entropy, dice, divergence, focal_loss, lovasz, ohem
 from optim.restore import load_optimizer, load_schedule, set_sam_step
 from optim.sam import SAM
 from optim.schedulers import PolyLR, build_cosine, build_poly, build_step
@@ -30,8 +31,8 @@ LOSSES = {"cross_entropy": cross_entropy, "focal_loss": focal_loss, "ohem": ohem
 
 __all__ = [
     "AWP", "BASE_OPTIMIZERS", "GSAM", "LOSSES", "OPTIMIZERS", "SAM", "SCHEDULERS", "FriendlySAM", "LookSAM", "PolyLR",
-    "RandomState", "build_loss", "build_optimizer", "build_scheduler", "count_valid_pixels", "grad_norm",
-    "load_optimizer", "load_schedule", "norm_parameters", "second_pass", "set_sam_step",
+    "RandomState", "WeightAverage", "build_loss", "build_optimizer", "build_scheduler", "count_valid_pixels",
+    "divergence", "grad_norm", "load_optimizer", "load_schedule", "norm_parameters", "second_pass", "set_sam_step",
 ]
 
 

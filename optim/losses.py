@@ -97,6 +97,17 @@ def _weigh(labels: torch.Tensor, class_weights: torch.Tensor, ignore_index: int)
     return class_weights.to(labels.device)[labels.where(valid, 0)] * valid
 
 
+def divergence(logits: torch.Tensor, attacked: torch.Tensor, labels: torch.Tensor, *,
+               ignore_index: int = 255) -> torch.Tensor:
+    """Return the mean over valid pixels of KL(p || q), p the softmax of `logits`, q that of `attacked` [B, C, H, W].
+
+    It has a gradient for both. The labels only say which pixels are valid. Source: TRADES, Zhang et al., ICML 2019.
+    """
+    log_p, log_q = _to_float32(logits).log_softmax(1), _to_float32(attacked).log_softmax(1)
+    losses = (log_p.exp() * (log_p - log_q)).sum(1) * (labels != ignore_index)
+    return losses.sum() / count_valid_pixels(labels, ignore_index).clamp(min=1)
+
+
 def _one_hot(logits, labels, ignore_index: int):
     """Return probabilities and target [B, C, pixels], both 0 at ignored pixels, and which pixels are valid."""
     valid = (labels != ignore_index).flatten(1)  # [B, pixels]

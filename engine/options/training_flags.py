@@ -28,6 +28,11 @@ ADV = given(lambda options: options.adv, "for adversarial training: add --adv")
 SEVERAL_STEPS = given(lambda options: options.adv_attack != "fgsm",
                       "fgsm is one step of the whole eps from the image itself; for another one choose "
                       "--adv_attack pgd --train_step 1")
+TRADES = given(lambda options: options.adv_loss == "trades", "for TRADES: add --adv_loss trades")
+WHOLE_BATCH = given(lambda options: options.adv_loss != "trades" or options.adv_ratio == 1,
+                    "trades attacks every image: leave out --adv_ratio")
+BY_PGD = given(lambda options: options.adv_loss != "trades" or options.adv_attack == "pgd" and options.train_rand_init,
+               "trades has its own pgd, from a random point: leave out --adv_attack and --train_rand_init")
 AWP = given(lambda options: options.awp_gamma, "for weight perturbation: add --awp_gamma")
 TRAINED_BACKBONE = given(lambda options: not options.freeze_backbone, "--freeze_backbone leaves the backbone as it is: "
                          "leave one of them out")
@@ -68,6 +73,8 @@ SCHEDULE = (
              "the training masks, or a file with a number for each class", metavar="balanced|FILE", needs=(WEIGHABLE,)),
     schedule("label_smoothing", number(float, low=0, high=1), 0.0, "share of the target that all classes get alike",
              needs=(SMOOTHED,)),
+    schedule("ema", number(float, low=0, high=0.999999), None, "decay of a moving average of the weights, such as "
+             "0.999, which is validated and tested instead of the trained weights"),
     schedule("print_interval", number(int, low=1), 10, "iterations between loss lines"),
     schedule("val_interval", number(int, low=1), 100, "iterations between validations"),
     schedule("val_attack", plain_text, None, "attack some images at each validation too: their mean IoU is logged",
@@ -121,6 +128,10 @@ ADVERSARIAL = (
     adversarial("adv", bool, False, "train on attacked images, with any optimizer", needs=()),
     adversarial("adv_attack", plain_text, "pgd", "attack of training images; fgsm is one step of the whole eps",
                 choices=ADVERSARIES),
+    adversarial("adv_loss", plain_text, "attacked", "the loss of the attacked images, or trades: that of the images "
+                "themselves plus trades_beta times the divergence of the attacked ones' predictions",
+                choices=("attacked", "trades"), needs=(ADV, WHOLE_BATCH, BY_PGD)),
+    adversarial("trades_beta", number(float, above=0), 6.0, "weight of that divergence", needs=(ADV, TRADES)),
     adversarial("train_eps", number(float, above=0), None,
                 "radius: 4/255 or a number below 1; for l2 any (default: 4/255; l2 0.5)"),
     adversarial("train_alpha", share_of_eps, "eps/2", "step size: a share of eps, or a number",

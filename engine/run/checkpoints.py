@@ -24,6 +24,7 @@ KEYS = {
     "val_names": (list, "the data set's"), "train_images": (str, "the data set's"),
     "val_images": (str, "the data set's"), "skipped_images": (dict, "the data set's"),
     "class_pixels": (list, "the data set's"), "class_weights": (list, "the run's"),
+    "trained_state": (dict, "the bare network's, where model_state is --ema's average"), "averaged": (int, "--ema's"),
     "format": (int, "of these keys"), "version": (str, "of this program"), "torch": (str, "torch's version"),
 }
 
@@ -37,7 +38,9 @@ def stamp(state: dict) -> dict:
 
 
 def check_types(state: dict):
-    """Raise TypeError if a value has the wrong type: the file may come from a stranger."""
+    """Raise TypeError, ValueError for a value of the wrong type or range: the file may come from a stranger."""
+    if isinstance(itr := state.get("cur_itrs"), int) and itr < 0:
+        raise ValueError(f"iteration {itr}")
     for key, (kind, _) in KEYS.items():
         if key in state and not isinstance(state[key], (int, float) if kind is float else kind):
             raise TypeError(f"{key} is of type {type(state[key]).__name__}")

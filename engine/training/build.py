@@ -4,7 +4,7 @@ from datetime import datetime
 import torch
 from torch import nn
 
-from attacks import Attack, build_attack
+from attacks import Attack, TradesPGD, build_attack
 from datasets import fingerprint
 from engine.evaluation.precision import log_sign_differences
 from engine.options.declare import SAM_FAMILY
@@ -16,7 +16,7 @@ from engine.training.step import TrainingStep
 from engine.training.trainer import Trainer
 from engine.training.validation import ROBUST, UnderAttack, make_validation
 from network import find_backbone, group_parameters, parallelize, precise, windowed
-from optim import build_loss, build_optimizer, build_scheduler, norm_parameters
+from optim import WeightAverage, build_loss, build_optimizer, build_scheduler, norm_parameters
 from utils import distributed, launch
 from utils.errors import UserError
 from utils.logging import logger
@@ -42,7 +42,8 @@ def build_trainer(setup) -> Trainer:
     training_step = TrainingStep(
         model, net, optimizer=optimizer, criterion=build_criterion(options, weights), adv_ratio=options.adv_ratio,
         attack=attack, attacked=precise(model, amp=options.attack_amp), accumulate=options.accumulate,
-        micro=options.sam_mode == "micro", clip_grad=options.clip_grad)
+        micro=options.sam_mode == "micro", clip_grad=options.clip_grad, average=WeightAverage(model.model, options.ema),
+        trades_beta=options.trades_beta if options.adv_loss == "trades" else None)
     _warn_about_slow_statistics(options, has_backbone=find_backbone(model.model) is not None)
     if options.attack_amp and attack is not None:
         log_sign_differences(model, *next(train_loader.iterate_from(0)))
@@ -117,7 +118,11 @@ def build_training_attack(options) -> Attack | None:
     if options.adv_attack != "fgsm":
         settings |= {"steps": options.train_step, "random_start": options.train_rand_init,
                      "step_size": compute_step_size(options.train_alpha, options.train_eps)}
-    attack = build_attack(options.adv_attack, **settings)
+    if options.adv_loss == "trades":
+        del settings["random_start"]
+        attack = TradesPGD(**settings)
+    else:
+        attack = build_attack(options.adv_attack, **settings)
     logger.info("Using adversarial training on %g %% of each batch: %r", 100 * options.adv_ratio, attack)
     return attack
 
@@ -138,7 +143,7 @@ def build_attacked_validation(options, model: nn.Module) -> UnderAttack | None:
 def _estimate_checkpoint_bytes(options, model: nn.Module) -> int:
     """Return the most bytes that a run's checkpoints take: latest_*, previous ones, best_* and one being written."""
     slots = {"sgd": 1, "adam": 2, "adamw": 2}[find_base_optimizer(options.optimizer, options.base_optimizer)]
-    slots += options.optimizer in ("LookSAM", "FriendlySAM")
+    slots += (options.optimizer in ("LookSAM", "FriendlySAM")) + (options.ema is not None)
     one = sum(4 * parameter.numel() * (1 + slots) for parameter in model.parameters())
     savings = options.total_itrs // min(options.save_interval or options.val_interval, options.val_interval) + 1
     return one * (2 + min(options.keep, savings))

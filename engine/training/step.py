@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from optim import count_valid_pixels, grad_norm
+from optim import WeightAverage, count_valid_pixels, divergence, grad_norm
 from utils import distributed
 from utils.divergence import LIMIT
 
@@ -19,17 +19,21 @@ class TrainingStep:
     or both. micro: the optimizer perturbs the weights for each part alone (m-sharpness), not once for all.
     attack: (model, images, labels) -> images, run part by part at the weights w before the step; attacked: the model
     that it attacks (default: `model`); adv_ratio: the share of the whole batch that is attacked, evenly spread.
-    clip_grad: a gradient with a longer norm is scaled to this one; what is measured is the norm before.
+    clip_grad: a gradient with a longer norm is scaled to this one; what is measured is the norm before. trades_beta:
+    the loss is that of the images themselves plus trades_beta times the divergence of the attacked ones' predictions.
+    average: takes in the weights after each step.
 
     An attack, loss or gradient that is not finite, or a loss beyond LIMIT, raises FloatingPointError in all processes
     alike, and leaves weights, optimizer and BatchNorm statistics unchanged.
     """
 
     def __init__(self, model: nn.Module, net: nn.Module, *, optimizer, criterion, attack=None, attacked=None,
-                 adv_ratio: float = 1.0, accumulate: int = 1, micro: bool = False, clip_grad: float | None = None):
+                 adv_ratio: float = 1.0, accumulate: int = 1, micro: bool = False, clip_grad: float | None = None,
+                 trades_beta: float | None = None, average: WeightAverage | None = None):
         self.model, self.net, self.optimizer, self.criterion = model, net, optimizer, criterion
         self.attack, self.attacked, self.adv_ratio = attack, attacked or model, adv_ratio
         self.accumulate, self.micro, self.clip_grad = accumulate, micro, clip_grad
+        self.trades_beta, self.average = trades_beta, average
         self.device = next(model.parameters()).device
         self._unsynchronised = getattr(net, "no_sync", nullcontext)  # DistributedDataParallel's
         self._passes: list[tuple[bool, Tensor, Tensor, Tensor | None]] = []  # second, loss, |g|, |e|
@@ -42,9 +46,8 @@ class TrainingStep:
         before = [buffer.clone() for buffer in buffers]
         self._passes.clear()
         try:
-            if self.attack is not None:
-                images = self._attack(images, labels)
-            parts = self._cut(images, labels)
+            attacked = images if self.attack is None else self._attack(images, labels)
+            parts = self._cut(images, attacked, labels)
             if self.micro:
                 self.optimizer.step([partial(self._differentiate, [part]) for part in parts])
             else:
@@ -52,6 +55,8 @@ class TrainingStep:
         except FloatingPointError:
             torch._foreach_copy_(buffers, before)  # a NaN would stay in BatchNorm's running statistics forever
             raise
+        if self.average is not None:
+            self.average.update()
         return self._measure()
 
     def _attack(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -75,13 +80,13 @@ class TrainingStep:
             attacked[chosen] = self.attack(self.attacked, images[chosen], labels[chosen])
         return attacked
 
-    def _cut(self, images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return (images, labels, weight) of each part; the weighted sum of the parts' losses is the batch's mean."""
+    def _cut(self, images: Tensor, attacked: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Return (images, attacked, labels, weight) of the parts; their losses' weighted sum is the batch's mean."""
         cut = labels.chunk(self.accumulate)
         pixels = torch.stack([count_valid_pixels(part) for part in cut])
         # DistributedDataParallel takes the mean over processes, so multiply by their number.
         weights = pixels.double() * distributed.world_size() / distributed.sum_over_ranks(pixels.sum()).clamp(min=1)
-        return list(zip(images.chunk(self.accumulate), cut, weights, strict=True))
+        return list(zip(images.chunk(self.accumulate), attacked.chunk(self.accumulate), cut, weights, strict=True))
 
     def _differentiate(self, parts: list) -> Tensor:
         """Set the gradients to those of the loss of `parts` and return the loss: the optimizer's closure."""
@@ -92,7 +97,7 @@ class TrainingStep:
                 loss = loss + self._backward(*part)
         norm = grad_norm(self.model.parameters())
         if self.micro:  # the norm for the part's own mean loss
-            norm = norm / parts[0][2].clamp(min=1e-12).to(norm)
+            norm = norm / parts[0][-1].clamp(min=1e-12).to(norm)
         sane = (loss.abs() <= LIMIT) & norm.isfinite()
         seen = torch.stack([loss.to(norm), norm, (~sane).to(norm)])
         loss, norm, broken = distributed.sum_over_ranks(seen)  # an error in one process ends the step of all
@@ -111,8 +116,12 @@ class TrainingStep:
             torch._foreach_mul_([parameter.grad for parameter in self.model.parameters() if parameter.grad is not None],
                                 self.clip_grad / norm)
 
-    def _backward(self, images: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
-        loss = self.criterion(self.net(images), labels)
+    def _backward(self, images: Tensor, attacked: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+        if self.trades_beta is None:
+            loss = self.criterion(self.net(attacked), labels)
+        else:
+            logits = self.net(images)
+            loss = self.criterion(logits, labels) + self.trades_beta * divergence(logits, self.net(attacked), labels)
         loss = loss * weight.to(loss)
         loss.backward()
         return loss.detach()

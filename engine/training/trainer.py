@@ -10,7 +10,7 @@ from engine.training.comparison import MISFITS, compare_data, read_best_score
 from engine.training.divergence import Skips, describe_divergence
 from engine.training.meter import Meter, format_line
 from engine.training.step import TrainingStep
-from optim import load_optimizer, load_schedule, set_sam_step
+from optim import WeightAverage, load_optimizer, load_schedule, set_sam_step
 from utils import checkpoint, distributed
 from utils.errors import UserError
 from utils.logging import logger
@@ -32,13 +32,13 @@ class Trainer:
         self.validate, self.dashboard, self.paths, self.described = validate, dashboard, paths, described
         self.keep, self.continue_command, self.best_by = keep, continue_command, best_by
         self.optimizer = training_step.optimizer
+        self.average = training_step.average or WeightAverage(model.model, None)
         self.meter = Meter(images=loader.batch_size, device=training_step.device)
         self.rank_state = RankState(model, training_step.device)
         self.interrupts = Interrupts(held=True)
         self.cur_itrs, self.validated, self.skips = 0, 0, Skips()  # validated: the iteration of the last validation
         self.best_score = -1.0  # below any mIoU
-        self.latest_itr = None  # the iteration in latest_*
-        self._written = None  # the (iteration, last validation) written there
+        self.latest_itr = self._written = None  # the iteration, and (iteration, last validation), in latest_*
         self._unwritable = False
 
     @property
@@ -121,10 +121,11 @@ class Trainer:
 
     def validate_and_save(self):
         """Score the model; write latest_* before (a kill loses no iteration) and after, best_* if it is the best."""
-        distributed.broadcast_tensors(self.model.buffers())  # may differ without --sync_bn
+        distributed.broadcast_tensors([*self.model.buffers(), *self.average.values.values()])  # without --sync_bn
         self.save("latest")
         logger.info("validation...")
-        score = self.validate(self)[self.best_by]
+        with self.average.in_use():
+            score = self.validate(self)[self.best_by]
         better = not score <= self.best_score  # also for nan, from void labels: best_* must exist
         self.best_score = score if better else self.best_score
         self.validated = self.cur_itrs
@@ -167,7 +168,7 @@ class Trainer:
         return checkpoints.stamp({
             "cur_itrs": self.cur_itrs, "cur_epochs": self.cur_epochs, "best_score": self.best_score,
             "validated": self.validated, "skipped": self.skips.count, "skipped_in_a_row": self.skips.in_a_row,
-            "model_state": self.model.model.state_dict(), "optimizer_state": self.optimizer.state_dict(),
+            **self.average.state_dict(), "optimizer_state": self.optimizer.state_dict(),
             "scheduler_state": self.scheduler.state_dict(), "measured": self.meter.state_dict(),
             "ranks": distributed.gather_to_main(self.rank_state.state_dict()), **self.described})
 
@@ -182,11 +183,10 @@ class Trainer:
             self.cur_itrs = state["cur_itrs"]
             self.skips = Skips(state.get("skipped", 0), state.get("skipped_in_a_row", 0))
             self.validated = state.get("validated", self.cur_itrs)  # older files were written after validations
-            if self.cur_itrs < 0:
-                raise ValueError(f"iteration {self.cur_itrs}")
             best = read_best_score(self.paths["best"])
             if best is not None and same_images:  # else this folder's best score is still unknown
                 self.best_score = best
+            self.average.load_state_dict(state)
             load_optimizer(self.optimizer, state["optimizer_state"])
             set_sam_step(self.optimizer, self.cur_itrs)
             load_schedule(self.scheduler, self.cur_itrs)

@@ -32,6 +32,8 @@ RECIPES = {
     "nesterov": ["--nesterov", "--momentum", "0.8", "--loss_type", "ohem", "--label_smoothing", "0.1"],
     "robust validation": ["--val_attack", "pgd", "--val_attack_images", "2"],
     "SAM, Lovasz": ["--optimizer", "SAM", "--loss_type", "lovasz", "--clip_grad", "0.5", "--warmup_itrs", "3"],
+    "average": ["--ema", "0.9"], "SAM, average": ["--optimizer", "SAM", "--rho", "0.1", "--ema", "0.5"],
+    "TRADES": [*ADV, "--adv_loss", "trades"], "SAM, TRADES": ["--optimizer", "SAM", *ADV, "--adv_loss", "trades"],
     "bfloat16 in parts": ["--amp", "--batch_size", "4", "--accumulate", "2"],
 }
 REAL = "SAM adv"  # with the real network; the others with a thin one

@@ -62,6 +62,12 @@ def pretend_ranks(monkeypatch, count: int):
     (["--loss_type", "dice", "--label_smoothing", "0.1"], "--label_smoothing: for --loss_type cross_entropy or ohem"),
     (["--step_size", "10"], "--step_size: for --lr_policy step, this run has poly"),
     (["--step_size", "10", "--lr_policy", "step"], None),
+    (["--adv_loss", "trades"], "--adv_loss: for adversarial training: add --adv"),
+    (["--adv", "--trades_beta", "3"], "--trades_beta: for TRADES: add --adv_loss trades"),
+    (["--adv", "--adv_loss", "trades", "--adv_ratio", "0.5"], "--adv_loss: trades attacks every image"),
+    (["--adv", "--adv_loss", "trades", "--adv_attack", "segpgd"], "--adv_loss: trades has its own pgd"),
+    (["--adv", "--adv_loss", "trades", "--no-train_rand_init"], "--adv_loss: trades has its own pgd"),
+    (["--adv", "--adv_loss", "trades", "--trades_beta", "3", "--train_step", "5"], None),
     (["--adv", "--attack", "none", "--eps", "8/255"], "--eps: for --attack"),
 ])
 def test_flags_that_contradict_each_other_or_would_do_nothing_are_refused(flags, line):

@@ -13,7 +13,7 @@ from engine.run.interrupts import Stopped
 from engine.training.step import TrainingStep
 from engine.training.trainer import Trainer
 from network import NormalizedModel
-from optim import build_loss, build_optimizer, build_scheduler
+from optim import WeightAverage, build_loss, build_optimizer, build_scheduler
 from utils import checkpoint
 from utils.dashboards import NullVisualizer
 from utils.errors import UserError
@@ -48,7 +48,7 @@ class InOrder:
         return (self.batches[k % len(self)] for k in count(itr))
 
 
-def trainer_of(tmp_path, data, optimizer="sgd", *, scores=(), lr=0.1, total=6, **settings):
+def trainer_of(tmp_path, data, optimizer="sgd", *, scores=(), lr=0.1, total=6, ema=None, **settings):
     """A trainer on a conv-BN-conv network; `scores` are the mIoUs that its validations find."""
     torch.manual_seed(1)
     model = NormalizedModel(network(), *IMAGENET)
@@ -58,7 +58,8 @@ def trainer_of(tmp_path, data, optimizer="sgd", *, scores=(), lr=0.1, total=6, *
                                 **settings)
     found = iter(scores)
     return Trainer(
-        model, TrainingStep(model, model, optimizer=optimizer, criterion=build_loss("cross_entropy")), InOrder(data),
+        model, TrainingStep(model, model, optimizer=optimizer, criterion=build_loss("cross_entropy"),
+                            average=WeightAverage(model.model, ema)), InOrder(data),
         scheduler=build_scheduler("poly", optimizer, total_itrs=total), dashboard=NullVisualizer(),
         validate=lambda _: {"Mean IoU": next(found, 0.5)}, described={"options": {}},
         paths={kind: tmp_path / f"{kind}.pth" for kind in ("latest", "best")})
@@ -105,6 +106,54 @@ def test_checkpoint_holds_vainfs_keys_and_the_bare_networks(tmp_path, data):
     assert {"cur_itrs", "model_state", "optimizer_state", "scheduler_state", "best_score"} <= set(saved)
     assert set(saved["model_state"]) == set(trainer.model.model.state_dict())
     assert not any("mean" in key.split(".")[0] for key in saved["model_state"])
+
+
+def test_the_average_is_validated_and_saved_and_the_trained_weights_go_on(tmp_path, data):
+    plain = trainer_of(tmp_path / "plain", data)
+    averaged = trainer_of(tmp_path / "averaged", data, ema=0.5)
+    seen = []
+    averaged.validate = lambda trainer: seen.append(
+        {key: value.clone() for key, value in trainer.model.model.state_dict().items()}) or {"Mean IoU": 0.5}
+    steps = [{key: value.clone() for key, value in plain.model.model.state_dict().items()}]
+    for trainer in (plain, averaged):
+        trainer.paths["latest"].parent.mkdir()
+    for itr in range(1, 5):
+        plain.train(itr, print_interval=10, val_interval=10)
+        steps.append({key: value.clone() for key, value in plain.model.model.state_dict().items()})
+    averaged.train(4, print_interval=10, val_interval=4)
+    expected = steps[0]
+    for itr, state in enumerate(steps[1:], 1):
+        share = min(0.5, (1 + itr) / (10 + itr))
+        expected = {key: share * expected[key] + (1 - share) * value for key, value in state.items()}
+    latest, best = (checkpoint.load(averaged.paths[kind]) for kind in ("latest", "best"))
+    for key, value in steps[-1].items():
+        assert torch.equal(latest["trained_state"][key], value) and torch.equal(best["trained_state"][key], value)
+        assert torch.equal(averaged.model.model.state_dict()[key], value)
+        assert torch.equal(latest["model_state"][key], seen[0][key])
+        assert torch.equal(best["model_state"][key], seen[0][key])
+        if value.is_floating_point():
+            torch.testing.assert_close(seen[0][key], expected[key], rtol=1e-5, atol=1e-6)
+    averaged.load_best()
+    assert all(torch.equal(value, seen[0][key]) for key, value in averaged.model.model.state_dict().items())
+
+
+def test_a_step_of_trades_is_that_of_a_plain_loop(data):
+    """Zhang et al., equation 5: the loss of the images plus beta times the divergence of the attacked ones."""
+    images, labels = data.tensors[0][:4].double(), data.tensors[1][:4]
+    torch.manual_seed(1)
+    model = NormalizedModel(network(), *IMAGENET).double()
+    torch.manual_seed(1)
+    other = NormalizedModel(network(), *IMAGENET).double()
+    step = TrainingStep(model, model, optimizer=torch.optim.SGD(model.parameters(), 0.1), trades_beta=3.0,
+                        criterion=build_loss("cross_entropy"), attack=lambda _, images, labels: 1 - images)
+    loss = step(images, labels)["Loss"]
+    clean, attacked = other(images), other(1 - images)
+    own = nn.functional.cross_entropy(clean, labels)
+    far = nn.functional.kl_div(attacked.log_softmax(1), clean.softmax(1), reduction="none").sum(1).mean()
+    (own + 3 * far).backward()
+    assert loss.item() == pytest.approx((own + 3 * far).item(), rel=1e-9)
+    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs - 0.1 * theirs.grad, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("score", [0.0, float("nan")])

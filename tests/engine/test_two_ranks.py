@@ -19,6 +19,8 @@ AS_ONE = {  # BatchNorm in eval mode, or over the whole batch: two processes tak
     "late, every other": {"optimizer": "SAM", "rho": 0.1, "start_step": 1, "interval": 2},
     "GSAM": {"optimizer": "GSAM", "rho": 0.1}, "LookSAM": {"optimizer": "LookSAM", "rho": 0.1, "interval": 2},
     "FriendlySAM": {"optimizer": "FriendlySAM", "rho": 0.1}, "AWP": {"optimizer": "AWP", "gamma": 0.02, "adv": True},
+    "TRADES": {"adv": True, "trades_beta": 6.0},
+    "TRADES, SAM": {"optimizer": "SAM", "rho": 0.1, "adv": True, "trades_beta": 6.0},
 }
 FROZEN = {name: {**settings, "frozen": True} for name, settings in AS_ONE.items()}
 SYNCED = {name: settings for name, settings in AS_ONE.items() if "accumulate" not in settings}  # parts have their own

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from optim import LOSSES, build_loss, count_valid_pixels
+from optim import LOSSES, build_loss, count_valid_pixels, divergence
 
 
 def by_hand(name, logits, labels, ignore_index=255):
@@ -195,3 +195,18 @@ def test_class_weights_count_pixels_by_their_label(name, pixels):
     loss = build_loss(name, class_weights=torch.tensor(weights))
     assert loss(logits, labels).item() == pytest.approx(total / count, rel=1e-12)
     assert loss(logits, torch.full_like(labels, 255)).item() == 0
+
+
+def test_the_divergence_of_trades_by_hand_and_its_two_gradients():
+    rng = np.random.default_rng(3)
+    logits, attacked = (torch.tensor(rng.normal(size=(2, 4, 3, 5)) * 3) for _ in range(2))
+    labels = torch.tensor(rng.integers(0, 4, (2, 3, 5)))
+    labels[0, :2] = 255
+    p, q = (probabilities_of(values.numpy()) for values in (logits, attacked))
+    expected = (p * np.log(p / q)).sum(1)[labels.numpy() != 255].mean()
+    assert divergence(logits, attacked, labels).item() == pytest.approx(expected, rel=1e-12)
+    assert torch.autograd.gradcheck(lambda one, other: divergence(one, other, labels),
+                                    (logits.requires_grad_(), attacked.requires_grad_()))
+    assert divergence(logits, attacked, torch.full_like(labels, 255)).item() == 0
+    assert divergence(logits, logits, labels).item() == pytest.approx(0, abs=1e-12)
+    assert divergence(logits.bfloat16(), attacked.bfloat16(), labels).dtype == torch.float32

@@ -33,7 +33,7 @@ def batch(step: int, dtype) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(*, optimizer="sgd", sync="global", frozen=False, sync_bn=True, poisoned=(), adv=False, dtype=torch.float32,
-          accumulate=1, micro=False, void_rank=None, share=None, **sam) -> dict:
+          accumulate=1, micro=False, void_rank=None, share=None, trades_beta=None, **sam) -> dict:
     """STEPS steps on this rank's share of each batch, and what they leave."""
     torch.manual_seed(3)
     model = NormalizedModel(Net(), [0.5] * 3, [0.25] * 3).to(dtype).train()
@@ -49,7 +49,7 @@ def train(*, optimizer="sgd", sync="global", frozen=False, sync_bn=True, poisone
     if ranks > 1 and sync == "local":
         optimizer.first_pass = net.no_sync
     update = TrainingStep(model, net, optimizer=optimizer, criterion=build_loss("cross_entropy"), accumulate=accumulate,
-                    micro=micro, attack=FGSM(eps=0.05) if adv else None)
+                    micro=micro, attack=FGSM(eps=0.05) if adv else None, trades_beta=trades_beta)
     measured, perturbed, skipped = [], [], []
     norm_of = model.model.norm.register_forward_pre_hook(
         lambda *_: perturbed.append(model.model.head.weight.detach().clone()))
