@@ -11,6 +11,7 @@ from attacks.losses import LOSSES
 from attacks.norms import NORMS
 from attacks.search import Problem
 from utils.modes import eval_mode, frozen_parameters
+from utils.wide import widest
 
 
 @dataclass
@@ -139,7 +140,7 @@ class Attack:
         """Run all attempts and return each image's best result, the last of equal ones.  [B, C, H, W]."""
         images = problem.images
         active = torch.ones(len(images), dtype=torch.bool, device=images.device)
-        best, score = images.clone(), torch.full_like(active, torch.inf, dtype=torch.float64)
+        best, score = images.clone(), torch.full_like(active, torch.inf, dtype=widest(images.device))
         if start is not None:
             best = start = NORMS[self.norm](images, self.eps).project(start.detach())
             score = problem.score_points(start, active)

@@ -15,6 +15,7 @@ from attacks.networks import Networks
 from attacks.pairs import find_pairs, has_hooks, is_plain
 from utils.device import is_out_of_memory
 from utils.logging import logger
+from utils.wide import to_float64
 
 TOLERANCE = 1e-5  # of the largest logit
 CHECKED_SIDE = 65  # pixels of the image that a network is checked on: little, as weights change in training
@@ -152,7 +153,7 @@ def _compare(network: nn.Module, form: nn.Module, image: Tensor) -> float:
     finally:
         torch.backends.cudnn.allow_tf32 = tf32
     tiny = torch.finfo(torch.float32).tiny
-    return torch.stack([(one - other).abs().max().double() / one.abs().max().double().clamp_min(tiny)
+    return torch.stack([(one - other).abs().max().float() / one.abs().max().float().clamp_min(tiny)
                         for one, other in outputs]).max().item()
 
 
@@ -191,6 +192,6 @@ def _values(replaced) -> list:
     """Return what changes with the weights; their sums too, as changes through .data leave the version."""
     tensors = [tensor for layers in replaced for layer in layers if layer is not None
                for tensor in [*layer.parameters(), *layer.buffers()] if tensor.is_floating_point()]
-    sums = torch.stack([tensor.detach().sum().double() for tensor in tensors]).tolist() if tensors else []
+    sums = torch.stack([to_float64(tensor.detach().sum()) for tensor in tensors]).tolist() if tensors else []
     return [(id(tensor), tensor.data_ptr(), tensor._version, total)
             for tensor, total in zip(tensors, sums, strict=True)]

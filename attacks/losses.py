@@ -9,6 +9,8 @@ from functools import partial
 
 import torch
 
+from utils.wide import widest
+
 LEAST_TEMPERATURE = 0.1  # of logodds, in log-odds
 
 
@@ -95,7 +97,7 @@ def _weigh_log_odds(pixels, left):
     """
     log_rest = pixels.log_rest
     odds = pixels.log_py - log_rest
-    total = torch.where(left, odds, 0).flatten(1).sum(1, dtype=torch.float64)
+    total = torch.where(left, odds, 0).flatten(1).sum(1, dtype=widest(odds.device))
     mean = (total / left.flatten(1).sum(1).clamp_min(1)).abs()
     scaled = odds / (mean / 2).clamp_min(LEAST_TEMPERATURE).to(odds).view(-1, 1, 1)
     return torch.nn.functional.logsigmoid(scaled) + torch.nn.functional.logsigmoid(-scaled) - log_rest

@@ -7,6 +7,7 @@ from torch import Tensor
 from attacks.base import Attack
 from attacks.norms import NORMS
 from attacks.search import Problem
+from utils.wide import widest
 
 MAX_EPS = {"linf": 64 / 255, "l2": 64.0}
 FIRST_RADIUS = {"linf": 0.25 / 255, "l2": 0.1}
@@ -76,7 +77,7 @@ class _Radii:
         self.problem, self.attack = problem, attack
         images = problem.images
         first = min(FIRST_RADIUS[attack.norm], attack.eps)
-        self.radius = torch.full((len(images),), first, dtype=torch.float64, device=images.device)
+        self.radius = torch.full((len(images),), first, dtype=widest(images.device), device=images.device)
         self.smallest, self.score = torch.full_like(self.radius, torch.inf), torch.full_like(self.radius, torch.inf)
         self.cut = torch.full_like(self.radius, LARGEST_CUT)
         self.tries = min(max(attack.steps // ROUNDS, FEWEST_TRIES), MOST_TRIES)

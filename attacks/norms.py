@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from utils.wide import to_float64, widest
+
 MOMENTUM = 0.75  # alpha in APGD (Croce and Hein, ICML 2020)
 
 
@@ -38,8 +40,8 @@ class Ball:
 
     def to_8_bits(self, points: Tensor) -> Tensor:
         """Return points of the ball as images of 256 levels, still in the ball if `images` have such levels too."""
-        levels = self.images.double().mul(255).round()
-        return (levels + self.round_levels(points.double() * 255 - levels)).to(points.dtype) / 255
+        levels = to_float64(self.images).mul(255).round()
+        return (levels + self.round_levels(to_float64(points) * 255 - levels)).to(points) / 255
 
     def draw_corner(self, draw) -> Tensor:
         """Draw sign noise: a random +-1 for every value, scaled as far as eps allows, then clipped to [0, 1]."""
@@ -67,7 +69,7 @@ class LinfBall(Ball):
     @staticmethod
     def measure(delta: Tensor) -> Tensor:
         """Return the length of each image's delta.  [B], float64."""
-        return delta.double().flatten(1).abs().amax(1)
+        return delta.to(widest(delta.device)).flatten(1).abs().amax(1)
 
     def project(self, points: Tensor) -> Tensor:
         """Return the nearest points of the ball."""
@@ -98,7 +100,7 @@ class L2Ball(Ball):
     @staticmethod
     def measure(delta: Tensor) -> Tensor:
         """Return the length of each image's delta.  [B], float64."""
-        return delta.double().flatten(1).norm(dim=1)
+        return delta.to(widest(delta.device)).flatten(1).norm(dim=1)
 
     def project(self, points: Tensor) -> Tensor:
         """Scale back to radius eps, then clip to [0, 1]; images are in [0, 1], so clipping only shortens delta."""
@@ -131,7 +133,8 @@ def _l2_norms(values: Tensor) -> Tensor:
 
 def _shift_within(images: Tensor, offset: float | Tensor) -> Tensor:
     """Return images + offset, at most |offset| away: rounding can exceed it (by up to 6e-5 of 0.25/255)."""
-    exact = images.double() + offset
-    rounded = exact.to(images.dtype)
-    exceeds = (rounded.double() - images.double()).abs() > abs(offset)
-    return torch.where(exceeds, torch.nextafter(rounded, images), rounded)
+    exact = to_float64(images)
+    offset = torch.as_tensor(offset, dtype=exact.dtype, device=exact.device)
+    rounded = (exact + offset).to(images.dtype)
+    exceeds = (rounded.double() - exact).abs() > abs(offset)
+    return torch.where(exceeds, torch.nextafter(rounded, exact.to(rounded)), rounded).to(images.device)

@@ -11,6 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from utils.wide import widest
+
 IGNORE = 255
 _LEAST_REST = 1e-25  # of a sum of probabilities: each that matters in it is then far from underflow
 _LOG_FLOOR = -1e30  # replaces -inf, so that the difference of two log-probabilities is never nan
@@ -45,7 +47,7 @@ class Pixels:
 
     def cross_entropy(self) -> Tensor:
         """Return the mean of -log p_y over each image's valid pixels; 0 for an image without any.  [B], float64."""
-        total = torch.where(self.valid, -self.log_py.double(), 0).flatten(1).sum(1)
+        total = torch.where(self.valid, -self.log_py.to(widest(self.log_py.device)), 0).flatten(1).sum(1)
         return total / self.valid.flatten(1).sum(1).clamp_min(1)
 
     def split(self, count: int) -> "list[Pixels]":
@@ -81,7 +83,8 @@ class Pixels:
         """Return for each valid pixel 1 / (the image's pixels with its label x the image's classes).  [B, H, W]."""
         classes = self.log_p.shape[1]
         counts = torch.stack([torch.bincount(index[valid], minlength=classes)
-                              for index, valid in zip(self.index.squeeze(1), self.valid, strict=True)]).double()
+                              for index, valid in zip(self.index.squeeze(1), self.valid, strict=True)])
+        counts = counts.to(widest(counts.device))
         weights = torch.where(counts > 0, 1 / (counts.clamp_min(1) * (counts > 0).sum(1, keepdim=True)), 0)
         return weights.gather(1, self.index.flatten(1)).view_as(self.valid) * self.valid
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from attacks.losses import LOSSES
 from attacks.networks import count_networks
 from attacks.pixels import IGNORE, Pixels, valid_labels
+from utils.wide import widest
 
 
 class TargetSizeError(ValueError):
@@ -68,16 +69,16 @@ class Problem:
         return pixels, -gradient if self.targeted else gradient
 
     def score(self, pixels: Pixels) -> Tensor:
-        """Compute each image's score (see the class).  [b], float64, exact if unweighted."""
+        """Compute each image's score (see the class).  [b], float64 (see utils.wide), exact if unweighted."""
         left = pixels.valid & ~pixels.correct if self.targeted else pixels.correct
         weighted = left * self._pixel_weights(pixels) if self.balanced else left
         if self.even_score:
             weighted = left * pixels.even_weights()
-        return weighted.flatten(1).sum(1, dtype=torch.float64)
+        return weighted.flatten(1).sum(1, dtype=widest(weighted.device))
 
     def score_points(self, points: Tensor, active: Tensor) -> Tensor:
         """Compute the scores of active images, one forward pass each; inf for the others.  [B], float64."""
-        scores = torch.full_like(active, torch.inf, dtype=torch.float64)
+        scores = torch.full_like(active, torch.inf, dtype=widest(active.device))
         rows = active.nonzero().flatten()
         if len(rows):
             scores[rows] = self.score(self.predict(points, rows))
@@ -134,7 +135,7 @@ class Search:
     def __init__(self, problem: Problem, start: Tensor, active: Tensor):
         self.problem, self.active = problem, active.clone()  # bool [B]
         self.best = start.clone()
-        self.score = start.new_full((len(start),), torch.inf, dtype=torch.float64)  # of the best iterates
+        self.score = start.new_full((len(start),), torch.inf, dtype=widest(start.device))  # of the best iterates
         self.loss = torch.zeros_like(self.score)  # like gradient: of the last iterate
         self.gradient = torch.zeros_like(start)
 

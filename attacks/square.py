@@ -3,6 +3,7 @@ import torch
 
 from attacks.base import Attack
 from attacks.norms import NORMS
+from utils.wide import widest
 
 # The paper's schedule: the square's share of the pixels at first, and the queries of 10,000 at which it halves.
 FIRST_SHARE, HALVED_AT = 0.8, (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -31,7 +32,7 @@ class Square(Attack):
         """Try stripes first, or the initial points if there are any; then squares."""
         ball = NORMS[self.norm](problem.images, self.eps)
         points, active = problem.images.clone(), initial.active.clone()
-        margin = torch.full_like(active, torch.inf, dtype=torch.float64)
+        margin = torch.full_like(active, torch.inf, dtype=widest(active.device))
         score = margin.clone()
         proposal = _draw_stripes(ball, initial.draw) if initial.points is None else initial.points
         for query in range(1, self.steps + 1):
@@ -59,7 +60,7 @@ class Square(Attack):
 def _sum_margins(pixels) -> torch.Tensor:
     """Return the sum over correct pixels of the label's logit minus the largest other one.  [b], float64."""
     others = pixels.log_p.scatter(1, pixels.index, -torch.inf).amax(1)
-    return torch.where(pixels.correct, pixels.log_py - others, 0).flatten(1).sum(1, dtype=torch.float64)
+    return torch.where(pixels.correct, pixels.log_py - others, 0).flatten(1).sum(1, dtype=widest(others.device))
 
 
 def _square_share(progress: float) -> float:
@@ -78,7 +79,7 @@ def _draw_squares(ball, points, draw, *, share: float) -> torch.Tensor:
     height, width = points.shape[2:]
     side = min(max(round((share * height * width) ** 0.5), 1), height, width)
     places = torch.tensor([height - side + 1, width - side + 1], device=points.device)
-    first = torch.minimum((draw(torch.rand, 2).double() * places).long(), places - 1)  # [B, 2]
+    first = torch.minimum((draw(torch.rand, 2).to(widest(points.device)) * places).long(), places - 1)  # [B, 2]
     row = torch.arange(height, device=points.device) - first[:, :1]  # [B, H]
     column = torch.arange(width, device=points.device) - first[:, 1:]
     inside = ((row >= 0) & (row < side))[:, :, None] & ((column >= 0) & (column < side))[:, None]  # [B, H, W]

@@ -107,7 +107,7 @@ def prepare(argv=None, *, entry: str = "main.py") -> Setup:
     sources = build_sources(options.transfer_from or (), own={name: getattr(options, name) for name in NETWORK},
                             given_model=call.given.get("model"), class_names=list(classes.names))
     seed_everything(options.random_seed)
-    device = choose_device(options.gpu_id)
+    device = choose_device(options.device, options.gpu_id)
     skipped = read_skipped_images(options, checkpoint)
     data = (None, None, None) if call.mode == PREDICT else build_data(options, device, source=source, skipped=skipped)
     model = build_network(options, device, num_classes=classes.num_classes, checkpoint=checkpoint)

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from utils.seed import get_gpu_state, set_gpu_state
+
 
 class RandomState:
     """The current states of torch's random generators: the CPU's, and all GPUs' if any of `devices` is a GPU.
@@ -14,18 +16,28 @@ class RandomState:
     """
 
     def __init__(self, devices: Iterable[torch.device]):
-        on_gpu = any(device.type == "cuda" for device in devices)
-        self.cuda = list(range(torch.cuda.device_count())) if on_gpu else []
-        self.states = [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self.cuda)]
+        kinds = {device.type for device in devices}
+        count = torch.cuda.device_count() if "cuda" in kinds else 0
+        self.gpus = [torch.device("cuda", index) for index in range(count)] + [torch.device("mps")] * ("mps" in kinds)
+        self.states = self._read()
 
     @contextmanager
     def replayed(self):
         """Replay the random numbers that followed this state; afterwards the generators continue as before."""
-        with torch.random.fork_rng(self.cuda):
-            torch.set_rng_state(self.states[0])
-            for device, state in zip(self.cuda, self.states[1:], strict=True):
-                torch.cuda.set_rng_state(state, device)
+        later = self._read()
+        self._write(self.states)
+        try:
             yield
+        finally:
+            self._write(later)
+
+    def _read(self) -> list[torch.Tensor]:
+        return [torch.get_rng_state(), *map(get_gpu_state, self.gpus)]
+
+    def _write(self, states: list[torch.Tensor]):
+        torch.set_rng_state(states[0])
+        for device, state in zip(self.gpus, states[1:], strict=True):
+            set_gpu_state(state, device)
 
 
 @contextmanager

@@ -19,25 +19,53 @@ NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cud
              "cublas_status_alloc_failed")
 
 
-def choose_device(gpu_id: str | None) -> torch.device:
-    """Return the first GPU of --gpu_id, else of CUDA_VISIBLE_DEVICES, else GPU 0; the CPU where there is none.
+def choose_device(device: str = "auto", gpu_id: str | None = None) -> torch.device:
+    """Return the device of --device and --gpu_id, and log it; under torchrun, join the other processes.
 
-    Under torchrun the process joins the others, and has the GPU of its own number.
+    cuda is the first GPU of --gpu_id, else of CUDA_VISIBLE_DEVICES, else GPU 0; under torchrun that of the process's
+    number. auto is cuda, else Apple's GPU (mps), else the CPU. Raises UserError for a device that isn't there.
     """
     if launch.launched():
-        return _join_ranks()
+        return _join_ranks(device)
+    if device == "cpu" or device == "mps":
+        return _take_other(device, asked=True)
+    flag = f"--gpu_id {gpu_id}" if gpu_id else f"--device {device}"
+    gpu_id = gpu_id or _find_visible(device)
     if gpu_id is not None or "CUDA_VISIBLE_DEVICES" not in os.environ:
         os.environ["CUDA_VISIBLE_DEVICES"] = "0" if gpu_id is None else gpu_id
     if not torch.cuda.is_available():
         if gpu_id is not None and launch.NVIDIA_GPUS.is_dir():
-            raise UserError(f"--gpu_id {gpu_id}: no such GPU (nvidia-smi lists them; leave it out for the CPU)")
-        logger.info("Device: cpu (no GPU is visible%s)", f", --gpu_id {gpu_id} changes nothing" if gpu_id else "")
-        return torch.device("cpu")
+            raise UserError(f"{flag}: no such GPU (nvidia-smi lists them; leave it out for the CPU)")
+        if device != "auto":
+            raise UserError(f"--device {device}: no GPU is visible (give --device cpu, or leave it out)")
+        return _take_other("mps" if torch.backends.mps.is_available() else "cpu", gpu_id=gpu_id)
     asked, found = len((gpu_id or "0").split(",")), torch.cuda.device_count()
     if found < asked:
-        raise UserError(f"--gpu_id {gpu_id}: found {found} of these {asked} GPUs")
+        raise UserError(f"{flag}: found {found} of these {asked} GPUs")
     logger.info("Device: cuda (%s)", ", ".join(torch.cuda.get_device_name(index) for index in range(found)))
     return torch.device("cuda")
+
+
+def _take_other(name: str, *, asked: bool = False, gpu_id: str | None = None) -> torch.device:
+    """Return the CPU, or Apple's GPU, and log it."""
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise UserError("--device mps: this machine or this torch has no Metal GPU (give --device cpu, or leave it "
+                        "out)")
+    reason = ", as asked" if asked else "" if name == "mps" else " (no GPU is visible{})".format(
+        f", --gpu_id {gpu_id} changes nothing" if gpu_id else "")
+    logger.info("Device: %s%s", name, reason)
+    return torch.device(name)
+
+
+def _find_visible(device: str) -> str | None:
+    """Return what `cuda:1` is among the GPUs of CUDA_VISIBLE_DEVICES; None for a device without a number."""
+    number = device.partition(":")[2]
+    if not number or "CUDA_VISIBLE_DEVICES" not in os.environ:
+        return number or None
+    visible = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+    if int(number) >= len(visible):
+        raise UserError(f"--device {device}: CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']}")
+    return visible[int(number)]
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
@@ -79,9 +107,14 @@ def deterministic_sums():
         torch.backends.cudnn.benchmark = benchmark
 
 
-def _join_ranks() -> torch.device:
+def _join_ranks(asked: str) -> torch.device:
+    if asked not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device {asked}: under torchrun give cpu or cuda, or leave it out (each process has its own "
+                        "GPU)")
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: no GPU is visible (give --device cpu, or leave it out)")
     device = torch.device("cpu")
-    if torch.cuda.is_available():
+    if asked != "cpu" and torch.cuda.is_available():
         if launch.local_rank() >= (found := torch.cuda.device_count()):
             raise UserError(f"torchrun started more processes than there are GPUs: give --nproc_per_node={found}")
         device = torch.device("cuda", launch.local_rank())

@@ -37,6 +37,6 @@ class RankState:
     def _devices(self) -> list[torch.device]:
         """Return the GPUs whose random numbers this process draws: its own, or all that DataParallel uses."""
         if self.device.type != "cuda":
-            return []
+            return [self.device] if self.device.type == "mps" else []
         alone = distributed.world_size() == 1
         return [torch.device("cuda", index) for index in range(torch.cuda.device_count())] if alone else [self.device]

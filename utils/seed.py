@@ -14,12 +14,16 @@ def seed_everything(seed: int):
 
 
 def get_rng_state(devices: list[torch.device]) -> dict:
-    """Return the generator states of torch, NumPy, Python and the GPUs `devices` as tensors and plain values."""
+    """Return the generator states of torch, NumPy, Python and the GPUs `devices` as tensors and plain values.
+
+    GPUs are CUDA's, or one of Apple's (mps).
+    """
     numpy = np.random.get_state(legacy=False)
     words = torch.from_numpy(numpy["state"]["key"].astype(np.int64))
     version, internal, gauss = random.getstate()
+    gpus = {devices[0].type: [get_gpu_state(device) for device in devices]} if devices else {}
     return {
-        "torch": torch.get_rng_state(), "cuda": [torch.cuda.get_rng_state(device) for device in devices],
+        "torch": torch.get_rng_state(), "cuda": [], **gpus,
         "numpy": {**numpy, "state": {**numpy["state"], "key": words}},
         "python": {"version": version, "words": torch.tensor(internal), "gauss": gauss},
     }
@@ -31,9 +35,20 @@ def set_rng_state(state: dict, devices: list[torch.device]):
     numpy, python = state["numpy"], state["python"]
     np.random.set_state({**numpy, "state": {**numpy["state"], "key": numpy["state"]["key"].numpy()}})
     random.setstate((python["version"], tuple(python["words"].tolist()), python["gauss"]))
-    if len(devices) == len(state["cuda"]):
-        for device, cuda_state in zip(devices, state["cuda"], strict=True):
-            torch.cuda.set_rng_state(cuda_state, device)
+    saved = state.get(devices[0].type, []) if devices else []
+    if len(devices) == len(saved):
+        for device, gpu_state in zip(devices, saved, strict=True):
+            set_gpu_state(gpu_state, device)
+
+
+def get_gpu_state(device: torch.device) -> torch.Tensor:
+    """Return the state of a GPU's generator."""
+    return torch.mps.get_rng_state() if device.type == "mps" else torch.cuda.get_rng_state(device)
+
+
+def set_gpu_state(state: torch.Tensor, device: torch.device):
+    """Restore the state of a GPU's generator."""
+    torch.mps.set_rng_state(state) if device.type == "mps" else torch.cuda.set_rng_state(state, device)
 
 
 @contextmanager

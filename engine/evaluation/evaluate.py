@@ -20,6 +20,7 @@ from utils.divergence import refuse_diverged
 from utils.logging import PipeSafeStream, logger
 from utils.modes import eval_mode
 from utils.text import count_of, format_score, format_time
+from utils.wide import to_float64
 
 
 @dataclass
@@ -135,7 +136,7 @@ def make_lines(scored: Scored, images: ImageSet, attack: Attack | None) -> list[
     """
     intersection, union, pixels = _count(scored.labels, scored.preds, images)
     norm = NORMS["linf" if attack is None else attack.norm]
-    radii = norm.measure(scored.images.double() - scored.clean.double())
+    radii = norm.measure(to_float64(scored.images) - to_float64(scored.clean))
     losses = Pixels(scored.logits, scored.labels).cross_entropy()
     passes = torch.zeros(2, len(scored.indices)) if scored.outcome is None else torch.stack(
         [scored.outcome.forwards, scored.outcome.backwards])

@@ -18,6 +18,7 @@ from engine.options.declare import (
 )
 from engine.options.training_flags import ADVERSARIAL, SCALE, SCHEDULE, SHARPNESS
 from engine.options.types import (
+    device_name,
     function_in_file,
     gpu_ids,
     label_map,
@@ -110,6 +111,8 @@ REPORTS = (
 
 FINDS_WEIGHTS = given(lambda options: options.mode != PREDICT or "ckpt" not in options.given,
                       "chooses the run whose weights are used, and --ckpt names these: give one of them")
+SAME_DEVICE = given(lambda options: options.device in ("auto", "cuda", f"cuda:{options.gpu_id}"),
+                    "--device names another one: leave one of them out")
 run = partial(Flag, group="run", scope="call")
 RUN = (
     run("output_dir", plain_text, "checkpoints", "folder of all runs", modes=(*WITH_NETWORK, REPORT),
@@ -122,8 +125,11 @@ RUN = (
         "--ckpt; options are the run's own unless given", modes=(TRAIN,)),
     run("options", plain_text, None, "run again what an opts.txt describes, under another --exp_name; other flags that "
         "are given win", scope="once", metavar="FILE", modes=(TRAIN,)),
+    run("device", device_name, "auto", "auto: cuda, else mps (Apple's GPU), else cpu; cuda:1 is --gpu_id 1",
+        modes=WITH_NETWORK),
     run("gpu_id", gpu_ids, None, "GPUs, such as 0 or 0,1,2,3 for DataParallel (default: 0, or those of "
-        "CUDA_VISIBLE_DEVICES; torchrun gives each process its own; predict.py uses the first)", modes=WITH_NETWORK),
+        "CUDA_VISIBLE_DEVICES; torchrun gives each process its own; predict.py uses the first)", modes=WITH_NETWORK,
+        needs=(SAME_DEVICE,)),
 )
 
 WATCHED = given(lambda options: options.enable_vis, "for the dashboard: add --enable_vis")

@@ -28,7 +28,7 @@ FOREIGN = {
     **dict.fromkeys(("workers", "numworker", "nworkers"), "--num_workers"),
     **dict.fromkeys(("datadir", "datapath", "data", "dataroot", "root"), "--data_root"),
     **dict.fromkeys(("wd", "decay"), "--weight_decay"), **dict.fromkeys(("seed", "manualseed"), "--random_seed"),
-    **dict.fromkeys(("epsilon", "epsilons"), "--eps"), **dict.fromkeys(("gpu", "gpus", "device"), "--gpu_id"),
+    **dict.fromkeys(("epsilon", "epsilons"), "--eps"), **dict.fromkeys(("gpu", "gpus"), "--gpu_id"),
     **dict.fromkeys(("arch", "net", "backbone", "network"), "--model"), "resume": "--continue_training, or --ckpt FILE",
     **dict.fromkeys(("checkpoint", "weights", "load", "pretrained"), "--ckpt FILE"),
     **dict.fromkeys(("test", "eval", "evaluate", "testonly"), "--test_only"), "cropsize": "--crop_size",

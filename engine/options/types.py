@@ -105,6 +105,13 @@ def run_name(text: str) -> str:
     return text
 
 
+def device_name(text: str) -> str:
+    """Return --device: auto, cpu, cuda, cuda:1 or mps."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,9})?", text):
+        raise ValueError(f"{text!r}: give auto, cpu, cuda, a GPU such as cuda:1, or mps")
+    return text
+
+
 def gpu_ids(text: str) -> str:
     """Return --gpu_id: 0 or 0,1,2,3."""
     if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", text):

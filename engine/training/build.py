@@ -18,6 +18,7 @@ from engine.training.validation import ROBUST, UnderAttack, make_validation
 from network import find_backbone, group_parameters, parallelize, precise, windowed
 from optim import WeightAverage, build_loss, build_optimizer, build_scheduler, norm_parameters
 from utils import distributed, launch
+from utils.device import device_of
 from utils.errors import UserError
 from utils.logging import logger
 from utils.seed import seed_everything
@@ -31,7 +32,8 @@ def build_trainer(setup) -> Trainer:
         setup.options, setup.run, setup.model, setup.train_loader, setup.val_set)
     logger.info("Experiment starts at %s", datetime.now().isoformat(sep=" ", timespec="seconds"))
     logger.info("%s %s %s", options.exp_name, options.model, options.dataset)
-    net = parallelize(model, replicas=count_replicas(options), amp=options.amp, sync_bn=options.sync_bn)
+    net = parallelize(model, replicas=count_replicas(options, device_of(model)), amp=options.amp,
+                      sync_bn=options.sync_bn)
     optimizer, scheduler = build_training(options, model, net)
     attack = build_training_attack(options)
     run.refuse_full_disk(_estimate_checkpoint_bytes(options, model))
@@ -71,9 +73,9 @@ def build_trainer(setup) -> Trainer:
     return trainer
 
 
-def count_replicas(options) -> int:
+def count_replicas(options, device: torch.device) -> int:
     """Return how many GPUs share each part of the batch (1 under torchrun); UserError if one gets a single image."""
-    count = 1 if launch.launched() else torch.cuda.device_count() or 1
+    count = 1 if launch.launched() or device.type != "cuda" else torch.cuda.device_count()
     refuse_small_shares(options, count)
     return count
 

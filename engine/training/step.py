@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from optim import WeightAverage, count_valid_pixels, divergence, grad_norm
 from utils import distributed
 from utils.divergence import LIMIT
+from utils.wide import widest
 
 
 class TrainingStep:
@@ -85,7 +86,8 @@ class TrainingStep:
         cut = labels.chunk(self.accumulate)
         pixels = torch.stack([count_valid_pixels(part) for part in cut])
         # DistributedDataParallel takes the mean over processes, so multiply by their number.
-        weights = pixels.double() * distributed.world_size() / distributed.sum_over_ranks(pixels.sum()).clamp(min=1)
+        pixels, total = pixels.to(widest(self.device)), distributed.sum_over_ranks(pixels.sum())
+        weights = pixels * distributed.world_size() / total.clamp(min=1)
         return list(zip(images.chunk(self.accumulate), attacked.chunk(self.accumulate), cut, weights, strict=True))
 
     def _differentiate(self, parts: list) -> Tensor:

@@ -8,6 +8,7 @@ from attacks import APGD, FGSM, PGD, Attack
 from engine.verify.bench import Bench, Finding, judge, pooled_accuracy
 from utils.modes import eval_mode
 from utils.snapshots import differences, take_snapshot
+from utils.wide import to_float64
 
 ROUNDING = 1e-5  # of eps
 SPREAD = 1e-3  # of the largest logit: the order in which fp32 and TF32 convolutions sum depends on the batch size
@@ -59,7 +60,7 @@ def constraint(bench: Bench) -> Finding:
 
 def _size(image: Tensor, clean: Tensor, attack: Attack) -> float:
     """Return the distance from `clean` to `image` in the attack's norm, as a multiple of eps."""
-    delta = (image.double() - clean.double()).flatten()
+    delta = (to_float64(image) - to_float64(clean)).flatten()
     return (delta.norm() if attack.norm == "l2" else delta.abs().amax()).item() / attack.eps
 
 

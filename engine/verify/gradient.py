@@ -12,6 +12,7 @@ from engine.verify.bench import Bench, Finding, judge, pooled_accuracy
 from network import Scaled
 from utils.modes import eval_mode
 from utils.seed import make_generator
+from utils.wide import has_float64, to_float64
 
 CROP = 128
 DIRECTIONS = 8  # random ones, besides the gradient's own sign
@@ -24,7 +25,8 @@ def gradient(bench: Bench) -> Finding:
     """Autograd's directional derivatives agree with finite differences, and every image has a gradient."""
     dead = [k for k in bench.every if bench.clean[k].pixels.sum() and not _ascent(bench, k).any()]
     errors, cosines, ratios = [], [], []
-    model = copy.deepcopy(bench.model).double()
+    model = copy.deepcopy(bench.model)
+    model = (model if has_float64(bench.images[0].device) else model.cpu()).double()
     with eval_mode(model):
         for k in bench.few:
             image, labels = _crop(bench, k)
@@ -101,8 +103,9 @@ def _crop(bench: Bench, k: int) -> tuple[Tensor, Tensor]:
     shift = torch.rand(image.shape, generator=make_generator(bench.seed, "kinks", k), dtype=torch.float64)
     preds = bench.logits(image).argmax(1)
     labels = valid_labels(labels, bench.num_classes)
-    moved = image.double().clamp(1e-3, 1 - 1e-3) + 1e-3 * (shift.to(image.device) - 0.5)
-    return moved, labels if (labels != 255).any() else preds
+    image = to_float64(image)
+    moved = image.clamp(1e-3, 1 - 1e-3) + 1e-3 * (shift.to(image.device) - 0.5)
+    return moved, (labels if (labels != 255).any() else preds).to(image.device)
 
 
 def _loss(model: nn.Module, image: Tensor, labels: Tensor) -> Tensor:

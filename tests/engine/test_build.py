@@ -1,6 +1,5 @@
 """From options to parts: devices, attacks, parallel replicas, checkpoints of others."""
 import dataclasses
-import os
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,6 @@ from engine.run.resume import Loaded, find_source, load_checkpoint
 from engine.setup import Setup, build_data, build_network
 from engine.training.build import build_training
 from tests.calls import options_of
-from utils import launch
-from utils.device import choose_device
 from utils.errors import UserError
 
 
@@ -105,33 +102,6 @@ def test_data_is_checked_as_the_flags_say(monkeypatch, flags):
                      "splits": ["val"] if "--test_only" in flags else ["train", "val"]}
     assert val_loader.dataset.dataset is val_set and len(val_set) == 7
     assert train_loader is None if "--test_only" in flags else len(train_loader) == 3
-
-
-@pytest.mark.parametrize(("given", "env", "expected"), [
-    (None, None, "0"), (None, "3", "3"), (None, "", ""), ("1,2", None, "1,2"), ("1,2", "3", "1,2")])
-def test_gpu_id_overrides_the_environment_only_when_given(monkeypatch, given, env, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if env is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", env)
-    assert choose_device(given) == torch.device("cpu")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
-
-
-def test_a_gpu_that_is_not_there_is_an_error_where_there_are_gpus(monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    monkeypatch.setattr(launch, "NVIDIA_GPUS", tmp_path)
-    with pytest.raises(UserError, match="--gpu_id 7: no such GPU"):
-        choose_device("7")
-
-
-def test_fewer_gpus_than_asked_for_is_an_error(monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UserError, match="--gpu_id 0,1,2,3: found 2 of these 4 GPUs"):
-        choose_device("0,1,2,3")
 
 
 def test_groups_are_backbone_then_classifier_at_their_rates():

@@ -107,7 +107,7 @@ def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match="--nproc_per_node=2"):
-        choose_device(None)
+        choose_device()
 
 
 def test_gpus_are_torchruns_business(monkeypatch):
@@ -144,13 +144,14 @@ def test_a_replica_needs_two_images(monkeypatch, gpus, batch_size, accumulate, f
     """DataParallel cuts a batch into chunks of ceil(B / n); the last one is the smallest."""
     opts = options_of("--batch_size", str(batch_size), "--accumulate", str(accumulate))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    device = torch.device("cuda" if gpus else "cpu")
     chunks = torch.arange(batch_size // accumulate).chunk(max(gpus, 1))
     assert (len(chunks[-1]) >= 2) == fits
     if fits:
-        assert build.count_replicas(opts) == max(gpus, 1)
+        assert build.count_replicas(opts, device) == max(gpus, 1)
     else:
         with pytest.raises(UserError, match=f"--batch_size {batch_size} .*a multiple of {2 * gpus * accumulate}"):
-            build.count_replicas(opts)
+            build.count_replicas(opts, device)
 
 
 def test_32_sam_says_when_it_starts_and_one_that_never_would_is_refused(capsys):
