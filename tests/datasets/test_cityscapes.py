@@ -1,4 +1,8 @@
 """Cityscapes in its authors' layout, against an independent reading with Pillow and NumPy."""
+import gzip
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +10,7 @@ from PIL import Image
 
 from datasets import build_datasets, check_dataset, describe
 from main import main
+from network import build_model
 from utils.errors import UserError
 
 # cityscapesScripts: train id -> id.
@@ -138,3 +143,35 @@ def test_a_short_run_is_scored_clean_and_attacked(tree, tmp_path):
                     "--num_workers", "0", "--attack", "fgsm", "--eps", "1/255"])
     assert [row["attack"] for row in content["results"]] == ["none", "fgsm"]
     assert content["options"]["crop_size"] == 65 and len(content["results"][0]["Class IoU"]) == 19
+
+
+SHAPES = Path(__file__).parents[1] / "network" / "data" / "state_dict_shapes.json.gz"
+
+
+def test_a_checkpoint_with_vainfs_keys_is_tested(tree, tmp_path):
+    """The keys and shapes are the reference's, with 19 classes; the values are drawn."""
+    shapes = json.loads(gzip.decompress(SHAPES.read_bytes()))["deeplabv3plus_mobilenet"]
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for key, shape in shapes.items():
+        if key.startswith("classifier.classifier.3"):
+            shape = [19, *shape[1:]]
+        state[key] = torch.zeros(shape, dtype=torch.int64) if key.endswith("num_batches_tracked") else \
+            0.5 + torch.rand(shape, generator=generator) if key.endswith("var") else \
+            0.05 * torch.randn(shape, generator=generator)
+    torch.save({"cur_itrs": 30000, "model_state": state, "optimizer_state": {}, "scheduler_state": {},
+                "best_score": 0.72}, tmp_path / "best_deeplabv3plus_mobilenet_cityscapes_os16.pth")
+    row, = main(["--test_only", "--dataset", "cityscapes", "--data_root", str(tree), "--model",
+                 "deeplabv3plus_mobilenet", "--num_workers", "0", "--output_dir", str(tmp_path), "--ckpt",
+                 str(tmp_path / "best_deeplabv3plus_mobilenet_cityscapes_os16.pth")])["results"]
+    network = build_model("deeplabv3plus_mobilenet", num_classes=19, output_stride=16, pretrained_backbone=False)
+    network.model.load_state_dict(state)
+    _, val = build_datasets("cityscapes", data_root=tree)
+    matrix = np.zeros((19, 19))
+    with torch.no_grad():
+        for image, label in val:
+            predicted = network.eval()(image[None]).argmax(1)[0].numpy()
+            valid = label.numpy() != 255
+            np.add.at(matrix, (label.numpy()[valid], predicted[valid]), 1)
+    union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    assert row["Mean IoU"] == pytest.approx(np.mean(np.diag(matrix)[union > 0] / union[union > 0]), abs=1e-4)
