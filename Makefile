@@ -2,15 +2,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 # Both names: pip before 25.3 hands PIP_CONSTRAINT to the build of an sdist, newer ones PIP_BUILD_CONSTRAINT.
-INSTALL = PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(BIN)/pip install
+CONSTRAINTS ?= constraints.txt
+INSTALL = PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS) $(BIN)/pip install
 # A process a core, one thread each; tests move to a process that has none left.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: setup extras demo check test test-arithmetic lint docs clean
+.PHONY: setup extras demo check test test-arithmetic test-oldest lint docs clean
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.txt constraints.txt
+$(VENV)/.installed: requirements.txt $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) -r requirements.txt
 	touch $@
@@ -35,6 +36,10 @@ test: setup
 test-arithmetic: setup
 	DNNL_MAX_CPU_ISA=AVX2 $(PYTEST)
 	ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE $(PYTEST)
+
+# The suite under the oldest torch that requirements.txt allows, in an environment of its own.
+test-oldest:
+	$(MAKE) extras test VENV=.venv-oldest CONSTRAINTS=tests/constraints-oldest.txt
 
 lint: setup
 	$(BIN)/ruff check .

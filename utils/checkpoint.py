@@ -127,6 +127,7 @@ def load(path, *, flag: str = "--ckpt") -> dict:
             warnings.simplefilter("ignore")  # torch's remarks on the file's form; what can't be read raises
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         _refuse_attributes(checkpoint)
+        _refuse_more_than_there_is(checkpoint, path)
         checkpoint = replace_arrays(checkpoint)
     except Exception as error:  # on bad bytes, torch.load raises nearly any exception
         raise UserError(f"{path} can't be read as a checkpoint: {explain(path, error)}") from None
@@ -153,6 +154,20 @@ def _refuse_attributes(checkpoint):
     for found in (checkpoint, model_state(checkpoint) if isinstance(checkpoint, dict) else None):
         if getattr(found, "__dict__", {}).keys() - {"_metadata"}:
             raise pickle.UnpicklingError("a dict with attributes")
+
+
+def _refuse_more_than_there_is(checkpoint, path):
+    """Raise UnpicklingError if tensors claim more bytes than the file has: torch 2.6 to 2.9 would read beyond it."""
+    sizes, waiting, seen = {}, [checkpoint], set()
+    while waiting:  # without recursion, as a stranger's file may be nested deeply
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor) and value.layout == torch.strided:
+            sizes[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += dict.values(value) if isinstance(value, dict) else value
+    if sum(sizes.values()) > os.path.getsize(path):
+        raise pickle.UnpicklingError("tensors of more bytes than the file has")
 
 
 def _check_checksums(path):

@@ -88,7 +88,7 @@ def _name_class(path, problem: str) -> str:
     found = re.search(r"GLOBAL ([\w.]+)", problem)
     if found is None:
         return ""
-    name = found[1]
+    name = found[1].removeprefix("builtins.").removeprefix("__builtin__.")  # torch versions differ
     if "." not in name or name.split(".")[0] in NEVER_CLASSES:
         return f"it calls {name}, which could run code, and no checkpoint needs that: don't open it"
     content = _read_pickle(path)
