@@ -5,24 +5,26 @@
     python main.py --verify                              check whether these scores can be trusted
     python main.py --report exp                          tables and curves of recorded results
 """
-from engine.evaluation.plan import sweep_planned, weigh_classes
-from engine.options import REPORT, TRAIN, VERIFY
-from engine.report.build import report
+from engine.options import REPORT, TRAIN, VERIFY, Call, read_call
 from engine.run.exits import reported_errors
-from engine.setup import prepare
-from engine.training.build import build_trainer
-from engine.verify import verify
 
 
 def main(argv=None) -> dict:
     """Train, evaluate, verify or report as argv says; return what results.json holds. Bad input exits with code 2."""
     with reported_errors():
-        return run(argv)
+        return run(read_call(argv))
 
 
-def run(argv) -> dict:
+def run(call: Call) -> dict:
     """Do what main() says, without catching errors."""
-    setup = prepare(argv)
+    # Here, once the flags are right, as importing torch takes seconds.
+    from engine.evaluation.plan import sweep_planned, weigh_classes
+    from engine.report.build import report
+    from engine.setup import prepare
+    from engine.training.build import build_trainer
+    from engine.verify import verify
+
+    setup = prepare(call)
     options = setup.options
     if options.mode == REPORT:
         return report(options)

@@ -13,8 +13,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from attacks.networks import Networks
 from attacks.pairs import find_pairs, has_hooks, is_plain
-from utils.device import is_out_of_memory
 from utils.logging import logger
+from utils.memory import is_out_of_memory
 from utils.wide import to_float64
 
 TOLERANCE = 1e-5  # of the largest logit

@@ -1,4 +1,4 @@
-"""prepare(argv): options, run folder, checkpoint, device, data and network for every entry."""
+"""prepare(call): options, run folder, checkpoint, device, data and network for every entry."""
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from torch import nn
 from attacks import Attack
 from datasets import DATASETS, build_datasets, build_loaders, check_and_filter, describe
 from engine.evaluation.plan import plan_attacks
-from engine.options import PREDICT, PROTOCOLS, REPORT, TEST, TRAIN, Options, as_text, read_call
+from engine.options import PREDICT, PROTOCOLS, REPORT, TEST, TRAIN, Call, Options, as_text
 from engine.run.folder import Run
 from engine.run.resume import (
     Loaded,
@@ -83,12 +83,11 @@ class Setup:
                       fallback=self.checkpoint.fallback if self.checkpoint else None)
 
 
-def prepare(argv=None, *, entry: str = "main.py") -> Setup:
-    """Return what an entry needs for `argv`, after finding all errors before expensive work starts.
+def prepare(call: Call) -> Setup:
+    """Return what an entry needs for a call, after finding all errors before expensive work starts.
 
-    An invalid flag ends with one line and exit code 2; invalid combinations, files and data raise UserError.
+    Raises UserError for options that a checkpoint makes invalid, for files and for data.
     """
-    call = read_call(argv, entry)
     if call.mode == REPORT:
         return Setup(finish_options(call, None))
     given = {"output_dir": "checkpoints", "exp_name": "exp", **call.given}

@@ -4,9 +4,10 @@ from torch import Tensor, nn
 
 from network.backbone import IMAGENET
 from network.normalized import NormalizedModel
-from utils.device import device_of, is_out_of_memory
+from utils.device import device_of
 from utils.errors import UserError
 from utils.logging import logger
+from utils.memory import is_out_of_memory
 from utils.modes import eval_mode
 from utils.user_code import describe_error, hash_code, load_function, split_name
 

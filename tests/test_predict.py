@@ -17,9 +17,10 @@ from datasets.image_lists import SUFFIXES
 from engine.prediction.inputs import InputImage, find_images, read_sizes
 from engine.prediction.outputs import Outputs
 from engine.prediction.segment import Segmenter
+from engine.prediction.write import log_start
 from engine.run.exits import reported_errors
 from engine.setup import build_network
-from predict import log_start, predict
+from predict import predict
 from tests import thin
 from tests.calls import options_of
 from utils.files import write_together
@@ -402,7 +403,7 @@ def test_what_a_checkpoint_says_of_its_backbone_is_not_refused(tmp_path, call):
 @pytest.mark.parametrize(("gpu_id", "device", "said"), [("0,1", "cuda", True), ("0", "cuda", False),
                                                         ("0,1", "cpu", False), (None, "cuda", False)])
 def test_that_only_the_first_gpu_is_used_is_said(monkeypatch, capsys, gpu_id, device, said):
-    monkeypatch.setattr("predict.device_of", lambda model: torch.device(device))
+    monkeypatch.setattr("engine.prediction.write.device_of", lambda model: torch.device(device))
     with reported_errors():
         log_start("a.pth", Segmenter(nn.Identity(), None), gpu_id=gpu_id)
     assert ("--gpu_id 0,1: predict.py uses the first of these GPUs\n" in capsys.readouterr().out) == said

@@ -15,9 +15,6 @@ try:
 except ImportError:  # Windows
     resource = None
 
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "cudnn_status_alloc_failed",
-             "cublas_status_alloc_failed")
-
 
 def choose_device(device: str = "auto", gpu_id: str | None = None) -> torch.device:
     """Return the device of --device and --gpu_id, and log it; under torchrun, join the other processes.
@@ -81,12 +78,6 @@ def peak_memory(device: torch.device) -> float:
     if resource is None:
         return float("nan")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10) / 2**30
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the GPU's or the machine's memory was too small, as torch, cuDNN and cuBLAS say it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY))
 
 
 @contextmanager

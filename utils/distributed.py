@@ -12,35 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils import launch
 from utils.launch import TORCHRUN, launched, local_rank, local_world_size  # noqa: F401, re-exported
+from utils.ranks import OtherRankFailed, in_group, is_main, rank, world_size
 
 # Long, because one rank may download data or run a long attack. torchrun ends the others when a rank fails.
 TIMEOUT = timedelta(hours=6)
-
-
-class OtherRankFailed(Exception):
-    """Another rank failed and reports its error itself; this rank only ends."""
-
-
-def in_group() -> bool:
-    """Return whether this process belongs to a process group; without one, collectives do nothing."""
-    return dist.is_available() and dist.is_initialized()
-
-
-def rank() -> int:
-    """Return this process's number, 0 to world_size() - 1."""
-    return dist.get_rank() if in_group() else launch.rank()
-
-
-def world_size() -> int:
-    """Return the number of processes."""
-    return dist.get_world_size() if in_group() else launch.world_size()
-
-
-def is_main() -> bool:
-    """Return whether this is rank 0, the only one that writes files and logs."""
-    return rank() == 0
 
 
 def join_group(device: torch.device):

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from utils.distributed import is_main, rank
+from utils.ranks import is_main, rank
 from utils.text import escape_unprintable
 
 logger = logging.getLogger("segmentation")

@@ -7,8 +7,8 @@
 from engine.options.attack_flags import PROTOCOLS
 from engine.options.declare import PREDICT, REPORT, TEST, TRAIN, VERIFY
 from engine.options.flags import FLAGS
-from engine.options.parser import as_flags
+from engine.options.parser import Call, as_flags
 from engine.options.resolve import Options, adopted, as_text, read_call, resolve, take_over
 
-__all__ = ["FLAGS", "PREDICT", "PROTOCOLS", "REPORT", "TEST", "TRAIN", "VERIFY", "Options", "adopted", "as_flags",
-           "as_text", "read_call", "resolve", "take_over"]
+__all__ = ["FLAGS", "PREDICT", "PROTOCOLS", "REPORT", "TEST", "TRAIN", "VERIFY", "Call", "Options", "adopted",
+           "as_flags", "as_text", "read_call", "resolve", "take_over"]

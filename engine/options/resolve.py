@@ -38,6 +38,8 @@ def read_call(argv=None, entry: str = "main.py") -> Call:
             raise UserError("--options starts a run again, --continue_training continues one: give only one of them")
         call = Call(call.entry, call.mode, {**_read_file(call), **call.given})
     rules.check_call(call, Options(**_complete(_draft_values(call))))
+    if call.mode == TRAIN and not call.given.get("continue_training") and not call.given.get("ckpt"):
+        resolve(call)  # no checkpoint has a say
     return call
 
 

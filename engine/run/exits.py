@@ -1,15 +1,15 @@
 """How a run ends after an error: one line and an exit code; a traceback only for defects of the program."""
 import errno
+import sys
 import time
 from contextlib import contextmanager
 
-from datasets.loaders import end_workers
 from engine.run.interrupts import Interrupts, Stopped, Terminated
-from utils.device import is_out_of_memory
-from utils.distributed import OtherRankFailed, is_main, leave_group
 from utils.errors import UserError
 from utils.launch import RANK0_REPORTS_FIRST_SECONDS
 from utils.logging import logger, start_log, stop_log
+from utils.memory import is_out_of_memory
+from utils.ranks import OtherRankFailed, in_group, is_main
 
 # Errors of a disk that is full or can't be written, which only the user can fix.
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
@@ -29,7 +29,8 @@ def reported_errors():
     try:
         with interrupts:
             yield
-        leave_group()  # not after an error: it could wait forever for ranks that wait for this one
+        if in_group():  # not after an error: it could wait forever for ranks that wait for this one
+            sys.modules["utils.distributed"].leave_group()
     except (UserError, FloatingPointError, RuntimeError, OSError, MemoryError) as error:
         if _is_program_error(error):
             raise
@@ -48,7 +49,8 @@ def reported_errors():
     except KeyboardInterrupt as interrupt:
         raise SystemExit(143 if isinstance(interrupt, Terminated) else 130) from None
     finally:
-        end_workers()
+        if loaders := sys.modules.get("datasets.loaders"):  # not if the error came before torch was imported
+            loaders.end_workers()
         stop_log()
 
 

@@ -6,7 +6,8 @@ import threading
 import time
 from contextlib import suppress
 
-from utils import distributed
+from utils.launch import launched
+from utils.ranks import is_main
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # A second signal within these seconds is a duplicate: `timeout` signals the process and its group, and torchrun
@@ -81,9 +82,9 @@ class Interrupts:
     def _notice(self, signum: int):
         if self._first is None:
             self.signum, self._first = self.signum or signum, time.monotonic()
-            if self.held and distributed.is_main():  # not to the log: the training may be writing to it
+            if self.held and is_main():  # not to the log: the training may be writing to it
                 with suppress(OSError):  # a closed terminal
                     os.write(2, f"\n{signal.Signals(signum).name}: stopping after this iteration; "
                                 "press again to quit now\n".encode())
-        elif time.monotonic() - self._first > (TORCHRUN_REPEAT_SECONDS if distributed.launched() else REPEAT_SECONDS):
+        elif time.monotonic() - self._first > (TORCHRUN_REPEAT_SECONDS if launched() else REPEAT_SECONDS):
             os._exit(128 + signum)  # at once is safe: checkpoints and records are always complete on disk

@@ -10,10 +10,11 @@ from engine.records.naming import format_radius
 from engine.records.summary import write_results
 from engine.verify import contract, gradient, strength
 from engine.verify.bench import FEW, Bench, Finding
-from utils.device import deterministic_sums, is_out_of_memory
+from utils.device import deterministic_sums
 from utils.errors import UserError
 from utils.images import choose_evenly
 from utils.logging import logger
+from utils.memory import is_out_of_memory
 from utils.text import format_figure
 
 IMAGES = 4

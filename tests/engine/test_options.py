@@ -218,6 +218,20 @@ except SystemExit:
     assert done.stdout.split() == ["False", "False"]
 
 
+@pytest.mark.parametrize("typed", ["main.py --help", "main.py --optimzer SAM", "main.py --lr 0", "main.py --rho 0.1",
+                                   "main.py --adv --train_eps 4", "predict.py --help", "predict.py --input nowhere"])
+def test_help_and_mistakes_are_answered_before_torch_is_imported(root, typed):
+    code = f"""import runpy, sys
+sys.argv = {typed.split()!r}
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as stop:
+    heavy = {{"torch", "torchvision", "numpy", "PIL", "matplotlib"}} & sys.modules.keys()
+    print(stop.code or 0, *heavy, file=sys.stderr)"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == ("0" if "--help" in typed else "2")
+
+
 def test_choices_are_the_registries():
     from attacks import ATTACKS, LOSSES, NORMS
     from datasets import DATASETS

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from attacks import FGSM
+from engine.options import read_call
 from engine.records.naming import name_attack
 from engine.setup import prepare
 from main import main
@@ -50,7 +51,7 @@ def test_bfloat16_is_what_is_asked_for_and_one_network_is_attacked_and_scored(tm
     assert names == {"": ["none", "fgsm"], "--amp": ["none-bf16", "fgsm"], "--attack_amp": ["none", "fgsm-bf16"]}
     assert rows[""][1]["records"] == rows["--amp"][1]["records"] != rows["--attack_amp"][1]["records"]
 
-    setup = prepare(test)
+    setup = prepare(read_call(test))
     loader, val_set, model = setup.val_loader, setup.val_set, setup.model.eval()
     for flag, number, amp in [("", 0, False), ("--amp", 0, True), ("", 1, False), ("--attack_amp", 1, True)]:
         metrics = StreamSegMetrics(val_set.num_classes)
