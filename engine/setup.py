@@ -116,7 +116,8 @@ def prepare(call: Call) -> Setup:
     if isinstance(model, CustomModel):
         for size in choose_trial_sizes(options, data[-1]):
             check_custom(model, *size)
-    return Setup(options, run, checkpoint, classes, source, attacks, device, model, *data, skipped,
+    return Setup(options, run.of_shard(options.shard), checkpoint, classes, source, attacks, device, model, *data,
+                 skipped,
                  build_dashboard(options), place_sources(sources, device, choose_form(options)))
 
 

@@ -17,6 +17,7 @@ except ImportError:  # Windows has no fcntl: a second process is not kept out
 
 # Seconds to wait for a lock: the data loader workers of a killed run keep its files open, for up to 7 s as measured.
 LOCK_WAIT = 12.0
+SHARDS = "shards"  # in a run's folder
 
 
 def write_atomically(path: Path, content: str | bytes, *, keep_old: bool = False):
@@ -151,6 +152,11 @@ class AppendOnly:
             with contextlib.suppress(OSError):
                 fcntl.flock(self._file, fcntl.LOCK_UN)
         self._file.close()
+
+
+def find_shard(run: Path, shard: str) -> Path:
+    """Return the folder of a shard `I/N` (--shard) in a run."""
+    return run / SHARDS / shard.replace("/", "-of-")
 
 
 def find_run(given: str, output_dir: str) -> Path:

@@ -4,8 +4,9 @@ import torch
 from attacks import CORRUPTIONS, LOSSES, Attack, Corruption, build_attack, class_weights, takes
 from attacks.corruption import load_package
 from attacks.search import TargetSizeError
-from datasets import build_datasets, count_pixels
+from datasets import build_datasets, count_pixels, list_batches
 from datasets.files import read_mask
+from engine.evaluation.shards import take_shard
 from engine.evaluation.sweep import sweep
 from engine.options.declare import PREDICT, list_attacks
 from engine.options.types import compute_step_size
@@ -134,8 +135,14 @@ def sweep_planned(setup) -> dict:
         subject["window"] = choose_window(options.window, options.window_stride)
     if options.tta is not None:
         subject["tta"] = options.tta
+    loader = setup.val_loader
+    if options.shard is not None:
+        loader, subject["data"] = take_shard(loader, dataset, options.shard, folder=setup.run.folder)
+        if not list_batches(loader):
+            logger.info("--shard %s has no images: nothing is left to do", options.shard)
+            return {"options": options.to_dict(), "images": [], "results": [], "complete": True}
     try:
-        return sweep(setup.scored_model, setup.val_loader, dataset, setup.attacks, folder=setup.run.folder,
+        return sweep(setup.scored_model, loader, dataset, setup.attacks, folder=setup.run.folder,
                      subject=subject, transfer_from=setup.transfer_from, radii=options.eps,
                      baseline=_read_baseline(options),
                      warm_start=options.warm_start, amp=options.amp, attack_amp=options.attack_amp,

@@ -1,10 +1,27 @@
-"""Share an evaluation among processes: each scores every n-th batch, and rank 0 receives the results."""
+"""Share an evaluation: among processes, each of which scores every n-th batch, or among calls (--shard)."""
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from datasets import list_batches, select_batches
-from utils.distributed import fail_together, gather_to_main, in_group, rank, world_size
+from datasets import ImageSet, list_batches, select_batches, with_indices
+from engine.records.shards import read_shard, write_list
+from utils.distributed import fail_together, gather_to_main, in_group, is_main, rank, world_size
+
+
+def take_shard(loader: DataLoader, dataset, shard: str, *, folder: Path) -> tuple[DataLoader, str]:
+    """Return a loader of every n-th batch, from the i-th on, for shard `i/n`, and the digest of all images.
+
+    Writes to `folder` which images they are.
+    """
+    images, loader = ImageSet(dataset), with_indices(loader, dataset)
+    batches, (number, count) = list_batches(loader), read_shard(shard)
+    own = batches[number - 1::count]
+    with fail_together():
+        if is_main():
+            write_list(folder, **{key: [images.name(index) for batch in some for index in batch]
+                                  for key, some in (("every", batches), ("own", own))})
+    return select_batches(loader, own), images.digest(loader)
 
 
 def take_share(loader: DataLoader, batches: list[list[int]] | None = None) -> DataLoader:

@@ -99,7 +99,9 @@ def _make_header(model, images: ImageSet, loader, subject: dict | None) -> dict:
     """Return what identifies network and images, so that their records never mix with others."""
     device = device_of(model)
     return {"class_names": images.class_names, "subject": {
-        **(subject or {"model": hash_model(model)}), "data": images.digest(loader), "torch": torch.__version__,
+        **(subject or {"model": hash_model(model)}),
+        "data": (subject or {}).get("data") or images.digest(loader),  # of a shard, those of all images
+        "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device.type == "cuda" else device.type,
         "tf32": device.type == "cuda" and torch.backends.cudnn.allow_tf32}}
 

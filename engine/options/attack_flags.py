@@ -16,7 +16,7 @@ from engine.options.declare import (
     list_attacks,
     list_registered,
 )
-from engine.options.types import number, plain_text, share_of_eps, target
+from engine.options.types import number, plain_text, shard, share_of_eps, target
 
 ATTACKS = list_registered("attacks/__init__.py", "ATTACKS")
 LOSSES = list_registered("attacks/losses.py", "LOSSES")
@@ -86,6 +86,8 @@ ATTACK = (
            "the same corruptions these errors are divided by", metavar="RUN", modes=SCORING, needs=(CORRUPTED,)),
     attack("val_images", number(int, low=1), None, "evaluate on N validation images, evenly spaced, instead of all",
            metavar="N", modes=(TEST, VERIFY)),
+    attack("shard", shard, None, "evaluate only share I of N, by whole batches, in a folder of its own in the run's; "
+           "--report RUN joins the shares", metavar="I/N", modes=(TEST,)),
     attack("save_val_results", bool, False, "write image, target, pred, overlay and perturbation PNGs of every result "
            "and image", modes=SCORING),
     attack("sheet_images", number(int, low=0), 3, "number of images whose PNGs are always written, for the sheets of "

@@ -105,6 +105,14 @@ def run_name(text: str) -> str:
     return text
 
 
+def shard(text: str) -> str:
+    """Return --shard: 1/4."""
+    found = re.fullmatch(r"0*([1-9][0-9]{0,5})/0*([1-9][0-9]{0,5})", text)
+    if found is None or int(found[1]) > int(found[2]):
+        raise ValueError(f"{text!r}: give the number of a share and of all shares, such as 1/4 to 4/4")
+    return f"{found[1]}/{found[2]}"
+
+
 def device_name(text: str) -> str:
     """Return --device: auto, cpu, cuda, cuda:1 or mps."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]{1,9})?", text):

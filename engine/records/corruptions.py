@@ -3,7 +3,8 @@ from pathlib import Path
 from statistics import mean
 
 from attacks.corruption import NORM
-from engine.records.store import Record, read
+from engine.records.shards import read_records
+from engine.records.store import Record
 from metrics import scores
 from utils.errors import UserError
 from utils.text import format_markdown, format_score, is_undefined
@@ -16,9 +17,7 @@ def is_corruption(settings: dict) -> bool:
 
 def read_baseline(folder: Path) -> list[Record]:
     """Return the records of corruptions in a run folder, newest first; UserError if there are none."""
-    paths = sorted((folder / "records").glob("*.jsonl"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    found = [record for record in (Record(path, *read(path)) for path in paths)
-             if record.header and is_corruption(record.settings)]
+    found = [record for record in reversed(read_records(folder)) if record.header and is_corruption(record.settings)]
     if not found:
         raise UserError(f"--corrupt_baseline: no records of corruptions in {folder}: evaluate that run with --corrupt "
                         "first, or give another one")

@@ -7,7 +7,8 @@ import numpy as np
 from engine.records.corruptions import is_corruption
 from engine.records.naming import finds_radius, make_label
 from engine.records.rows import UNIONS, is_red_eps
-from engine.records.store import Record, read
+from engine.records.shards import read_records
+from engine.records.store import Record
 from utils.errors import UserError
 from utils.logging import logger
 from utils.strict_json import canonical
@@ -55,17 +56,10 @@ def _is_clean(record: Record) -> bool:
 
 def _read_all(run: Path) -> list[Record]:
     """Return the records of a run that hold an image, oldest first."""
-    files = filter(Path.is_file, (run / "records").glob("*.jsonl"))  # reading a pipe would never end
-    paths = sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))
-    records = [Record(path, *read(path)) for path in paths]
-    first = {}
-    for record in records:
-        other = first.setdefault(canonical(record.header), record)
-        if other is not record:
-            raise UserError(f"{record.path} and {other.path} record the same attack: remove one of them")
+    records = read_records(run)
     if not any(map(len, records)):
         raise UserError(f"{run / 'records'} holds no records: evaluate first with --test_only --attack ...")
-    empty = [path.stem for path, record in zip(paths, records, strict=True) if not len(record)]
+    empty = [record.stem for record in records if not len(record)]
     if empty:
         logger.warning("%s: left out %d records without an image: %s", run, len(empty), ", ".join(empty))
     return [record for record in records if len(record)]

@@ -7,6 +7,7 @@ from urllib.parse import quote
 from engine.records.naming import finds_radius, format_radius
 from engine.records.radii import describe_radii, format_radii
 from engine.records.rows import make_rows
+from engine.records.shards import list_parts
 from engine.report import curves, figures, tables
 from engine.report.groups import LEGEND as GROUPS_LEGEND
 from engine.report.groups import compare_groups, format_groups, format_members, name_groups
@@ -73,7 +74,8 @@ def _draw(part: Path, folders: dict[str, Path], rows: list[dict], radii: list[di
     for run, folder in folders.items():
         own = [row for row in rows if row["run"] == run]
         pictured = list(filter(is_file_name, names))  # a stranger's record may name paths outside the folder
-        sheets = list(curves.make_sheets(run, folder / "val_results", own, names=pictured))
+        sheets = next(filter(None, (list(curves.make_sheets(run, part_of_run / "val_results", own, names=pictured))
+                                    for part_of_run in list_parts(folder))), [])
         if not sheets:
             logger.info("%s has no pictures of these records: write them with --sheet_images or --save_val_results",
                         run)

@@ -12,7 +12,7 @@ from utils.errors import UserError
 from utils.user_code import is_code
 
 OWN_FILES = (*CHECKPOINTS, "*.pth.tmp", "*.pth.damaged*", "opts.txt", "log.txt",
-             "val_images.txt", "results*.json", "val_results*", "records", "report", "verify*.json")
+             "val_images.txt", "results*.json", "val_results*", "records", "shards", "report", "verify*.json")
 
 
 class Run:
@@ -20,6 +20,10 @@ class Run:
 
     def __init__(self, folder):
         self.folder = Path(folder)
+
+    def of_shard(self, shard: str | None) -> "Run":
+        """Return the run in the folder of a shard `I/N`; itself without one."""
+        return self if shard is None else Run(files.find_shard(self.folder, shard))
 
     def files(self, patterns=OWN_FILES) -> list[Path]:
         """Return the files and folders of an earlier run."""
