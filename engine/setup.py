@@ -92,6 +92,7 @@ def prepare(call: Call) -> Setup:
         return Setup(finish_options(call, None))
     given = {"output_dir": "checkpoints", "exp_name": "exp", **call.given}
     run = Run(Path(given["output_dir"]) / given["exp_name"])
+    call = run.continue_restarted(call)
     checkpoint = load_checkpoint(call, run.folder)
     options = finish_options(call, checkpoint)
     if options.protocol:

@@ -43,9 +43,10 @@ class Process:
     """
 
     def __init__(self, context, flags, out: Connection, err: Connection, environment: dict, ranks: int | None = None,
-                 **how):
+                 restarts: int = 0, **how):
         here, there = context.Pipe(duplex=False)
-        self._process = context.Process(target=_become, args=(there, flags, out, err, environment, ranks, how))
+        what = there, flags, out, err, environment, ranks, restarts, how
+        self._process = context.Process(target=_become, args=what)
         self._process.start()
         there.close()
         here.recv_bytes()  # it has a group of its own, to which signals go
@@ -79,15 +80,17 @@ class Process:
 class Started(Process):
     """A Process whose output and errors are read here.
 
-    ranks: so many of them, started by torchrun's own agent, to which signals go. environment: variables besides those
+    ranks: so many of them, started by torchrun's own agent, to which signals go; restarts: how often it may start them
+    again. environment: variables besides those
     of this process. real: not with the thin network. first: what each process calls before all.
     """
 
-    def __init__(self, *flags: str, ranks: int | None = None, environment: dict | None = None, real: bool = False,
-                 first: Callable | None = None):
+    def __init__(self, *flags: str, ranks: int | None = None, restarts: int = 0, environment: dict | None = None,
+                 real: bool = False, first: Callable | None = None):
         (out, out_there), (err, err_there) = (server().Pipe(duplex=False) for _ in range(2))
         super().__init__(server(), flags, out_there, err_there,
-                         {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}, ranks, real=real, first=first)
+                         {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}, ranks, restarts, real=real,
+                         first=first)
         self.stdout, self.stderr = (os.fdopen(os.dup(pipe.fileno()), encoding="utf-8") for pipe in (out, err))
         for pipe in (out, out_there, err, err_there):
             pipe.close()
@@ -109,7 +112,7 @@ class Started(Process):
         self.stderr.close()
 
 
-def _become(ready: Connection, flags, out, err, environment: dict, ranks: int | None, how: dict):
+def _become(ready: Connection, flags, out, err, environment: dict, ranks: int | None, restarts: int, how: dict):
     """What a process of the server does: as `python main.py flags` does in a shell of its own."""
     set_start_method(None, force=True)  # of what it starts itself: the default
     os.setsid()
@@ -125,7 +128,7 @@ def _become(ready: Connection, flags, out, err, environment: dict, ranks: int | 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.chdir(ROOT)
     if ranks is not None:
-        _run_torchrun(flags, ranks, how)
+        _run_torchrun(flags, ranks, restarts, how)
     else:
         _run_main(flags, **how)
 
@@ -138,7 +141,7 @@ def _run_main(flags, *, real: bool, first: Callable | None):
         runpy.run_path("main.py", run_name="__main__")
 
 
-def _run_torchrun(flags, ranks: int, how: dict):
+def _run_torchrun(flags, ranks: int, restarts: int, how: dict):
     """torch.distributed.run, of whose agent only the start of a process is another: by the same server."""
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
@@ -151,4 +154,4 @@ def _run_torchrun(flags, ranks: int, how: dict):
         return Process(context, flags, out, err, env, **how)
 
     subprocess_handler.Popen = start
-    run.main(["--standalone", f"--nproc_per_node={ranks}", "main.py", *flags])
+    run.main(["--standalone", f"--nproc_per_node={ranks}", f"--max-restarts={restarts}", "main.py", *flags])

@@ -1,5 +1,6 @@
 """What torchrun tells a process through its environment; without torch, so that options are checked quickly."""
 import os
+import socket
 from pathlib import Path
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -31,6 +32,19 @@ def local_rank() -> int:
 def local_world_size() -> int:
     """Return the number of processes on this machine."""
     return _read_int("LOCAL_WORLD_SIZE", 1)
+
+
+def restarted() -> bool:
+    """Return whether torchrun has started this process again after a failure (--max-restarts)."""
+    return _read_int("TORCHELASTIC_RESTART_COUNT", 0) > 0
+
+
+def name_job() -> str | None:
+    """Return what tells this call of torchrun from others; None if it doesn't restart processes."""
+    if not _read_int("TORCHELASTIC_MAX_RESTARTS", 0):
+        return None
+    job = os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    return job if job != "none" else f"{socket.gethostname()} {os.getppid()}"  # without --standalone or --rdzv-id
 
 
 def _read_int(name: str, default: int) -> int:

@@ -2,17 +2,20 @@
 import shlex
 import shutil
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
-from engine.options import FLAGS, as_flags
+from engine.options import FLAGS, TRAIN, Call, as_flags
 from engine.run.checkpoints import CHECKPOINTS
 from utils import checkpoint, files, launch, logging
 from utils.distributed import fail_together, is_main
 from utils.errors import UserError
+from utils.logging import logger
 from utils.user_code import is_code
 
+JOB = "torchrun.txt"  # the call of torchrun that trains here, which may restart its processes
 OWN_FILES = (*CHECKPOINTS, "*.pth.tmp", "*.pth.damaged*", "opts.txt", "log.txt",
-             "val_images.txt", "results*.json", "val_results*", "records", "shards", "report", "verify*.json")
+             "val_images.txt", JOB, "results*.json", "val_results*", "records", "shards", "report", "verify*.json")
 
 
 class Run:
@@ -24,6 +27,15 @@ class Run:
     def of_shard(self, shard: str | None) -> "Run":
         """Return the run in the folder of a shard `I/N`; itself without one."""
         return self if shard is None else Run(files.find_shard(self.folder, shard))
+
+    def continue_restarted(self, call: Call) -> Call:
+        """Return the call as --continue_training if torchrun has begun this run and restarts it; else as it is."""
+        if call.mode != TRAIN or not launch.restarted() or not self._is_of_this_job():
+            return call
+        logger.info("torchrun has restarted the processes: %s continues", self.folder)
+        given = {name: value for name, value in call.given.items()
+                 if FLAGS[name].scope != "once" and name not in ("ckpt", "new_head", "backbone_weights")}
+        return replace(call, given={**given, "continue_training": True})
 
     def files(self, patterns=OWN_FILES) -> list[Path]:
         """Return the files and folders of an earlier run."""
@@ -71,6 +83,8 @@ class Run:
                 if fallback:
                     checkpoint.reinstate(*fallback)
                 logging.log_to_file(self.folder / "log.txt")
+                if training and (job := launch.name_job()):
+                    (self.folder / JOB).write_text(job, encoding="utf-8")
                 if training:
                     with open(self.folder / "opts.txt", "a", encoding="utf-8") as file:  # a continued run adds its own
                         file.write(options_text)
@@ -79,6 +93,12 @@ class Run:
                                                               errors="surrogateescape")
             except OSError as error:
                 raise UserError(f"{self.folder} can't be written ({error}): choose another --output_dir") from None
+
+    def _is_of_this_job(self) -> bool:
+        try:
+            return (self.folder / JOB).read_text(encoding="utf-8") == launch.name_job()
+        except OSError:
+            return False
 
     def _lock_folder(self):
         """Lock the folder as long as this object is, or until the process is killed; loader workers don't lock it."""

@@ -1,10 +1,13 @@
 """Property 25: two processes are one run. gloo, on the CPU; what a single process does is the truth."""
 import json
+import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
 
 from main import main
 from tests import ranks
@@ -143,3 +146,41 @@ def test_under_torchrun_a_mistake_is_told_once(tmp_path, start, small):
     assert done.returncode != 0
     lines = [line for line in err.splitlines() if "can't be cut into equal parts for 2 processes" in line]
     assert len(lines) == 1 and not list(tmp_path.iterdir())
+
+
+def write_pid():
+    """Write this process's number to a file named after its rank."""
+    Path(os.environ["PIDS"], os.environ["RANK"]).write_text(str(os.getpid()))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_run_that_torchrun_restarts_after_a_kill_ends_as_one_that_was_never_killed(tmp_path, start, small):
+    flags = [*small, "--batch_size", "4", "--output_dir", str(tmp_path), "--total_itrs", "12", "--val_interval", "6",
+             "--save_interval", "2", "--print_interval", "1", "--optimizer", "SAM", "--lr", "0.1"]
+    whole = start(*flags, "--exp_name", "whole", ranks=2)
+    whole.communicate(timeout=600)
+    killed = start(*flags, "--exp_name", "killed", ranks=2, restarts=1, first=write_pid,
+                   environment={"PIDS": str(tmp_path)})
+    for line in killed.stdout:
+        if "Itrs 5/" in line:
+            os.kill(int((tmp_path / "1").read_text()), signal.SIGKILL)
+            break
+    out, err = killed.communicate(timeout=600)
+    assert (whole.returncode, killed.returncode) == (0, 0), err
+    assert "torchrun has restarted the processes" in out and out.count("Itrs 12/12") == 1
+    one, other = (torch.load(next((tmp_path / name).glob("latest_*.pth")), weights_only=True)
+                  for name in ("whole", "killed"))
+    assert one["cur_itrs"] == other["cur_itrs"] == 12 and one["best_score"] == other["best_score"]
+    for key in ("model_state", "optimizer_state"):
+        flat, others = (pytree.tree_leaves(state[key]) for state in (one, other))
+        assert len(flat) == len(others) > 50
+        assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+                   for a, b in zip(flat, others, strict=True))
+
+
+def test_a_used_folder_is_refused_by_the_restarted_processes_too(tmp_path, start, small):
+    flags = [*small, "--batch_size", "4", "--output_dir", str(tmp_path), "--total_itrs", "1"]
+    main(flags)
+    process = start(*flags, ranks=2, restarts=1)
+    out, err = process.communicate(timeout=600)
+    assert process.returncode != 0 and err.count("holds an earlier run") == 2 and "has restarted" not in out
