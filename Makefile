@@ -48,4 +48,4 @@ docs: setup
 	PYTHONPATH=. $(BIN)/python docs/make_flags.py > docs/flags.md
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-oldest demo .pytest_cache .ruff_cache

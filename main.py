@@ -7,6 +7,7 @@
 """
 from engine.options import REPORT, TRAIN, VERIFY, Call, read_call
 from engine.run.exits import reported_errors
+from engine.run.interrupts import held_signals
 
 
 def main(argv=None) -> dict:
@@ -17,12 +18,12 @@ def main(argv=None) -> dict:
 
 def run(call: Call) -> dict:
     """Do what main() says, without catching errors."""
-    # Here, once the flags are right, as importing torch takes seconds.
-    from engine.evaluation.plan import sweep_planned, weigh_classes
-    from engine.report.build import report
-    from engine.setup import prepare
-    from engine.training.build import build_trainer
-    from engine.verify import verify
+    with held_signals():  # here, once the flags are right, as importing torch takes seconds
+        from engine.evaluation.plan import sweep_planned, weigh_classes
+        from engine.report.build import report
+        from engine.setup import prepare
+        from engine.training.build import build_trainer
+        from engine.verify import verify
 
     setup = prepare(call)
     options = setup.options

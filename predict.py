@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engine.options import Call, read_call
 from engine.run.exits import reported_errors
+from engine.run.interrupts import held_signals
 
 
 def predict(argv=None) -> list[Path]:
@@ -20,14 +21,14 @@ def predict(argv=None) -> list[Path]:
 
 def run(call: Call) -> list[Path]:
     """Do what predict() says, without catching errors."""
-    # Here, once the flags are right, as importing torch takes seconds.
-    from datasets import make_mask_reader
-    from engine.evaluation.plan import weigh_classes
-    from engine.prediction.inputs import find_images, find_masks, read_sizes
-    from engine.prediction.outputs import Outputs
-    from engine.prediction.segment import Segmenter
-    from engine.prediction.write import log_end, log_start, segment
-    from engine.setup import prepare
+    with held_signals():  # here, once the flags are right, as importing torch takes seconds
+        from datasets import make_mask_reader
+        from engine.evaluation.plan import weigh_classes
+        from engine.prediction.inputs import find_images, find_masks, read_sizes
+        from engine.prediction.outputs import Outputs
+        from engine.prediction.segment import Segmenter
+        from engine.prediction.write import log_end, log_start, segment
+        from engine.setup import prepare
 
     setup = prepare(call)
     options = setup.options

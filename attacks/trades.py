@@ -42,6 +42,11 @@ class TradesPGD(PGD):
         problem.backwards += self.steps
         return points, None
 
+    def settings(self):
+        """Return what describes the attack; its loss is the divergence."""
+        return {"attack": self.name, "norm": self.norm, "eps": self.eps, "steps": self.steps,
+                "step_size": self.step_size}
+
     @staticmethod
     def _log_softmax(model, points):
         logits = model(points)

@@ -157,7 +157,10 @@ def _refuse_attributes(checkpoint):
 
 
 def _refuse_more_than_there_is(checkpoint, path):
-    """Raise UnpicklingError if tensors claim more bytes than the file has: torch 2.6 to 2.9 would read beyond it."""
+    """Raise UnpicklingError if all tensors together claim more bytes than the file has.
+
+    torch 2.6 to 2.9 would read beyond it; later ones compare each tensor with its own part of the file.
+    """
     sizes, waiting, seen = {}, [checkpoint], set()
     while waiting:  # without recursion, as a stranger's file may be nested deeply
         value = waiting.pop()

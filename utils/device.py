@@ -48,9 +48,9 @@ def _take_other(name: str, *, asked: bool = False, gpu_id: str | None = None) ->
     if name == "mps" and not torch.backends.mps.is_available():
         raise UserError("--device mps: this machine or this torch has no Metal GPU (give --device cpu, or leave it "
                         "out)")
-    reason = ", as asked" if asked else "" if name == "mps" else " (no GPU is visible{})".format(
-        f", --gpu_id {gpu_id} changes nothing" if gpu_id else "")
-    logger.info("Device: %s%s", name, reason)
+    unused = f", --gpu_id {gpu_id} changes nothing" if gpu_id else ""
+    found = "Apple's GPU; --device cpu is the CPU" if name == "mps" else "no GPU is visible"
+    logger.info("Device: %s%s", name, ", as asked" if asked else f" ({found}{unused})")
     return torch.device(name)
 
 
@@ -61,7 +61,8 @@ def _find_visible(device: str) -> str | None:
         return number or None
     visible = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
     if int(number) >= len(visible):
-        raise UserError(f"--device {device}: CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']}")
+        raise UserError(f"--device {device}: CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}, its GPUs "
+                        f"are counted from cuda:0: give one of them, or unset that variable")
     return visible[int(number)]
 
 

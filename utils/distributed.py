@@ -11,8 +11,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
-from utils.launch import TORCHRUN, launched, local_rank, local_world_size  # noqa: F401, re-exported
+from utils.launch import TORCHRUN, count_restarts, launched, local_rank, local_world_size  # noqa: F401, re-exported
 from utils.ranks import OtherRankFailed, in_group, is_main, rank, world_size
 
 # Long, because one rank may download data or run a long attack. torchrun ends the others when a rank fails.
@@ -28,7 +29,11 @@ def join_group(device: torch.device):
         return
     if device.type == "cuda":
         torch.cuda.set_device(local_rank() if device.index is None else device.index)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    store, number, count = next(rendezvous("env://", timeout=TIMEOUT))
+    # torchrun keeps the store over a restart (--max-restarts), with the addresses of processes that are gone.
+    store = dist.PrefixStore(f"attempt {count_restarts()}", store)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT, store=store,
+                            rank=number, world_size=count)
 
 
 def leave_group():

@@ -34,9 +34,9 @@ def local_world_size() -> int:
     return _read_int("LOCAL_WORLD_SIZE", 1)
 
 
-def restarted() -> bool:
-    """Return whether torchrun has started this process again after a failure (--max-restarts)."""
-    return _read_int("TORCHELASTIC_RESTART_COUNT", 0) > 0
+def count_restarts() -> int:
+    """Return how often torchrun has started the processes again after a failure (--max-restarts)."""
+    return _read_int("TORCHELASTIC_RESTART_COUNT", 0)
 
 
 def name_job() -> str | None:

@@ -1,4 +1,5 @@
 """FLAGS: every flag of every entry, declared once. docs/flags.md is made from it."""
+import os
 from functools import partial
 
 from engine.options.attack_flags import ATTACK, OF_PREDICTION
@@ -111,8 +112,9 @@ REPORTS = (
 
 FINDS_WEIGHTS = given(lambda options: options.mode != PREDICT or "ckpt" not in options.given,
                       "chooses the run whose weights are used, and --ckpt names these: give one of them")
-SAME_DEVICE = given(lambda options: options.device in ("auto", "cuda", f"cuda:{options.gpu_id}"),
-                    "--device names another one: leave one of them out")
+SAME_DEVICE = given(lambda options: options.device in ("auto", "cuda") or (
+    options.device == f"cuda:{options.gpu_id}" and "CUDA_VISIBLE_DEVICES" not in os.environ),  # which cuda:1 counts
+    "--device names another one: leave one of them out")
 run = partial(Flag, group="run", scope="call")
 RUN = (
     run("output_dir", plain_text, "checkpoints", "folder of all runs", modes=(*WITH_NETWORK, REPORT),
@@ -125,7 +127,8 @@ RUN = (
         "--ckpt; options are the run's own unless given", modes=(TRAIN,)),
     run("options", plain_text, None, "run again what an opts.txt describes, under another --exp_name; other flags that "
         "are given win", scope="once", metavar="FILE", modes=(TRAIN,)),
-    run("device", device_name, "auto", "auto: cuda, else mps (Apple's GPU), else cpu; cuda:1 is --gpu_id 1",
+    run("device", device_name, "auto", "where to compute; auto is cuda, else mps (Apple's GPU), else cpu; cuda:1 "
+        "is the second GPU",
         modes=WITH_NETWORK),
     run("gpu_id", gpu_ids, None, "GPUs, such as 0 or 0,1,2,3 for DataParallel (default: 0, or those of "
         "CUDA_VISIBLE_DEVICES; torchrun gives each process its own; predict.py uses the first)", modes=WITH_NETWORK,

@@ -29,10 +29,10 @@ SEVERAL_STEPS = given(lambda options: options.adv_attack != "fgsm",
                       "fgsm is one step of the whole eps from the image itself; for another one choose "
                       "--adv_attack pgd --train_step 1")
 TRADES = given(lambda options: options.adv_loss == "trades", "for TRADES: add --adv_loss trades")
-WHOLE_BATCH = given(lambda options: options.adv_loss != "trades" or options.adv_ratio == 1,
-                    "trades attacks every image: leave out --adv_ratio")
-BY_PGD = given(lambda options: options.adv_loss != "trades" or options.adv_attack == "pgd" and options.train_rand_init,
-               "trades has its own pgd, from a random point: leave out --adv_attack and --train_rand_init")
+EVERY_IMAGE = given(lambda options: options.adv_loss != "trades" or options.adv_ratio == 1,
+                    "trades attacks every image: leave it out, or give --adv_loss attacked")
+NOT_TRADES = given(lambda options: options.adv_loss != "trades" or (options.adv_attack, options.train_rand_init) == (
+    "pgd", True), "trades has its own pgd, from a random point: leave it out, or give --adv_loss attacked")
 AWP = given(lambda options: options.awp_gamma, "for weight perturbation: add --awp_gamma")
 TRAINED_BACKBONE = given(lambda options: not options.freeze_backbone, "--freeze_backbone leaves the backbone as it is: "
                          "leave one of them out")
@@ -74,7 +74,7 @@ SCHEDULE = (
     schedule("label_smoothing", number(float, low=0, high=1), 0.0, "share of the target that all classes get alike",
              needs=(SMOOTHED,)),
     schedule("ema", number(float, low=0, high=0.999999), None, "decay of a moving average of the weights, such as "
-             "0.999, which is validated and tested instead of the trained weights"),
+             "0.999, which is validated and saved for tests instead of the trained weights", modes=(TRAIN,)),
     schedule("print_interval", number(int, low=1), 10, "iterations between loss lines"),
     schedule("val_interval", number(int, low=1), 100, "iterations between validations"),
     schedule("val_attack", plain_text, None, "attack some images at each validation too: their mean IoU is logged",
@@ -127,20 +127,21 @@ adversarial = partial(Flag, group="adversarial training", needs=(ADV,))
 ADVERSARIAL = (
     adversarial("adv", bool, False, "train on attacked images, with any optimizer", needs=()),
     adversarial("adv_attack", plain_text, "pgd", "attack of training images; fgsm is one step of the whole eps",
-                choices=ADVERSARIES),
+                choices=ADVERSARIES, needs=(ADV, NOT_TRADES)),
     adversarial("adv_loss", plain_text, "attacked", "the loss of the attacked images, or trades: that of the images "
                 "themselves plus trades_beta times the divergence of the attacked ones' predictions",
-                choices=("attacked", "trades"), needs=(ADV, WHOLE_BATCH, BY_PGD)),
+                choices=("attacked", "trades"), ),
     adversarial("trades_beta", number(float, above=0), 6.0, "weight of that divergence", needs=(ADV, TRADES)),
     adversarial("train_eps", number(float, above=0), None,
                 "radius: 4/255 or a number below 1; for l2 any (default: 4/255; l2 0.5)"),
     adversarial("train_alpha", share_of_eps, "eps/2", "step size: a share of eps, or a number",
                 needs=(ADV, SEVERAL_STEPS)),
     adversarial("train_step", number(int, low=1), 3, "steps", needs=(ADV, SEVERAL_STEPS)),
-    adversarial("train_rand_init", bool, True, "begin at a random point of the ball", needs=(ADV, SEVERAL_STEPS)),
+    adversarial("train_rand_init", bool, True, "begin at a random point of the ball",
+                needs=(ADV, SEVERAL_STEPS, NOT_TRADES)),
     adversarial("norm", plain_text, "linf", "norm of the radius in training", choices=NORMS),
     adversarial("adv_ratio", number(float, above=0, high=1), 1.0,
-                "share of each batch that is attacked, rounded down (DDC-AT: 0.5)"),
+                "share of each batch that is attacked, rounded down (DDC-AT: 0.5)", needs=(ADV, EVERY_IMAGE)),
     adversarial("awp_gamma", number(float, low=0), 0.0,
                 "adversarial weight perturbation, relative to each layer's norm; 0.005 is usual, 0 turns it off"),
     adversarial("awp_start_itr", number(float, low=0), 0,

@@ -39,8 +39,9 @@ def stamp(state: dict) -> dict:
 
 def check_types(state: dict):
     """Raise TypeError, ValueError for a value of the wrong type or range: the file may come from a stranger."""
-    if isinstance(itr := state.get("cur_itrs"), int) and itr < 0:
-        raise ValueError(f"iteration {itr}")
+    for key in ("cur_itrs", "averaged"):
+        if isinstance(count := state.get(key), int) and not 0 <= count < 2**53:
+            raise ValueError(f"{key} is {count}")
     for key, (kind, _) in KEYS.items():
         if key in state and not isinstance(state[key], (int, float) if kind is float else kind):
             raise TypeError(f"{key} is of type {type(state[key]).__name__}")

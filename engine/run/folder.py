@@ -30,7 +30,7 @@ class Run:
 
     def continue_restarted(self, call: Call) -> Call:
         """Return the call as --continue_training if torchrun has begun this run and restarts it; else as it is."""
-        if call.mode != TRAIN or not launch.restarted() or not self._is_of_this_job():
+        if call.mode != TRAIN or not launch.count_restarts() or not self._is_of_this_job():
             return call
         logger.info("torchrun has restarted the processes: %s continues", self.folder)
         given = {name: value for name, value in call.given.items()

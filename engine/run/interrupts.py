@@ -4,7 +4,7 @@ import signal
 import socket
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 from utils.launch import launched
 from utils.ranks import is_main
@@ -25,6 +25,23 @@ class Stopped(Exception):
 
 class Terminated(KeyboardInterrupt):
     """A SIGTERM outside of training; handlers of Ctrl-C catch it too."""
+
+
+@contextmanager
+def held_signals():
+    """Hold back signals in this block: an exception within an import may be swallowed, or leave half a module."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received = []
+    before = {signum: signal.signal(signum, lambda number, _: received.append(number)) for signum in SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+    if received:
+        raise KeyboardInterrupt if received[0] == signal.SIGINT else Terminated
 
 
 class Interrupts:

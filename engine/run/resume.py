@@ -185,7 +185,7 @@ def _identify(value):
 
 def _log_changes(options: Options, saved: dict):
     """Log the options that this call changes."""
-    for name in sorted(options.given & saved.keys()):
+    for name in sorted(saved):
         now, before = getattr(options, name), saved[name]
         if now != before:
             rest = f"; the {options.lr_policy} schedule is rebuilt for it" if name == "total_itrs" else ""

@@ -46,6 +46,8 @@ def build_trainer(setup) -> Trainer:
         attack=attack, attacked=precise(model, amp=options.attack_amp), accumulate=options.accumulate,
         micro=options.sam_mode == "micro", clip_grad=options.clip_grad, average=WeightAverage(model.model, options.ema),
         trades_beta=options.trades_beta if options.adv_loss == "trades" else None)
+    if options.ema is not None:
+        logger.info("Validations and checkpoints use the average of the weights, with decay %g", options.ema)
     _warn_about_slow_statistics(options, has_backbone=find_backbone(model.model) is not None)
     if options.attack_amp and attack is not None:
         log_sign_differences(model, *next(train_loader.iterate_from(0)))
@@ -121,11 +123,11 @@ def build_training_attack(options) -> Attack | None:
         settings |= {"steps": options.train_step, "random_start": options.train_rand_init,
                      "step_size": compute_step_size(options.train_alpha, options.train_eps)}
     if options.adv_loss == "trades":
-        del settings["random_start"]
-        attack = TradesPGD(**settings)
+        attack = TradesPGD(**{name: value for name, value in settings.items() if name != "random_start"})
     else:
         attack = build_attack(options.adv_attack, **settings)
-    logger.info("Using adversarial training on %g %% of each batch: %r", 100 * options.adv_ratio, attack)
+    logger.info("Using adversarial training on %g %% of each batch%s: %r", 100 * options.adv_ratio,
+                f", TRADES with beta {options.trades_beta:g}" if options.adv_loss == "trades" else "", attack)
     return attack
 
 
@@ -193,5 +195,6 @@ def _warn_about_slow_statistics(options, *, has_backbone: bool):
     if has_backbone and options.ckpt is None and not options.freeze_backbone and renewed < BN_ITRS_TIMES_MOMENTUM:
         left = 100 * (1 - options.bn_momentum) ** options.total_itrs
         logger.warning("Warning: --total_itrs %d is too short for --bn_momentum %g: %.0f %% of the backbone's initial "
-                       "BatchNorm statistics will remain; give --bn_momentum 0.1 "
-                       "(docs/training.md#batchnorm-momentum)", options.total_itrs, options.bn_momentum, left)
+                       "BatchNorm statistics will remain; %s (docs/training.md#batchnorm-momentum)", options.total_itrs,
+                       options.bn_momentum, left, "give --bn_momentum 0.1" if options.bn_momentum < 0.1 else
+                       "train longer")

@@ -84,7 +84,7 @@ def test_a_number_counts_the_gpus_that_are_visible(machine, asked, visible, expe
 
 def test_a_number_beyond_the_visible_gpus_is_refused(machine):
     machine(gpus=1, visible="5")
-    with pytest.raises(UserError, match="--device cuda:1: CUDA_VISIBLE_DEVICES is 5"):
+    with pytest.raises(UserError, match="--device cuda:1: CUDA_VISIBLE_DEVICES is .5., its GPUs"):
         choose_device("cuda:1")
 
 
@@ -92,7 +92,8 @@ def test_a_number_beyond_the_visible_gpus_is_refused(machine):
     (["--device", "cuda", "--gpu_id", "0,1"], True), (["--device", "cuda:1", "--gpu_id", "1"], True),
     (["--gpu_id", "1"], True), (["--device", "cuda:0", "--gpu_id", "1"], False),
     (["--device", "cpu", "--gpu_id", "0"], False), (["--device", "mps", "--gpu_id", "0"], False)])
-def test_gpu_id_and_device_must_mean_the_same(flags, fits):
+def test_gpu_id_and_device_must_mean_the_same(monkeypatch, flags, fits):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if fits:
         options_of(*flags)
         return
@@ -151,7 +152,9 @@ def test_on_mps_no_tensor_is_float64_and_the_results_are_the_cpus(apple, tmp_pat
     for name, value in weights[1].items():
         torch.testing.assert_close(weights[0][name], value, rtol=1e-3, atol=1e-4)
     for one, other in zip(found["mps"]["results"], found["cpu"]["results"], strict=True):
-        assert one["attack"] == other["attack"] and one["Mean IoU"] == pytest.approx(other["Mean IoU"], abs=0.05)
+        follows_gradient = one["attack"] not in ("none", "square", "uniform_noise", "sign_noise")  # signs of rounding
+        assert one["attack"] == other["attack"]
+        assert one["Overall Acc"] == pytest.approx(other["Overall Acc"], abs=0.02 if follows_gradient else 0.002)
     main(["--output_dir", str(tmp_path), "--exp_name", "mps", "--device", "mps", "--test_only", "--attack",
           "pgd", "race", "--attack_norm", "l2", "--steps", "6", "--num_workers", "0", "--val_images", "4"])
 

@@ -1,5 +1,9 @@
 """What the user can mend is one line on stderr and exit code 2; anything else stays a traceback."""
 import multiprocessing
+import os
+import signal
+import time
+from contextlib import suppress
 
 import pytest
 import torch
@@ -8,6 +12,7 @@ from datasets import build_datasets, build_loaders
 from engine.options import read_call
 from engine.run import exits
 from engine.run.exits import reported_errors
+from engine.run.interrupts import held_signals
 from utils import launch
 from utils.distributed import OtherRankFailed
 from utils.errors import UserError
@@ -43,6 +48,18 @@ def test_ctrl_c_is_130_and_a_bug_stays_a_bug():
     assert stop.value.code == 130
     with pytest.raises(ZeroDivisionError), reported_errors():
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_within_an_import_that_swallows_exceptions_ends_the_call_after_it(signum, code):
+    ended = []
+    with pytest.raises(SystemExit) as stop, reported_errors():
+        with held_signals(), suppress(BaseException):  # as NumPy and torch do while they are imported
+            os.kill(os.getpid(), signum)
+            time.sleep(0.05)
+            ended.append("import")
+        ended.append("call")
+    assert stop.value.code == code and ended == ["import"]
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_a_run_shows_the_flags_and_keeps_the_name(trained, tmp_path, capsys):
 
 def test_a_training_repeats_the_flags_not_the_protocol(train, tmp_path, monkeypatch):
     """Beside --options another --attack may stand, which the protocol is not."""
-    monkeypatch.setattr("main.sweep_planned", lambda setup: setup.options.to_dict())
+    monkeypatch.setattr("engine.evaluation.plan.sweep_planned", lambda setup: setup.options.to_dict())
     first = train(tmp_path, "--protocol", "smoke")
     assert first["protocol"] == "smoke" and first["attack"] == ["fgsm", "pgd"]
     again = main(["--options", str(tmp_path / "exp" / "opts.txt"), "--exp_name", "again"])

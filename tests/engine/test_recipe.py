@@ -64,9 +64,9 @@ def pretend_ranks(monkeypatch, count: int):
     (["--step_size", "10", "--lr_policy", "step"], None),
     (["--adv_loss", "trades"], "--adv_loss: for adversarial training: add --adv"),
     (["--adv", "--trades_beta", "3"], "--trades_beta: for TRADES: add --adv_loss trades"),
-    (["--adv", "--adv_loss", "trades", "--adv_ratio", "0.5"], "--adv_loss: trades attacks every image"),
-    (["--adv", "--adv_loss", "trades", "--adv_attack", "segpgd"], "--adv_loss: trades has its own pgd"),
-    (["--adv", "--adv_loss", "trades", "--no-train_rand_init"], "--adv_loss: trades has its own pgd"),
+    (["--adv", "--adv_loss", "trades", "--adv_ratio", "0.5"], "--adv_ratio: trades attacks every image: leave it out"),
+    (["--adv", "--adv_loss", "trades", "--adv_attack", "segpgd"], "--adv_attack: trades has its own pgd"),
+    (["--adv", "--adv_loss", "trades", "--no-train_rand_init"], "--train_rand_init: trades has its own pgd"),
     (["--adv", "--adv_loss", "trades", "--trades_beta", "3", "--train_step", "5"], None),
     (["--adv", "--attack", "none", "--eps", "8/255"], "--eps: for --attack"),
 ])

@@ -237,11 +237,11 @@ class Poisoned(InOrder):
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "SAM"])
 def test_an_iteration_that_is_not_finite_is_skipped_counted_and_leaves_no_trace(tmp_path, data, optimizer, capsys):
     start_log()
-    trainer = trainer_of(tmp_path, data, optimizer)
+    trainer = trainer_of(tmp_path, data, optimizer, ema=0.5)
     trainer.loader = Poisoned(data, {1, 3, 4})
     trainer.train(6, print_interval=1, val_interval=10)
     stop_log()
-    plain = trainer_of(tmp_path, data, optimizer)
+    plain = trainer_of(tmp_path, data, optimizer, ema=0.5)
     for itr, (images, labels) in zip(range(6), InOrder(data).iterate_from(0), strict=False):
         if itr in (1, 3, 4):
             plain.scheduler.step()
@@ -251,6 +251,8 @@ def test_an_iteration_that_is_not_finite_is_skipped_counted_and_leaves_no_trace(
             plain.step(images, labels)
     for key, value in plain.model.state_dict().items():  # BatchNorm's statistics among them
         assert torch.equal(trainer.model.state_dict()[key], value), key
+    assert trainer.average.count == 3  # the three steps that were taken
+    assert all(torch.equal(trainer.average.values[name], value) for name, value in plain.average.values.items())
     assert trainer.cur_itrs == 6 and (trainer.skips.count, trainer.skips.in_a_row) == (3, 0)
     out = capsys.readouterr().out
     assert "Iteration 5 skipped: the loss or its gradient is not finite (2 in a row, 3 in total)" in out

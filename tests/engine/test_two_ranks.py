@@ -124,6 +124,18 @@ def test_torchrun_trains_attacks_and_writes_once(tmp_path, start, small):
     assert alone["Class IoU"] == results["results"][0]["Class IoU"]
 
 
+def test_the_average_that_ranks_validate_is_the_one_that_is_saved(tmp_path, start, small):
+    """Without --sync_bn their own averages of BatchNorm's statistics differ."""
+    done = start(*small, "--batch_size", "8", "--output_dir", str(tmp_path), "--total_itrs", "4", "--val_interval",
+                 "4", "--ema", "0.5", "--no-sync_bn", "--lr", "0.1", "--bn_momentum", "0.5", "--backbone_lr_mult", "1", ranks=2)
+    out, err = done.communicate(timeout=600)
+    assert done.returncode == 0, err
+    best = next((tmp_path / "exp").glob("best_*"))
+    alone, = main(["--test_only", "--output_dir", str(tmp_path), "--exp_name", "one", "--num_workers", "0", "--ckpt",
+                   str(best)])["results"]
+    assert alone["Mean IoU"] == pytest.approx(torch.load(best, weights_only=True)["best_score"], abs=1e-9)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_ctrl_c_stops_all_processes_together_and_saves(tmp_path, start, small):
     flags = [*small, "--batch_size", "4", "--output_dir", str(tmp_path), "--total_itrs", "100000", "--val_interval",
