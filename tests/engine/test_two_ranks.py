@@ -126,8 +126,9 @@ def test_torchrun_trains_attacks_and_writes_once(tmp_path, start, small):
 
 def test_the_average_that_ranks_validate_is_the_one_that_is_saved(tmp_path, start, small):
     """Without --sync_bn their own averages of BatchNorm's statistics differ."""
-    done = start(*small, "--batch_size", "8", "--output_dir", str(tmp_path), "--total_itrs", "4", "--val_interval",
-                 "4", "--ema", "0.5", "--no-sync_bn", "--lr", "0.1", "--bn_momentum", "0.5", "--backbone_lr_mult", "1", ranks=2)
+    flags = [*small, "--batch_size", "8", "--output_dir", str(tmp_path), "--total_itrs", "4", "--val_interval", "4"]
+    done = start(*flags, "--ema", "0.5", "--no-sync_bn", "--lr", "0.1", "--bn_momentum", "0.5", "--backbone_lr_mult",
+                 "1", ranks=2)
     out, err = done.communicate(timeout=600)
     assert done.returncode == 0, err
     best = next((tmp_path / "exp").glob("best_*"))
