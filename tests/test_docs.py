@@ -99,7 +99,7 @@ def test_readme_is_short_and_every_page_is_there():
     assert {page_name(path) for path in (ROOT / "docs").rglob("*.md")} == {page_name(path) for path in FILES[1:]}
 
 
-@pytest.mark.parametrize("name", ["attacks_voc", "attacks_voc_native", "attacks_camvid"])
+@pytest.mark.parametrize("name", ["attacks_voc", "attacks_voc_native", "attacks_camvid", "attacks_camvid_at"])
 def test_tables_of_strength_are_those_of_the_results(name):
     summary = json.loads((ROOT / "results" / f"{name}.json").read_text())["summary"]
     assert format_table(summary) in (ROOT / "docs" / "attacks.md").read_text()
