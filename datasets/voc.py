@@ -126,8 +126,8 @@ def read_aug(root: Path, folder: Path, masks: Path) -> tuple[list[Entry], Path]:
     val.txt.
     """
     if not masks.is_dir():
-        raise UserError(f"--year 2012_aug needs the folder {masks}: unpack the SegmentationClassAug masks there, "
-                        "or use --year 2012.")
+        raise UserError(f"--year 2012_aug needs the folder {masks}: make it with python -m datasets.voc_aug, or "
+                        "use --year 2012 (docs/data.md#voc-aug).")
     lists = (root / "train_aug.txt", folder / "ImageSets" / "Segmentation" / "train_aug.txt")
     origin = next((path for path in lists if path.exists()), masks)
     if origin != masks:

@@ -18,7 +18,7 @@ def take_shard(loader: DataLoader, dataset, shard: str, *, folder: Path) -> tupl
     batches, (number, count) = list_batches(loader), read_shard(shard)
     own = batches[number - 1::count]
     with fail_together():
-        if is_main():
+        if own and is_main():
             write_list(folder, **{key: [images.name(index) for batch in some for index in batch]
                                   for key, some in (("every", batches), ("own", own))})
     return select_batches(loader, own), images.digest(loader)

@@ -17,6 +17,8 @@ def is_corruption(settings: dict) -> bool:
 
 def read_baseline(folder: Path) -> list[Record]:
     """Return the records of corruptions in a run folder, newest first; UserError if there are none."""
+    if not folder.is_dir():
+        raise UserError(f"--corrupt_baseline: no folder {folder}: give a run's folder, or its name in --output_dir")
     found = [record for record in reversed(read_records(folder)) if record.header and is_corruption(record.settings)]
     if not found:
         raise UserError(f"--corrupt_baseline: no records of corruptions in {folder}: evaluate that run with --corrupt "

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.records.store import Record, read
 from utils.errors import UserError
-from utils.files import SHARDS, find_shard
+from utils.files import SHARDS
 from utils.logging import logger
 from utils.strict_json import canonical
 
@@ -22,8 +22,8 @@ def read_shard(text: str) -> tuple[int, int]:
 
 
 def list_parts(run: Path) -> list[Path]:
-    """Return the run's folder, then those of its shards."""
-    shards = {path: path.name.partition("-of-") for path in (run / SHARDS).glob("*-of-*")}
+    """Return the run's folder, then those of its shards that have images."""
+    shards = {path.parent: path.parent.name.partition("-of-") for path in (run / SHARDS).glob(f"*-of-*/{LIST}")}
     numbered = {path: (int(count), int(number)) for path, (number, _, count) in shards.items()
                 if number.isdecimal() and count.isdecimal()}
     return [run, *sorted(numbered, key=numbered.get)]
@@ -92,12 +92,21 @@ def _merge(records: Iterable[Record], every: list[str]) -> Record:
 
 
 def _report_missing(run: Path, lists: dict[Path, dict], attacks: Iterable[dict[Path, Record]]):
-    """Log the shards that have no folder, or lack an image of theirs in a record that another one has."""
-    counts = {read_shard(folder.name.replace("-of-", "/"))[1] for folder in lists}
-    missing = {f"{number}/{count}" for count in counts for number in range(1, count + 1)
-               if find_shard(run, f"{number}/{count}") not in lists}
-    missing |= {folder.name.replace("-of-", "/") for folder, found in lists.items() for attack in attacks
-                if any(name not in record for name in found["own"] for record in [attack.get(folder, ())])}
+    """Log the shards without a folder, or with an image that no folder has under an attack that shards have begun."""
+    begun = [set().union(*(record.names for record in of_folders.values())) for of_folders in attacks
+             if of_folders.keys() & lists.keys()]
+    shards = {folder: read_shard(folder.name.replace("-of-", "/")) for folder in lists}
+    missing = {shards[folder] for folder, found in lists.items()
+               if any(not names.issuperset(found["own"]) for names in begun)}
+    for count in {count for _, count in shards.values()}:
+        of_count = [folder for folder, shard in shards.items() if shard[1] == count]
+        covered = [name for folder in of_count for name in lists[folder]["own"]]
+        absent = {(number, count) for number in range(1, count + 1)} - set(shards.values())
+        if set(covered) != set(lists[of_count[0]]["every"]):
+            missing |= absent
+        if len(covered) != len(set(covered)) or not absent and len(covered) != len(lists[of_count[0]]["every"]):
+            logger.warning("%s: the shards 1/%d to %d/%d don't have each image once: run them again with the same "
+                           "--val_batch_size", run, count, count, count)
     if missing:
         logger.warning("%s: missing or incomplete: %s; run each again", run, ", ".join(
-            f"--shard {shard}" for shard in sorted(missing, key=lambda shard: read_shard(shard)[::-1])))
+            f"--shard {number}/{count}" for number, count in sorted(missing, key=lambda shard: shard[::-1])))

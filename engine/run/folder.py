@@ -44,9 +44,9 @@ class Run:
     def refuse_if_used(self, *, training: bool, ckpt: str | None, overwrite: bool, continue_training: bool):
         """Raise UserError if the folder holds another run.
 
-        Only rank 0 checks: when other ranks get here, this run may already have written files.
+        All ranks check, before they join, so that none waits for one that has been refused.
         """
-        if not is_main() or not self.files(CHECKPOINTS):
+        if not self.files(CHECKPOINTS):
             return
         foreign = ckpt is not None and Path(ckpt).resolve().parent != self.folder.resolve()
         if not training:

@@ -48,7 +48,7 @@ def test_every_flag_of_attacks_reaches_their_settings():
              "restarts": ["3"], "attack_seed": ["5"], "target_class": ["2"], "attack_norm": ["l2"],
              "race_aim": ["miou"], "min_radius_share": ["0.9"]}
     others = {"test_only", "attack", "eps", "warm_start", "val_images", "save_val_results", "sheet_images",
-              "transfer_from", "protocol", "corrupt", "severity", "corrupt_baseline"}
+              "transfer_from", "protocol", "corrupt", "severity", "corrupt_baseline", "shard"}
     assert {name for name, flag in FLAGS.items() if flag.group == "attacked evaluation"} == typed.keys() | others
     for name, words in typed.items():
         attack = {"red_eps": "apgd", "race_aim": "race", "min_radius_share": "min_radius"}.get(name, "pgd")

@@ -85,7 +85,7 @@ def test_a_report_holds_them_like_attacks(runs):
     (["--corrupt", "rain"], "choose from all, gaussian_noise, shot_noise"),
     (["--corrupt", "fog", "--severity", "6"], "--severity: 6 is out of bounds: 1 to 5"),
     (["--severity", "3"], "--severity: for corruptions: add --corrupt"),
-    (["--corrupt", "fog", "--corrupt_baseline", "nothing"], "--corrupt_baseline: no records of corruptions in nothing"),
+    (["--corrupt", "fog", "--corrupt_baseline", "nothing"], "--corrupt_baseline: no folder nothing"),
     (["--corrupt", "fog", "--attack", "fgsm", "--transfer_from", "x.pth"], "leave out --transfer_from")])
 def test_bad_flags(runs, flags, says, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -77,6 +77,25 @@ def test_a_shard_without_images_ends_well(copy, capsys):
     assert "--shard 7/9 has no images" in capsys.readouterr().out
 
 
+def test_what_only_the_whole_run_has_is_not_missing_in_shards(copy, capsys):
+    main(["--test_only", "--num_workers", "0", "--val_batch_size", "6", "--attack", "fgsm", "--eps", "4/255",
+          "--output_dir", str(copy), "--exp_name", "parts"])
+    evaluate(copy, "parts", "--shard", "7/9")  # without images
+    capsys.readouterr()
+    report(copy, "parts")
+    captured = capsys.readouterr()
+    assert "missing" not in captured.out + captured.err
+
+
+def test_shards_of_other_batches_are_named(copy, capsys):
+    shutil.rmtree(copy / "parts" / "shards" / "4-of-4")
+    evaluate(copy, "parts", "--shard", "4/4", "--val_batch_size", "3")
+    report(copy, "parts")
+    captured = capsys.readouterr()
+    assert "the shards 1/4 to 4/4 don't have each image once: run them again with the same --val_batch_size" in (
+        captured.out + captured.err)
+
+
 def test_shards_of_other_images_are_refused(copy, refused):
     evaluate(copy, "parts", "--shard", "1/2", "--val_images", "8")
     line = refused(["--report", "parts", "--output_dir", str(copy)])

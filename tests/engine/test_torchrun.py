@@ -98,7 +98,7 @@ def test_a_report_is_for_one_process_and_rank_0_says_so(trained, start):
     assert not lines[1:] or lines[1:] == [f"[rank 1] {lines[0]}"]  # a slow machine takes its time to end rank 1
 
 
-def test_before_the_ranks_meet_only_rank_0_has_a_folder(tmp_path, monkeypatch):
+def test_before_the_ranks_meet_all_refuse_and_only_rank_0_writes(tmp_path, monkeypatch):
     run, call = Run(tmp_path / "exp"), {"ckpt": None, "overwrite": False, "continue_training": False}
     run.folder.mkdir()
     (run.folder / "opts.txt").touch()
@@ -108,7 +108,8 @@ def test_before_the_ranks_meet_only_rank_0_has_a_folder(tmp_path, monkeypatch):
         run.refuse_if_used(training=True, **call)
     for name, value in zip(TORCHRUN, ("1", "2", "1", "127.0.0.1", "29500"), strict=True):
         monkeypatch.setenv(name, value)
-    run.refuse_if_used(training=True, **call)
+    with pytest.raises(UserError, match="earlier run"):
+        run.refuse_if_used(training=True, **call)
     run.open(training=True)
     assert tree(tmp_path) == {"exp/opts.txt": b"", "exp/latest_x_voc_os16.pth": b""}
     with pytest.raises(UserError, match="^--verify runs in one process"):
