@@ -7,7 +7,7 @@ INSTALL = PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS) $(BI
 # A process a core, one thread each; tests move to a process that has none left.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: setup extras demo check test test-arithmetic test-oldest lint docs clean
+.PHONY: setup extras demo check test test-arithmetic test-oldest test-versions lint docs clean
 
 setup: $(VENV)/.installed
 
@@ -38,6 +38,8 @@ test-arithmetic: setup
 	ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE $(PYTEST)
 
 # The suite under the oldest torch that requirements.txt allows, in an environment of its own.
+test-versions: test test-oldest
+
 test-oldest:
 	$(MAKE) extras test VENV=.venv-oldest CONSTRAINTS=tests/constraints-oldest.txt
 
