@@ -1,8 +1,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
-# Both names: pip before 25.3 hands PIP_CONSTRAINT to the build of an sdist, newer ones PIP_BUILD_CONSTRAINT.
 CONSTRAINTS ?= constraints.txt
+# Both names: pip before 25.3 hands PIP_CONSTRAINT to the build of an sdist, newer ones PIP_BUILD_CONSTRAINT.
 INSTALL = PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS) $(BIN)/pip install
 # A process a core, one thread each; tests move to a process that has none left.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
@@ -37,9 +37,9 @@ test-arithmetic: setup
 	DNNL_MAX_CPU_ISA=AVX2 $(PYTEST)
 	ATEN_CPU_CAPABILITY=default DNNL_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE $(PYTEST)
 
-# The suite under the oldest torch that requirements.txt allows, in an environment of its own.
 test-versions: test test-oldest
 
+# The suite under the oldest torch that requirements.txt allows, in an environment of its own.
 test-oldest:
 	$(MAKE) extras test VENV=.venv-oldest CONSTRAINTS=tests/constraints-oldest.txt
 

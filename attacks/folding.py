@@ -153,7 +153,7 @@ def _compare(network: nn.Module, form: nn.Module, image: Tensor) -> float:
     finally:
         torch.backends.cudnn.allow_tf32 = tf32
     tiny = torch.finfo(torch.float32).tiny
-    return torch.stack([(one - other).abs().max().float() / one.abs().max().float().clamp_min(tiny)
+    return torch.stack([to_float64((one - other).abs().max()) / to_float64(one.abs().max()).clamp_min(tiny)
                         for one, other in outputs]).max().item()
 
 

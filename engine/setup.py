@@ -118,8 +118,7 @@ def prepare(call: Call) -> Setup:
         for size in choose_trial_sizes(options, data[-1]):
             check_custom(model, *size)
     return Setup(options, run.of_shard(options.shard), checkpoint, classes, source, attacks, device, model, *data,
-                 skipped,
-                 build_dashboard(options), place_sources(sources, device, choose_form(options)))
+                 skipped, build_dashboard(options), place_sources(sources, device, choose_form(options)))
 
 
 def build_data(options: Options, device: torch.device, *, source: dict, skipped: dict | None = None):

@@ -24,7 +24,7 @@ def choose_device(device: str = "auto", gpu_id: str | None = None) -> torch.devi
     """
     if launch.launched():
         return _join_ranks(device)
-    if device == "cpu" or device == "mps":
+    if device in ("cpu", "mps"):
         return _take_other(device, asked=True)
     flag = f"--gpu_id {gpu_id}" if gpu_id else f"--device {device}"
     gpu_id = gpu_id or _find_visible(device)
@@ -62,7 +62,7 @@ def _find_visible(device: str) -> str | None:
     visible = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
     if int(number) >= len(visible):
         raise UserError(f"--device {device}: CUDA_VISIBLE_DEVICES is {os.environ['CUDA_VISIBLE_DEVICES']!r}, its GPUs "
-                        f"are counted from cuda:0: give one of them, or unset that variable")
+                        "are counted from cuda:0: give one of them, or unset that variable")
     return visible[int(number)]
 
 

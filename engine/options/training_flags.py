@@ -130,7 +130,7 @@ ADVERSARIAL = (
                 choices=ADVERSARIES, needs=(ADV, NOT_TRADES)),
     adversarial("adv_loss", plain_text, "attacked", "the loss of the attacked images, or trades: that of the images "
                 "themselves plus trades_beta times the divergence of the attacked ones' predictions",
-                choices=("attacked", "trades"), ),
+                choices=("attacked", "trades")),
     adversarial("trades_beta", number(float, above=0), 6.0, "weight of that divergence", needs=(ADV, TRADES)),
     adversarial("train_eps", number(float, above=0), None,
                 "radius: 4/255 or a number below 1; for l2 any (default: 4/255; l2 0.5)"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.records.store import Record, read
 from utils.errors import UserError
-from utils.files import SHARDS
+from utils.files import SHARDS, find_shard
 from utils.logging import logger
 from utils.strict_json import canonical
 
@@ -65,10 +65,13 @@ def _read_folder(folder: Path) -> list[Record]:
 
 def _read_list(folder: Path) -> dict:
     try:
-        return json.loads((folder / LIST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"{folder / LIST} is missing or damaged: run --shard {folder.name.replace('-of-', '/')} again, "
-                        f"or delete {folder}") from None
+        found = json.loads((folder / LIST).read_text(encoding="utf-8"))
+        if not all(isinstance(name, str) for key in ("every", "own") for name in found[key]):
+            raise TypeError("a name that is not text")
+    except (OSError, ValueError, TypeError, KeyError):
+        raise UserError(f"{folder / LIST} is missing or damaged: run --shard {_name(folder)} again, or delete "
+                        f"{folder}") from None
+    return found
 
 
 def _find_order(run: Path, lists: dict[Path, dict]) -> list[str]:
@@ -92,21 +95,26 @@ def _merge(records: Iterable[Record], every: list[str]) -> Record:
 
 
 def _report_missing(run: Path, lists: dict[Path, dict], attacks: Iterable[dict[Path, Record]]):
-    """Log the shards without a folder, or with an image that no folder has under an attack that shards have begun."""
+    """Log the shards that lack images, and those that overlap or leave some out."""
     begun = [set().union(*(record.names for record in of_folders.values())) for of_folders in attacks
-             if of_folders.keys() & lists.keys()]
-    shards = {folder: read_shard(folder.name.replace("-of-", "/")) for folder in lists}
-    missing = {shards[folder] for folder, found in lists.items()
+             if of_folders.keys() & lists.keys()]  # the images under each attack that shards have begun, of all folders
+    missing = {_name(folder) for folder, found in lists.items()
                if any(not names.issuperset(found["own"]) for names in begun)}
-    for count in {count for _, count in shards.values()}:
-        of_count = [folder for folder, shard in shards.items() if shard[1] == count]
-        covered = [name for folder in of_count for name in lists[folder]["own"]]
-        absent = {(number, count) for number in range(1, count + 1)} - set(shards.values())
-        if set(covered) != set(lists[of_count[0]]["every"]):
-            missing |= absent
-        if len(covered) != len(set(covered)) or not absent and len(covered) != len(lists[of_count[0]]["every"]):
+    for count in {read_shard(_name(folder))[1] for folder in lists}:
+        named = {f"{number}/{count}": find_shard(run, f"{number}/{count}") for number in range(1, count + 1)}
+        present = [lists[folder] for folder in named.values() if folder in lists]
+        covered = [name for found in present for name in found["own"]]
+        every = present[0]["every"]
+        if set(covered) != set(every):
+            missing |= {shard for shard, folder in named.items() if folder not in lists}
+        if len(covered) != len(set(covered)) or (len(present) == count and len(covered) != len(every)):
             logger.warning("%s: the shards 1/%d to %d/%d don't have each image once: run them again with the same "
                            "--val_batch_size", run, count, count, count)
     if missing:
         logger.warning("%s: missing or incomplete: %s; run each again", run, ", ".join(
-            f"--shard {number}/{count}" for number, count in sorted(missing, key=lambda shard: shard[::-1])))
+            f"--shard {shard}" for shard in sorted(missing, key=lambda shard: read_shard(shard)[::-1])))
+
+
+def _name(folder: Path) -> str:
+    """Return `I/N` of a shard's folder I-of-N."""
+    return folder.name.replace("-of-", "/")

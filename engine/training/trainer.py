@@ -121,7 +121,7 @@ class Trainer:
 
     def validate_and_save(self):
         """Score the model; write latest_* before (a kill loses no iteration) and after, best_* if it is the best."""
-        distributed.broadcast_tensors([*self.model.buffers(), *self.average.values.values()])  # without --sync_bn
+        distributed.broadcast_tensors([*self.model.buffers(), *self.average.values.values()])  # ranks may differ
         self.save("latest")
         logger.info("validation...")
         with self.average.in_use():

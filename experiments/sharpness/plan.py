@@ -62,7 +62,7 @@ class Plan:
     data: tuple[str, ...]
     recipe: tuple[str, ...]
     methods: dict[str, Method]
-    iterations: int = 1000  # chosen on a split of the training images, see the page
+    iterations: int = 1000  # chosen by SGD's curve on a split of the training images
     images: int = 25
     race_steps: int = 30
     other_race_steps: tuple[int, ...] = (10, 60, 120)
