@@ -144,14 +144,14 @@ def _run_main(flags, *, real: bool, first: Callable | None):
 def _run_torchrun(flags, ranks: int, restarts: int, how: dict):
     """torch.distributed.run, of whose agent only the start of a process is another: by the same server."""
     from torch.distributed import run
-    from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
+    from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 
     context = get_context("forkserver")
     forkserver._forkserver.ensure_running = lambda: None  # its address came with the fork
 
-    def start(*, args, env, **_):
+    def start(_, args, env):
         out, err = (Connection(os.dup(number), readable=False) for number in (1, 2))
         return Process(context, flags, out, err, env, **how)
 
-    subprocess_handler.Popen = start
+    SubprocessHandler._popen = start
     run.main(["--standalone", f"--nproc_per_node={ranks}", f"--max-restarts={restarts}", "main.py", *flags])
