@@ -20,7 +20,7 @@ from utils.images import choose_evenly
 
 RHOS = 0.02, 0.1
 SEED, BATCHES, BATCH_SIZE = 2026, 2, 8  # of the training crops
-IMAGES = 25
+IMAGES = 16
 ITERATIONS, TOLERANCE = 30, 0.01  # at most, of the power iteration; the relative change at which it ends
 
 
