@@ -9,6 +9,7 @@ import torch
 from utils import distributed, launch
 from utils.errors import UserError
 from utils.logging import logger
+from utils.memory import keep_freed_memory
 
 try:
     import resource
@@ -22,6 +23,7 @@ def choose_device(device: str = "auto", gpu_id: str | None = None) -> torch.devi
     cuda is the first GPU of --gpu_id, else of CUDA_VISIBLE_DEVICES, else GPU 0; under torchrun that of the process's
     number. auto is cuda, else Apple's GPU (mps), else the CPU. Raises UserError for a device that isn't there.
     """
+    keep_freed_memory()
     if launch.launched():
         return _join_ranks(device)
     if device in ("cpu", "mps"):
