@@ -8,6 +8,7 @@ from utils.errors import UserError
 
 from .bad_images import check_and_filter
 from .base import SegmentationDataset, fingerprint
+from .cache import cache_decoded
 from .camvid import CamVid
 from .check import check_dataset
 from .cityscapes import Cityscapes
@@ -25,8 +26,8 @@ from .voc import VOCSegmentation
 
 __all__ = [
     "DATASETS", "IGNORE", "Classes", "ImageSet", "SegmentationDataset", "build_datasets", "build_loaders",
-    "check_and_filter", "check_dataset", "count_frequencies", "count_pixels", "describe", "fingerprint",
-    "list_batches", "make_mask_reader", "make_palette", "select_batches", "with_indices",
+    "cache_decoded", "check_and_filter", "check_dataset", "count_frequencies", "count_pixels", "describe",
+    "fingerprint", "list_batches", "make_mask_reader", "make_palette", "select_batches", "with_indices",
 ]
 
 DATASETS = {

@@ -3,6 +3,8 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
+import torch
+
 from utils.errors import UserError
 
 from .files import read_bytes
@@ -82,6 +84,8 @@ def check_pair(image, label, *, num_classes: int, files: tuple[str, str]):
 
 def check_label(label, *, num_classes: int, file: str):
     """Raise UserError unless all labels are in [0, num_classes) or IGNORE; `file` names the mask in the message."""
+    if label.dtype == torch.uint8 and (label + 1).max() <= num_classes:  # 255 + 1 is 0; 20 times faster than the below
+        return
     outside = label[(label < 0) | (label >= num_classes) & (label != IGNORE)]
     if outside.numel():
         numbers = undo_factor(label.unique().tolist())

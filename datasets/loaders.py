@@ -18,6 +18,7 @@ from utils.text import count_of
 
 from .bad_images import HINT
 from .base import SegmentationDataset
+from .transforms import collate
 
 
 class IndexedDataset(Dataset):
@@ -38,12 +39,12 @@ class SeededDataset(Dataset):
     """A training set whose item (epoch, index) takes its random numbers from (seed, epoch, index) alone."""
 
     def __init__(self, dataset: Dataset, *, seed: int):
-        self.dataset, self.seed = dataset, seed
+        self.load, self.seed = getattr(dataset, "load_bytes", dataset.__getitem__), seed
 
     def __getitem__(self, key: tuple[int, int]):
         epoch, index = key
         with seeded_by(self.seed, "sample", epoch, index):
-            return self.dataset[index]
+            return self.load(index)
 
 
 class Loader(DataLoader):
@@ -75,7 +76,7 @@ def end_workers():
 
 class TrainingLoader:
     """Shuffled training batches (images [B, 3, H, W], labels [B, H, W]) without end; incomplete batches are dropped.
-
+    Both are uint8, to be converted on the device; of a data set without load_bytes(), as its items are.
     Iteration i always has the same batch, whatever was loaded before and however many workers load it, so a resumed
     run continues within its epoch. Under torchrun each process gets its share of the batch. len() is the number of
     iterations per epoch.
@@ -93,7 +94,7 @@ class TrainingLoader:
         batches = self._draw_batches(itr, share=slice(distributed.rank(), None, distributed.world_size()))
         # A separate generator, so that the workers' seed is not drawn from the stream that the network uses.
         return iter(Loader(SeededDataset(self.dataset, seed=self.seed), batch_sampler=batches,
-                           generator=_make_generator(self.seed), **self.settings))
+                           generator=_make_generator(self.seed), collate_fn=collate, **self.settings))
 
     def _draw_batches(self, first: int, *, share: slice) -> Iterator[list[tuple[int, int]]]:
         for epoch in count(first // len(self)):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from attacks import Attack
-from datasets import DATASETS, build_datasets, build_loaders, check_and_filter, describe
+from datasets import DATASETS, build_datasets, build_loaders, cache_decoded, check_and_filter, describe
 from engine.evaluation.plan import plan_attacks
 from engine.options import PREDICT, PROTOCOLS, REPORT, TEST, TRAIN, Call, Options, as_text
 from engine.run.folder import Run
@@ -136,13 +136,14 @@ def build_data(options: Options, device: torch.device, *, source: dict, skipped:
     sets = check_and_filter(sets, check_all=options.check_data, skip_bad=options.skip_bad_images, skipped=skipped,
                             num_workers=options.num_workers)
     train_set, val_set = sets.get("train"), sets["val"]
-    train_size = f"Train set: {len(train_set)}, " if training else ""
-    logger.info("Dataset: %s, %sVal set: %d", options.dataset, train_size, len(val_set))
-    loaders = build_loaders(
+    logger.info("Dataset: %s, %sVal set: %d", options.dataset,
+                f"Train set: {len(train_set)}, " if training else "", len(val_set))
+    cache_decoded(train_set, options.cache, limit_gb=options.cache_gb, num_workers=options.num_workers,
+                  folder=Path(options.output_dir, ".decoded"))
+    return *build_loaders(
         train_set, val_set, batch_size=options.batch_size, val_batch_size=options.val_batch_size,
         val_images=options.val_images, num_workers=options.num_workers, seed=options.random_seed,
-        pin_memory=device.type == "cuda")
-    return *loaders, val_set
+        pin_memory=device.type == "cuda"), val_set
 
 
 def build_network(options: Options, device: torch.device, *, num_classes: int,
@@ -169,8 +170,8 @@ def build_network(options: Options, device: torch.device, *, num_classes: int,
                                             model_state(content), source=options.backbone_weights,
                                             whole=options.freeze_backbone)
         take_normalization(model, content, source=options.backbone_weights)
-    if checkpoint is None and (own := DATASETS[options.dataset].normalization):
-        model.normalization = own
+    if checkpoint is None:
+        model.normalization = DATASETS[options.dataset].normalization or model.normalization
     if options.freeze_backbone and options.mode == TRAIN:
         freeze_backbone(model.model)
     return model.to(device, memory_format=torch.channels_last)  # faster convolutions on CPU and GPU

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests import thin
 
+LINGER = 120  # seconds that what a process has started may live on without it
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -96,15 +97,15 @@ class Started(Process):
             pipe.close()
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """What is left of its output and its errors, once it has ended."""
+        """What is left of its output and its errors, once it and all that it started have ended."""
         with ThreadPoolExecutor(2) as readers:
             read = [readers.submit(pipe.read) for pipe in (self.stdout, self.stderr)]
             try:
                 self.wait(timeout)
-            except subprocess.TimeoutExpired:
-                self.end()  # or the readers wait for ever
+                return tuple(each.result(LINGER) for each in read)
+            except (subprocess.TimeoutExpired, TimeoutError):
+                super().end()  # or the readers wait for ever
                 raise
-            return tuple(each.result() for each in read)
 
     def end(self):
         super().end()

@@ -1,11 +1,17 @@
 """Images for files and dashboards."""
 import numpy as np
+import torch
 from torch import Tensor
 
 
 def to_uint8(image: Tensor) -> np.ndarray:
     """Return an image [3, H, W] in [0, 1] as uint8 [H, W, 3], rounded; truncation would darken pixels."""
     return image.detach().mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """Return uint8 images as float32 in [0, 1], with the bits of torchvision's ToDtype; float images as they are."""
+    return images.float().mul_(1.0 / 255) if images.dtype == torch.uint8 else images
 
 
 def overlay(image: np.ndarray, colours: np.ndarray, *, alpha: float = 0.7) -> np.ndarray:

@@ -59,6 +59,12 @@ DATA = (
     data("val_batch_size", number(int, low=1), 4, "validation images per batch; 1 where their sizes differ "
          "(predict.py: images of one size, at most 8 megapixels)", modes=WITH_NETWORK),
     data("num_workers", number(int, low=0, high=256), 2, "processes that load images", scope="call"),
+    data("cache", plain_text, "none", "keep decoded training images: ram, or disk, a folder in output_dir that later "
+         "runs use too", choices=("none", "ram", "disk"), modes=(TRAIN,), scope="call", needs=(
+             given(lambda options: options.dataset != "synthetic", "synthetic images are not decoded: leave it out"),)),
+    data("cache_gb", number(float, above=0), 8.0, "at most so many GB of them, of each process of torchrun in ram",
+         modes=(TRAIN,), scope="call", needs=(
+             given(lambda options: options.cache != "none", "add --cache ram or disk"),)),
     data("random_seed", number(int, low=0, high=2**32 - 1), 1, "seed of weights and data"),
     data("check_data", bool, False, "before anything else read every image and mask, not only the first ones: list all "
          "bad ones, and the pixels of each class", scope="once"),

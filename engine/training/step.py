@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from optim import WeightAverage, count_valid_pixels, divergence, grad_norm
 from utils import distributed
 from utils.divergence import LIMIT
+from utils.images import to_unit_range
 from utils.wide import widest
 
 
@@ -40,9 +41,9 @@ class TrainingStep:
         self._passes: list[tuple[bool, Tensor, Tensor, Tensor | None]] = []  # second, loss, |g|, |e|
 
     def __call__(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """images [B, 3, H, W] in [0, 1], labels int64 [B, H, W] -> {name: 0-dim tensor}, see _measure."""
-        images = images.to(self.device, non_blocking=True, memory_format=torch.channels_last)
-        labels = labels.to(self.device, non_blocking=True)
+        """images [B, 3, H, W] in [0, 1] or uint8, labels integers [B, H, W] -> {name: 0-dim tensor}, see _measure."""
+        images = to_unit_range(images.to(self.device, non_blocking=True, memory_format=torch.channels_last))
+        labels = labels.to(self.device, non_blocking=True).long()
         buffers = list(self.model.buffers())
         before = [buffer.clone() for buffer in buffers]
         self._passes.clear()

@@ -16,7 +16,7 @@ from datasets import build_datasets, build_loaders
 from network import build_model, load_weights, take_normalization
 from utils import checkpoint
 from utils.files import write_atomically
-from utils.images import choose_evenly
+from utils.images import choose_evenly, to_unit_range
 
 RHOS = 0.02, 0.1
 SEED, BATCHES, BATCH_SIZE = 2026, 2, 8  # of the training crops
@@ -123,7 +123,7 @@ def measure(folder: Path, *, iterations: int) -> dict:
                                         crop_size=options["crop_size"])
     loader, _ = build_loaders(train_set, val_set, batch_size=BATCH_SIZE, val_batch_size=1, num_workers=0, seed=SEED)
     drawn = loader.iterate_from(0)
-    batches = [next(drawn)[:2] for _ in range(BATCHES)]
+    batches = [(to_unit_range(images), labels.long()) for images, labels in (next(drawn) for _ in range(BATCHES))]
     value, change = largest_eigenvalue(network, batches, iterations=iterations)
     with torch.no_grad():
         loss = mean_loss(network, batches).item()

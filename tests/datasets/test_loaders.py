@@ -10,8 +10,10 @@ import torch
 from torch.utils.data import Dataset
 
 from datasets import DATASETS, build_datasets, build_loaders, select_batches
+from datasets.transforms import make_train_transform
 from utils import distributed
 from utils.errors import UserError
+from utils.images import to_unit_range
 
 
 def loaders(sets, **changes):
@@ -27,7 +29,7 @@ class Dice(Dataset):
         return 8
 
     def __getitem__(self, i):
-        return torch.rand(()), torch.tensor([np.random.rand(), random.random(), i])
+        return torch.rand(1, 1, 1), torch.tensor([np.random.rand(), random.random(), i])
 
 
 @pytest.fixture
@@ -50,7 +52,22 @@ def test_training_batches():
     assert len(loader) == 5  # of 256 images, the last 6 dropped
     images, labels = next(loader.iterate_from(0))
     assert images.shape == (50, 3, 33, 33) and labels.shape == (50, 33, 33)
-    assert images.dtype == torch.float32 and labels.dtype == torch.int64
+    assert images.dtype == labels.dtype == torch.uint8
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_bytes_become_what_torchvision_makes_of_them():
+    sets = build_datasets("synthetic", data_root=None, crop_size=33)
+    image, label = sets[0].read_pair(7)
+    torch.manual_seed(3)
+    expected = make_train_transform(33)(image, label)
+    torch.manual_seed(3)
+    as_bytes = sets[0].load_bytes(7)
+    torch.manual_seed(3)
+    item = sets[0][7]
+    for images, labels in (item, (to_unit_range(as_bytes[0]), as_bytes[1].long())):
+        assert torch.equal(images, expected[0]) and images.dtype == torch.float32
+        assert torch.equal(labels, expected[1]) and labels.dtype == torch.int64
 
 
 def test_an_epoch_has_every_image_at_most_once_and_the_next_another_order():
@@ -72,7 +89,7 @@ def test_validation_is_in_order_and_whole_with_indices():
 
 def drawn(*, first=0, count=8, **changes):
     loader, _ = loaders((Dice(), Dice()), batch_size=2, **changes)
-    return torch.cat([torch.cat([a[:, None], b], 1) for a, b in take(loader, count, first=first)])  # [2 count, 4]
+    return torch.cat([torch.cat([a.flatten(1), b], 1) for a, b in take(loader, count, first=first)])  # [2 count, 4]
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone():

@@ -61,7 +61,7 @@ def killed(process, seconds: float) -> bool:
         process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.communicate(timeout=600)
     assert process.returncode in (0, -signal.SIGKILL)
     return process.returncode != 0
 

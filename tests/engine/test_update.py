@@ -209,6 +209,18 @@ def test_the_gradient_norm_of_micro_batches_is_the_mean_of_theirs():
     assert measured["Gradient norm"].item() == pytest.approx(sum(norms) / 2, rel=1e-9)
 
 
+def test_images_may_come_as_bytes():
+    found = []
+    images = torch.randint(0, 256, (8, 3, 6, 6), dtype=torch.uint8)
+    labels = torch.randint(0, 3, (8, 6, 6), dtype=torch.uint8)
+    for batch_ in ((images, labels), (images / 255, labels.long())):
+        model = model_of(dtype=torch.float32)
+        update_of(model)(*batch_)
+        found.append(model.state_dict())
+    for key, value in found[0].items():
+        torch.testing.assert_close(value, found[1][key], rtol=1e-5, atol=1e-6)
+
+
 def test_an_attack_that_is_not_finite_ends_the_step_before_it_begins():
     model, (images, labels) = model_of(frozen=False), batch()
     update = update_of(model, attack=FGSM(eps=0.1))

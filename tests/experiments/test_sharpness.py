@@ -11,6 +11,7 @@ from torch import nn
 from experiments.sharpness import __main__ as entry
 from experiments.sharpness import analysis, probes, table, work
 from experiments.sharpness.plan import CAMVID, QUICK, Network
+from tests import thin
 from utils.files import AppendOnly
 
 
@@ -118,6 +119,12 @@ def test_sgd_twice_has_twice_the_iterations_and_the_passes_of_sam():
 
 
 @pytest.fixture
+def thin_network():
+    with thin.installed():
+        yield
+
+
+@pytest.fixture
 def told(monkeypatch):
     """The commands that were run, in order; none is really run."""
     found = []
@@ -186,8 +193,11 @@ def test_data_root_is_asked_for_before_anything_starts(capsys):
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("imagecorruptions") is None, reason="an extra: make extras")
-def test_the_whole_way_on_synthetic_data(tmp_path):
-    """Train, attack and compare; stopped after the trainings and continued; the tables come from the archive alone."""
+def test_the_whole_way_on_synthetic_data(tmp_path, thin_network):
+    """Train, attack and compare; stopped after the trainings and continued; the tables come from the archive alone.
+
+    With the thin network: the real one takes four minutes on a busy machine.
+    """
     assert entry.main(["train", "--quick", "--folder", str(tmp_path / "runs")]) == 0
     assert entry.main(["attack", "table", "--quick", "--folder", str(tmp_path / "runs")]) == 0
     results = tmp_path / "runs" / "results"
