@@ -13,7 +13,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from benchmarks.timing import report, time_in_turn
+from benchmarks.timing import compare_cost, measure_in_turn
 from engine.training.trainer import Trainer
 from main import main as run
 from utils import checkpoint
@@ -57,6 +57,27 @@ def prepare(folder: Path, train: list[str]) -> dict[str, Path]:
     return runs
 
 
+def make_continued(flags: list[str], name: str):
+    """Return a function that continues a run to its first batch."""
+    return partial(_quietly, *flags, name)
+
+
+def make_new(train: list[str], folder: str):
+    """Return a function that begins a run, each time another one."""
+    numbers = count()
+    return lambda: _quietly(*train, "--output_dir", folder, "--exp_name", f"new{next(numbers)}")
+
+
+def make_reader(file: Path):
+    """Return a function that loads a checkpoint."""
+    return partial(checkpoint.load, file)
+
+
+def _quietly(*flags):
+    with contextlib.redirect_stdout(io.StringIO()):
+        run_to_first_batch(*flags)
+
+
 def main():
     """Time the runs and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -66,18 +87,18 @@ def main():
     opts = parser.parse_args()
     train = ["--dataset", "camvid", "--data_root", opts.camvid] if opts.camvid else ["--dataset", "synthetic"]
     train += ["--crop_size", "240", "--batch_size", "8", "--num_workers", opts.num_workers]
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        runs, numbers = prepare(Path(folder), train), count()
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.redirect_stdout(io.StringIO()):
+            runs = prepare(Path(folder), train)
         file, = runs["in its middle"].glob("latest_*")
         flags = ["--continue_training", "--num_workers", opts.num_workers, "--output_dir", folder, "--exp_name"]
-        times = time_in_turn({
-            "new": lambda: run_to_first_batch(*train, "--output_dir", folder, "--exp_name", f"new{next(numbers)}"),
-            **{name: partial(run_to_first_batch, *flags, path.name) for name, path in runs.items()},
-            "load the file": partial(checkpoint.load, file)}, count=opts.rounds)
-    report(times, baseline="new")
+        found = measure_in_turn({
+            "new": partial(make_new, train, folder), "load the file": partial(make_reader, file),
+            **{name: partial(make_continued, flags, path.name) for name, path in runs.items()}}, rounds=opts.rounds)
     for name in PLACES:
+        print(compare_cost("resume", f"continued {name}", "new", {f"continued {name}": found[name], **found}).line)
         cost = [one - new - load for one, new, load in zip(
-            times[name], times["new"], times["load the file"], strict=True)]
+            found[name].seconds, found["new"].seconds, found["load the file"].seconds, strict=True)]
         print(f"continued {name}: {statistics.median(cost):+.3f} s against a new run, beyond loading the file "
               f"({min(cost):+.3f} to {max(cost):+.3f})")
 
