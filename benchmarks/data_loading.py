@@ -60,6 +60,7 @@ def _load_plain(pairs, i: int):
 
 
 def _load_all(load, length: int):
+    torch.set_num_threads(1)  # as the loader's processes have
     random.seed(0)
     torch.manual_seed(0)
     for i in range(IMAGES):

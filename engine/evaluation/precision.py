@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from attacks.search import Problem
 from network import Bfloat16
 from utils.device import device_of
+from utils.images import to_unit_range
 from utils.logging import logger
 from utils.modes import eval_mode, frozen_parameters
 
@@ -21,6 +22,6 @@ def measure_sign_differences(model: nn.Module, images: Tensor, labels: Tensor) -
 def log_sign_differences(model: nn.Module, images: Tensor, labels: Tensor):
     """Log the share for a batch, which may be on another device."""
     device = device_of(model)
-    images, labels = images.to(device), labels.to(device)
+    images, labels = to_unit_range(images.to(device)), labels.to(device).long()
     logger.info("--attack_amp: bfloat16 changes %.1f %% of the signs of the first batch's image gradient "
                 "(docs/training.md#memory-and-bfloat16)", 100 * measure_sign_differences(model, images, labels))

@@ -33,7 +33,7 @@ def build_trainer(setup) -> Trainer:
     logger.info("Experiment starts at %s", datetime.now().isoformat(sep=" ", timespec="seconds"))
     logger.info("%s %s %s", options.exp_name, options.model, options.dataset)
     net = parallelize(model, replicas=count_replicas(options, device_of(model)), amp=options.amp,
-                      sync_bn=options.sync_bn)
+                      sync_bn=options.sync_bn, compiled=options.compile)
     optimizer, scheduler = build_training(options, model, net)
     attack = build_training_attack(options)
     run.refuse_full_disk(_estimate_checkpoint_bytes(options, model))
