@@ -7,7 +7,7 @@ INSTALL = PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS) $(BI
 # A process a core, one thread each; tests move to a process that has none left.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: setup extras demo check test test-arithmetic test-oldest test-versions lint docs clean
+.PHONY: setup extras demo check test test-arithmetic test-oldest test-versions lint docs bench bench-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -45,6 +45,16 @@ test-oldest:
 
 lint: setup
 	$(BIN)/ruff check .
+
+# On an idle machine. CAMVID and WEIGHTS are optional: see python -m benchmarks --help.
+BENCH = $(BIN)/python -m benchmarks $(if $(CAMVID),--camvid $(CAMVID)) $(if $(WEIGHTS),--weights $(WEIGHTS))
+bench: setup
+	$(BENCH) --out benchmarks/results/new.json
+
+# The same; the sizes are a GPU's where there is one.
+bench-gpu: setup
+	$(BIN)/python -c "import torch; raise SystemExit(not torch.cuda.is_available() and 'no GPU is visible')"
+	$(BENCH) --out benchmarks/results/new_gpu.json
 
 docs: setup
 	PYTHONPATH=. $(BIN)/python docs/make_flags.py > docs/flags.md
