@@ -36,7 +36,8 @@ def main():
             results.append(result)
     print(f"{time.monotonic() - begun:.0f} s")
     if args.out:
-        write_lines(args.out, results, command=shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]))
+        words = [Path(word).name for word in sys.argv[1:]]  # without the folders of this machine
+        write_lines(args.out, results, command=shlex.join(["python", "-m", "benchmarks", *words]))
 
 
 if __name__ == "__main__":

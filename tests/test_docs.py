@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.plot_strength import format_table
+from benchmarks.table import format_table as format_speed
 from datasets import synthetic
 from datasets.make_classes import main as make_classes
 from engine.verify import CHECKS
@@ -23,6 +24,7 @@ from utils.launch import TORCHRUN
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("training", "weights", "sharpness", "adversarial", "resume", "data", "evaluation", "predict", "attacks",
          "records", "verify", "gpus", "dashboards", "python", "differences", "development", "flags",
+         "performance", "scaling",
          "experiments/camvid", "experiments/voc")
 FILES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in PAGES))
 PACKAGES = ("engine", "network", "datasets", "optim", "attacks", "metrics", "utils", "benchmarks", "tests", "docs",
@@ -32,7 +34,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What the commands are typed for: bash expands variables and loops, and says what it would have started.
 SHELL = """set -eu
 say() { printf '%s\\0' "$@"; printf '\\n\\0'; }
-for name in python python3 torchrun make pip; do eval "$name() { say $name \\"\\$@\\"; }"; done
+for name in python python3 torchrun make pip sbatch; do eval "$name() { say $name \\"\\$@\\"; }"; done
 function . { say . "$@"; }
 """
 
@@ -105,6 +107,12 @@ def test_tables_of_strength_are_those_of_the_results(name):
     assert format_table(summary) in (ROOT / "docs" / "attacks.md").read_text()
 
 
+def test_the_table_of_speed_is_that_of_the_results():
+    page = (ROOT / "docs" / "performance.md").read_text()
+    results = ROOT / "benchmarks" / "results"
+    assert format_speed([results / "cpu.json", results / "cpu_again.json"]) in page
+
+
 @pytest.mark.parametrize("path", FILES, ids=page_name)
 def test_links_and_anchors_lead_somewhere(path):
     lost = []
@@ -160,13 +168,18 @@ def paths_of_tree(block: str):
 @pytest.mark.parametrize("command", [command for command in COMMANDS if not command.run], ids=str)
 def test_commands_that_are_not_run_are_right(command, monkeypatch):
     program, *words = command.words
+    if program == "sbatch":
+        words = [word for word in words if not word.startswith("--array=")]
+        assert (ROOT / words[0]).is_file()
+        words[0] = "main.py"
+        words[1:1] = ["--test_only", "--shard", "1/8"] if command.words[-5].endswith("shards.sh") else []
     if program == "torchrun":
         processes = words.pop(0).removeprefix("--nproc_per_node=")
         for name, value in zip(TORCHRUN, ("0", processes, "0", "localhost", "1"), strict=True):
             monkeypatch.setenv(name, value)
     if program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        assert set(words) <= set(targets)
+        assert {word for word in words if "=" not in word} <= set(targets)
     elif words[0] in ("main.py", "predict.py"):
         options_of(*words[1:], entry=words[0])  # with all that is refused before a look at the disk
     elif words[0] == "demo.py":
