@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
+import numpy
+import PIL
 import torch
+import torchvision
 
 from utils.device import peak_memory
 from utils.memory import keep_freed_memory
 
-PACKAGES = ("torch", "torchvision", "numpy", "pillow")
+PACKAGES = torch, torchvision, numpy, PIL
 
 
 @dataclass
@@ -106,7 +108,7 @@ def describe_machine() -> dict:
     """Return device, threads and versions, for the lines of the JSON file."""
     cuda = torch.cuda.is_available()
     return {"device": torch.cuda.get_device_name() if cuda else _read_cpu_name(), "threads": torch.get_num_threads(),
-            "cores": os.cpu_count(), "versions": {name: version(name) for name in PACKAGES}}
+            "cores": os.cpu_count(), "versions": {package.__name__: package.__version__ for package in PACKAGES}}
 
 
 def write_lines(path: Path, results: list[Result], *, command: str):
