@@ -2,6 +2,7 @@
 
     python -m experiments.sharpness train attack --data_root CamVid     continues where it was stopped
     python -m experiments.sharpness table
+    python -m experiments.sharpness restore train attack ...            not again what the results already hold
 
 Several processes can work at once: start the command again. What it would do in all is printed with the time that is
 left. Corruptions need `make extras`.
@@ -11,17 +12,20 @@ import sys
 from pathlib import Path
 
 from engine.run.exits import reported_errors
+from experiments.sharpness.collect import restore
 from experiments.sharpness.plan import CAMVID, QUICK
-from experiments.sharpness.table import write_tables
+from experiments.sharpness.table import name_archive, write_tables
 from experiments.sharpness.work import work
+from utils.logging import logger
 
 
 def main(argv=None):
     """Do the steps; the exit code is 3 if other processes still work on some networks."""
     parser = argparse.ArgumentParser("python -m experiments.sharpness", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("steps", nargs="+", choices=("train", "attack", "table"), metavar="STEP",
-                        help="train, attack (needs trained networks), table (of the networks that are done)")
+    parser.add_argument("steps", nargs="+", choices=("restore", "train", "attack", "table"), metavar="STEP",
+                        help="train, attack (needs trained networks), table (of the networks that are done), restore "
+                        "(take those that the results hold into the folder, without their weights)")
     parser.add_argument("--quick", action="store_true", help="the whole way in two minutes, on synthetic data")
     parser.add_argument("--data_root", help="folder of CamVid")
     parser.add_argument("--backbone_weights", help="file of the ImageNet backbone (default: torchvision's, downloaded)")
@@ -36,11 +40,15 @@ def main(argv=None):
     given = {"--data_root": args.data_root, "--backbone_weights": args.backbone_weights}
     extra = tuple(word for flag, path in given.items() if path for word in (flag, str(Path(path).resolve())))
     complete = True
+    results = args.results or (folder / "results" if args.quick else Path("results"))
     with reported_errors():
+        if "restore" in args.steps:
+            archive = name_archive(plan, results)
+            logger.info("Restored from %s: %s", archive, ", ".join(restore(archive, folder)) or "nothing new")
         if {"train", "attack"} & {*args.steps}:
             complete = work(plan, folder, train="train" in args.steps, attack="attack" in args.steps, extra=extra)
         if "table" in args.steps:
-            write_tables(plan, folder, args.results or (folder / "results" if args.quick else Path("results")))
+            write_tables(plan, folder, results)
     return 0 if complete else 3
 
 

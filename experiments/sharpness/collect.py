@@ -9,8 +9,9 @@ from engine.records.naming import finds_radius
 from engine.records.radii import describe_radii
 from engine.records.rows import make_rows
 from engine.records.store import Record, read
-from experiments.sharpness.plan import Network, Plan
+from experiments.sharpness.plan import CONVERGENCE, Network, Plan
 from experiments.sharpness.work import read_journal
+from utils.errors import UserError
 
 EXTRAS = ("verify.json", "probe.json")
 KEPT = ("attack", "attack_loss", "norm", "eps", "steps", "images", "Mean IoU", "Mean IoU lower", "Overall Acc",
@@ -28,13 +29,31 @@ def pack(plan: Plan, folder: Path, archive: Path) -> list[str]:
           tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar):
         for name in names:
             paths = [folder / f"{name}.jsonl", *(folder / name / extra for extra in EXTRAS),
-                     *sorted((folder / name / "records").glob("*.jsonl"))]
+                     *sorted((folder / name / "records").glob("*.jsonl")), *_list_pictures(folder, name)]
             for path in paths:
                 content = path.read_bytes()
                 member = tarfile.TarInfo(str(path.relative_to(folder)))
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
     return names
+
+
+def restore(archive: Path, folder: Path) -> list[str]:
+    """Unpack the networks that `folder` doesn't have; return their names. They count as done there.
+
+    Raises UserError if there is no archive.
+    """
+    if not archive.is_file():
+        raise UserError(f"nothing to restore: {archive} does not exist (--results names its folder)")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive) as tar:
+        members = tar.getmembers()
+        names = sorted({member.name.removesuffix(".jsonl") for member in members if "/" not in member.name})
+        new = [name for name in names if not (folder / f"{name}.jsonl").exists()]
+        wanted = [member for member in members if member.name.partition("/")[0].removesuffix(".jsonl") in new]
+        # A journal last: after a kill its network isn't taken for a whole one.
+        tar.extractall(folder, sorted(wanted, key=lambda member: "/" not in member.name), filter="data")
+    return new
 
 
 def unpack(archive: Path, folder: Path):
@@ -68,6 +87,16 @@ def describe(folder: Path, network: Network) -> dict:
                   for record in records if finds_radius(record.settings)],
         "failed checks": [check["name"] for check in verified if not check["passed"]],
         "probe": json.loads((folder / network.name / "probe.json").read_text())}
+
+
+def _list_pictures(folder: Path, name: str) -> list[Path]:
+    """Return the pictures of the sheet: of the first image, clean and under race, of the first networks of methods."""
+    if name not in {f"{method}-1" for method in CONVERGENCE}:
+        return []
+    shown = folder / name / "val_results"
+    first = min((path.name.removesuffix("_image.png") for path in shown.glob("clean_*/*_image.png")), default="")
+    return [*(path for ending in ("image", "target", "pred") for path in shown.glob(f"clean_*/{first}_{ending}.png")),
+            *sorted(shown.glob(f"race_linf_*/{first}_pred.png"))]
 
 
 def _is_done(plan: Plan, folder: Path, network: Network) -> bool:

@@ -20,8 +20,8 @@ PROBES = {"loss": "loss", "sam_gap_0.02": "SAM gap, rho 0.02", "sam_gap_0.1": "S
 
 def write_tables(plan: Plan, folder: Path, results: Path):
     """Write sharpness_camvid.json, its records, its tables (.md) and its figures into `results`."""
-    name = f"sharpness_{plan.data[1]}"
-    archive = results / f"{name}_records.tar.gz"
+    archive = name_archive(plan, results)
+    name = archive.name.removesuffix("_records.tar.gz")
     done = pack(plan, folder, archive)
     if not any(network.startswith(f"{BASELINE}-") for network in done):
         raise UserError(f"no network of {BASELINE} is trained and measured in {folder}: run the steps train and attack")
@@ -36,6 +36,11 @@ def write_tables(plan: Plan, folder: Path, results: Path):
     figures.draw_sheet_of_methods(results / f"{name}_sheet.png", folder, methods)
     logger.info("%s\n%d of %d networks are done; %s.json, .md and _records.tar.gz are in %s", text, len(done),
                 len(plan.networks()), name, results)
+
+
+def name_archive(plan: Plan, results: Path) -> Path:
+    """Return the file of the records."""
+    return results / f"sharpness_{plan.data[1]}_records.tar.gz"
 
 
 def read_archive(archive: Path) -> tuple[dict, dict]:

@@ -211,6 +211,15 @@ def test_the_whole_way_on_synthetic_data(tmp_path, thin_network):
     first = archive.read_bytes()
     assert entry.main(["train", "attack", "table", "--quick", "--folder", str(tmp_path / "runs")]) == 0
     assert archive.read_bytes() == first, "what is finished is not done again"
+    elsewhere = tmp_path / "elsewhere"
+    flags = ["--quick", "--folder", str(elsewhere), "--results", str(results)]
+    (elsewhere).mkdir()
+    (elsewhere / "sgd-1.jsonl").touch()  # begun there: it is not overwritten
+    assert entry.main(["restore", *flags]) == 0
+    assert (elsewhere / "sgd-1.jsonl").read_text() == "" and not (elsewhere / "sgd-1").exists()
+    (elsewhere / "sgd-1.jsonl").unlink()
+    assert entry.main(["restore", "train", "attack", "table", *flags]) == 0
+    assert archive.read_bytes() == first and not list(elsewhere.rglob("*.pth")), "what is restored is not done again"
     check_against_json(results / "sharpness_synthetic.md", content)
 
 
