@@ -22,15 +22,16 @@ SETTINGS = {"SGD": {}, "SAM": {"sam": {}}, "ASAM": {"sam": {"adaptive": True}},
             "SAM, interval 5": {"sam": {"interval": 5}}, "AT-3": {"adv": True}}
 
 
-def make_batch(device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return images and labels as the loader gives them: bytes, channels-last."""
+def make_batch(device: str, size: tuple[int, int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return images and labels as the loader gives them: bytes, channels-last. size: batch and crop."""
     torch.manual_seed(0)
-    batch, side = SIZES[device]
+    batch, side = size or SIZES[device]
     return (torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8).movedim(-1, 1),
             torch.randint(0, CLASSES, (batch, side, side), dtype=torch.uint8))
 
 
-def make_ours(*, sam: dict | None = None, adv: bool = False, amp: bool = False, itrs: int | None = None):
+def make_ours(*, sam: dict | None = None, adv: bool = False, amp: bool = False, itrs: int | None = None,
+              size: tuple[int, int] | None = None):
     """Return a function that runs iterations of a new model."""
     device = choose_device()
     torch.manual_seed(0)
@@ -40,7 +41,7 @@ def make_ours(*, sam: dict | None = None, adv: bool = False, amp: bool = False, 
     optimizer = build_optimizer(name, [{"params": model.parameters()}], lr=1e-3, weight_decay=1e-4, **settings)
     step = TrainingStep(model, precise(model, amp=amp), optimizer=optimizer, criterion=build_loss("cross_entropy"),
                         attack=PGD(**AT) if adv else None)
-    return partial(_repeat, step, *make_batch(device), count=itrs or ITRS[device])
+    return partial(_repeat, step, *make_batch(device, size), count=itrs or ITRS[device])
 
 
 def make_plain(kind: str):
