@@ -76,7 +76,7 @@ def end_workers():
 
 class TrainingLoader:
     """Shuffled training batches (images [B, 3, H, W], labels [B, H, W]) without end; incomplete batches are dropped.
-    Both are uint8, to be converted on the device; of a data set without load_bytes(), as its items are.
+    Both are uint8, to be converted on the device. A data set without load_bytes() gives its items as they are.
     Iteration i always has the same batch, whatever was loaded before and however many workers load it, so a resumed
     run continues within its epoch. Under torchrun each process gets its share of the batch. len() is the number of
     iterations per epoch.
@@ -91,6 +91,8 @@ class TrainingLoader:
 
     def iterate_from(self, itr: int) -> Generator:
         """Return an endless generator of batches from iteration itr on (0 is the first); close() stops its workers."""
+        if (cache := getattr(self.dataset, "cache", None)) is not None:
+            cache.fill()
         batches = self._draw_batches(itr, share=slice(distributed.rank(), None, distributed.world_size()))
         # A separate generator, so that the workers' seed is not drawn from the stream that the network uses.
         return iter(Loader(SeededDataset(self.dataset, seed=self.seed), batch_sampler=batches,
@@ -146,7 +148,7 @@ def _translate_worker_errors(batches: Iterator) -> Generator:
     except UserError as error:
         # From a worker, the message is the last line of the worker's traceback.
         line = str(error).strip().splitlines()[-1].removeprefix("utils.errors.UserError: ")
-        raise UserError(f"{line} {HINT}") from None
+        raise UserError(line if line.startswith("--cache") else f"{line} {HINT}") from None
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker (pid"):
             raise

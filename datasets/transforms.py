@@ -1,4 +1,4 @@
-"""Paired transforms: tv_tensors.Image uint8 [3, H, W] and Mask [H, W] -> float32 image in [0, 1], int64 label.
+"""Paired transforms: tv_tensors.Image uint8 [3, H, W] and Mask [H, W] -> float32 in [0, 1] and int64, or bytes.
 
 Random numbers come from torch's global generator, as in all of torchvision.transforms.v2.
 """

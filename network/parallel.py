@@ -19,7 +19,7 @@ def parallelize(model: nn.Module, *, replicas: int, amp: bool = False, sync_bn: 
     """
     net = precise(model, amp=amp)
     if compiled:
-        _check_compiler(next(model.parameters()).device, replicas)
+        _check_compiler(next(model.parameters()).device, replicas, sync_bn=sync_bn and distributed.world_size() > 1)
     if distributed.world_size() > 1:
         if sync_bn:
             synchronize_batchnorm(model)
@@ -33,7 +33,9 @@ def parallelize(model: nn.Module, *, replicas: int, amp: bool = False, sync_bn: 
     return torch.compile(net, options={"fallback_random": True}) if compiled else net
 
 
-def _check_compiler(device: torch.device, replicas: int):
+def _check_compiler(device: torch.device, replicas: int, *, sync_bn: bool):
+    if sync_bn:  # measured: through a compiled all-reduce the gradients are others
+        raise UserError("--compile: not with a synchronised BatchNorm: add --no-sync_bn, or leave out --compile")
     if replicas > 1:
         raise UserError("--compile: not with several GPUs of --gpu_id: start the program with torchrun (docs/gpus.md)")
     try:

@@ -10,6 +10,8 @@ import pytest
 SCRIPTS = "docs/slurm/train.sh", "docs/slurm/shards.sh"
 SRUN = """#!/usr/bin/env bash
 # As many copies as there are nodes; each ends with its own code.
+[ "$1" = --cpus-per-task=3 ] || { echo "srun doesn't take --cpus-per-task from sbatch" >&2; exit 9; }
+shift
 status=0; pids=()
 for node in $(seq 0 $((${SLURM_JOB_NUM_NODES:-1} - 1))); do SLURM_NODEID=$node "$@" & pids+=($!); done
 for pid in "${pids[@]}"; do wait "$pid" || status=$?; done
@@ -30,7 +32,8 @@ def batch(root, tmp_path):
     def run(script, *flags, **variables):
         path = os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
         return subprocess.run(["bash", script, *flags], cwd=root, text=True, capture_output=True, timeout=600,
-                              check=False, env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", **variables})
+                              check=False, env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1",
+                                         "SLURM_CPUS_PER_TASK": "3", **variables})
 
     return run
 

@@ -1,4 +1,4 @@
-"""Images for files and dashboards."""
+"""Images as bytes and as floats, and for files and dashboards."""
 import numpy as np
 import torch
 from torch import Tensor

@@ -9,4 +9,5 @@
 # Another number of shares: sbatch --array=1-20 ...  Only the third of eight again: SHARDS=8 sbatch --array=3 ...
 set -euo pipefail
 
-srun python main.py --test_only --shard "$SLURM_ARRAY_TASK_ID/${SHARDS:-$SLURM_ARRAY_TASK_MAX}" "$@"
+# srun has not taken --cpus-per-task from sbatch since Slurm 22.05.
+srun ${SLURM_CPUS_PER_TASK:+"--cpus-per-task=$SLURM_CPUS_PER_TASK"} python main.py --test_only --shard "$SLURM_ARRAY_TASK_ID/${SHARDS:-$SLURM_ARRAY_TASK_MAX}" "$@"

@@ -158,7 +158,8 @@ SCALE = (
                        "nothing is attacked, give --attack or --adv"),)),
     scale("accumulate", number(int, low=1), 1, "run each batch in K parts, for less memory; the step is that of the "
           "whole batch", metavar="K"),
-    scale("compile", bool, False, "train through torch.compile(): it takes minutes at first, and can pay on a GPU"),
+    scale("compile", bool, False, "train through torch.compile(): it takes minutes at first, and can pay on a GPU "
+          "(docs/performance.md)"),
     scale("sync_bn", bool, True, "under torchrun: BatchNorm over the whole batch instead of each process's share",
           needs=(torchrun(),)),
 )

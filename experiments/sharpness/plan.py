@@ -50,7 +50,7 @@ METHODS = {
     "at_1": Method("adversarial, PGD-3 at 1/255", ("--adv", "--train_eps", "1/255", "--train_step", "3"), seeds=3,
                    passes=4, eps=SMALL + LARGE),
 }
-# Each with its first seeds, before any method gets another one.
+# All their networks come before those of the other methods.
 CORE = ("sgd", "sam_0.02", "at_1", "asam_0.2", "sgd_twice")
 CONVERGENCE = ("sgd", "sam_0.02", "at_1")  # methods whose first network shows how many steps race needs
 

@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 import torch
+from torch._dynamo.eval_frame import OptimizedModule
 
 from engine.training.step import TrainingStep
 from main import main
@@ -15,6 +16,17 @@ from utils.errors import UserError
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile() needs a compiler")]
 
 
+class Spy:
+    """An attack that changes nothing and remembers which networks it saw."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, network, images, labels):
+        self.seen.append(network)
+        return images
+
+
 def test_it_trains_as_without():
     found = []
     for compiled in (False, True):
@@ -22,11 +34,15 @@ def test_it_trains_as_without():
         model = Toy(width=3).train()
         optimizer = build_optimizer("SAM", [{"params": model.parameters()}], lr=0.1, weight_decay=1e-4, model=model,
                                     rho=0.1)
-        step = TrainingStep(model, parallelize(model, replicas=1, compiled=compiled), optimizer=optimizer,
-                            criterion=build_loss("cross_entropy"))
+        net = parallelize(model, replicas=1, compiled=compiled)
+        assert (net is not model) == isinstance(net, OptimizedModule) == compiled
+        attack = Spy()
+        step = TrainingStep(model, net, optimizer=optimizer, criterion=build_loss("cross_entropy"),
+                            attack=attack)
         torch.manual_seed(1)  # of dropout
         measured = [step(torch.rand(2, 3, 8, 8), torch.randint(0, 4, (2, 8, 8)))["Loss"] for _ in range(3)]
         found.append((measured, model.state_dict()))
+        assert attack.seen == [model] * 3
     torch.testing.assert_close(found[1][0], found[0][0], rtol=1e-4, atol=1e-5)
     for key, value in found[0][1].items():
         torch.testing.assert_close(found[1][1][key], value, rtol=1e-4, atol=1e-5)
@@ -38,6 +54,10 @@ def test_where_it_cannot_work_it_is_refused(capsys, small, tmp_path, monkeypatch
 
     with pytest.raises(UserError, match="torchrun"):
         parallelize(build(num_classes=5, output_stride=16, pretrained_backbone=False), replicas=2, compiled=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.distributed.world_size", lambda: 2)
+        with pytest.raises(UserError, match="--no-sync_bn"):
+            parallelize(build(num_classes=5, output_stride=16, pretrained_backbone=False), replicas=1, compiled=True)
     monkeypatch.setattr(torch, "compile", fail)
     with pytest.raises(SystemExit) as stop:
         main([*small, "--output_dir", str(tmp_path), "--total_itrs", "1", "--compile"])
