@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import shutil
 import sys
-import tempfile
+import uuid
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
@@ -48,9 +48,10 @@ def cache_decoded(dataset, kind: str, *, limit_gb: float, folder: Path, num_work
     where = f"on disk, in {to_one_line(folder)}" if kind == "disk" else "in memory"
     there = f", where other images take {others / 1e9:.2f} GB" if others else ""
     if not cache.count:
-        raise UserError(f"--cache_gb {limit_gb:g}: no image fits {where}{there}: raise it, or delete that folder")
-    logger.info("--cache %s: keeps %d of %d training images, %.2f GB %s%s (at most %g, --cache_gb)", kind, cache.count,
-                len(sizes), sum(sizes[:cache.count]) / 1e9, where, there, limit_gb)
+        raise UserError(f"--cache_gb {limit_gb:g}: no image fits {where}{there}: raise it"
+                        f"{', or delete that folder' if others else ''}")
+    logger.info("--cache %s: will keep %d of %d training images, %.2f GB %s%s (at most %g, --cache_gb)", kind,
+                cache.count, len(sizes), sum(sizes[:cache.count]) / 1e9, where, there, limit_gb)
     cache.refuse_full_disk(sum(sizes[:cache.count]))
     dataset.cache = cache
 
@@ -134,11 +135,11 @@ class DiskCache:
     def _write(self, path: Path, image: torch.Tensor, label: torch.Tensor):
         """Write image [3, H, W] as [H, W, 3], then the label, in one array [4, H, W]; then its checksum."""
         stored = torch.cat([image.permute(1, 2, 0).flatten(), label.flatten()]).view(CHANNELS, *label.shape).numpy()
-        temporary = None
+        temporary = None  # as yet
         try:
             self.folder.mkdir(exist_ok=True)  # it may be deleted at any time
-            with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".tmp", delete=False) as file:
-                temporary = Path(file.name)
+            temporary = path.with_suffix(f".{uuid.uuid4().hex}.tmp")  # others may write the same file, on any machine
+            with temporary.open("xb") as file:
                 np.save(file, stored)
                 np.save(file, np.array(zlib.crc32(stored)))
             os.replace(temporary, path)

@@ -81,7 +81,7 @@ def test_each_image_is_decoded_once(root, decoded, kind):
 def test_what_does_not_fit_is_decoded_each_time(root, decoded, log):
     for kind in ("ram", "disk"):
         data = train_set(root, kind, limit_gb=2.5 * GB)
-        assert f"--cache {kind}: keeps 2 of 6 training images" in log.text
+        assert f"--cache {kind}: will keep 2 of 6 training images" in log.text
         data.cache.fill()
         for i in range(6):
             data[i]
