@@ -2,7 +2,7 @@
 
     python -m benchmarks.data_loading --camvid FOLDER [--rounds 5]
 
-Without --camvid the images are drawn: 24 photographs-like PNG files of CamVid's size.
+Without --camvid the images are drawn: 24 photograph-like PNG files of CamVid's size.
 """
 import argparse
 import random
@@ -40,6 +40,8 @@ def make_ours(root: str, cache: str, cache_folder: str):
     """Return a function that loads images of the training set."""
     data, _ = build_datasets("camvid", data_root=root, crop_size=CROP)
     cache_decoded(data, cache, limit_gb=8, folder=Path(cache_folder), num_workers=0)
+    if data.cache is not None:
+        data.cache.fill()  # as the loader does when training begins
     return partial(_load_all, data.load_bytes, len(data))
 
 

@@ -37,7 +37,8 @@ def measure() -> dict:
     images, labels = train_step.make_batch(device.type)
     gradients = torch.zeros(sum(value.numel() for value in model.parameters()), device=device)
     found = {}
-    for name, net in (("alone", model), ("together", parallelize(model, replicas=1, sync_bn=False))):
+    for name in ("alone", "together"):
+        net = model if name == "alone" else parallelize(model, replicas=1, sync_bn=False)
         optimizer = build_optimizer("sgd", [{"params": model.parameters()}], lr=1e-3, weight_decay=1e-4)
         step = TrainingStep(model, net, optimizer=optimizer, criterion=build_loss("cross_entropy"))
         found[name] = _time(lambda step=step: step(images, labels), device)

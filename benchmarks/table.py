@@ -16,11 +16,16 @@ def format_table(paths: list[Path]) -> str:
     files = [read(path) for path in paths]
     first = files[0].values()
     columns = {"benchmark": [line["benchmark"] for line in first], "what": [line["case"] for line in first],
-               "time": [f"{1e3 * line['seconds']:.3g} ms" if line["seconds"] else "" for line in first],
+               "time": [_format_time(line["seconds"]) for line in first],
                "is": [f"{line['unit']} {line['against']}" for line in first]}
     for number, lines in zip(NUMBERS, files, strict=False):
         columns[f"{number} run"] = [_format_ratio(lines[key]) for key in files[0]]
     return format_markdown(columns)
+
+
+def _format_time(seconds: float) -> str:
+    digits = 0 if seconds > 0.1 else 1
+    return f"{1e3 * seconds:.{digits}f} ms" if seconds else ""
 
 
 def _format_ratio(line: dict) -> str:

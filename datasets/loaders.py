@@ -75,7 +75,9 @@ def end_workers():
 
 class TrainingLoader:
     """Shuffled training batches (images [B, 3, H, W], labels [B, H, W]) without end; incomplete batches are dropped.
+
     Both are uint8, to be converted on the device. A data set without load_bytes() gives its items as they are.
+
     Iteration i always has the same batch, whatever was loaded before and however many workers load it, so a resumed
     run continues within its epoch. Under torchrun each process gets its share of the batch. len() is the number of
     iterations per epoch.

@@ -62,7 +62,8 @@ DATA = (
     data("cache", plain_text, "none", "keep decoded training images: ram, or disk, a folder in output_dir that later "
          "runs use too", choices=("none", "ram", "disk"), modes=(TRAIN,), scope="call", needs=(
              given(lambda options: options.dataset != "synthetic", "synthetic images are not decoded: leave it out"),)),
-    data("cache_gb", number(float, above=0), 8.0, "at most so many GB of them, of each process of torchrun in ram",
+    data("cache_gb", number(float, above=0), 8.0, "at most this many GB of them: ram of each process, or the "
+         "whole folder on disk",
          modes=(TRAIN,), scope="call", needs=(
              given(lambda options: options.cache != "none", "add --cache ram or disk"),)),
     data("random_seed", number(int, low=0, high=2**32 - 1), 1, "seed of weights and data"),

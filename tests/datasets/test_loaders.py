@@ -1,7 +1,10 @@
 import multiprocessing
+import os
 import random
+import signal
 import subprocess
 import sys
+import time
 from itertools import islice
 
 import numpy as np
@@ -10,6 +13,7 @@ import torch
 from torch.utils.data import Dataset
 
 from datasets import DATASETS, build_datasets, build_loaders, select_batches
+from datasets.loaders import end_workers
 from datasets.transforms import make_train_transform
 from utils import distributed
 from utils.errors import UserError
@@ -135,6 +139,28 @@ def test_validation_leaves_the_global_generator_alone():
 def test_validations_workers_persist():
     assert loaders((Dice(), Dice()), num_workers=1)[1].persistent_workers
     assert not loaders((Dice(), Dice()))[1].persistent_workers
+
+
+class Deaf(Dice):
+    """Its workers stop listening to their parent, and never end by themselves."""
+
+    def __getitem__(self, i):
+        os._exit = lambda _: None
+        time.sleep(600)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the thread that listens is Linux's")
+def test_workers_that_do_not_end_are_killed():
+    """Python waits for each of them at its exit."""
+    before = multiprocessing.active_children()
+    batches = loaders((Deaf(), Deaf()), batch_size=2, num_workers=1)[0].iterate_from(0)
+    worker, = [child for child in multiprocessing.active_children() if child not in before]
+    time.sleep(1)
+    end_workers()
+    worker.join(timeout=60)
+    assert worker.exitcode == -signal.SIGKILL
+    batches.close()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody says who sent a signal")
