@@ -148,6 +148,7 @@ class _Subject:
 
 
 def _serve(pipe, maker: Callable, threads: int, keep: bool):
+    multiprocessing.set_start_method(None, force=True)  # of loader processes: the default, as in main.py
     torch.set_num_threads(threads)
     if keep:
         keep_freed_memory()
