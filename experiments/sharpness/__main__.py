@@ -37,8 +37,8 @@ def main(argv=None):
         parser.error("--data_root: give the folder of CamVid (docs/data.md#camvid)")
     plan = QUICK if args.quick else CAMVID
     folder = args.folder or Path("checkpoints/sharpness" + "_quick" * args.quick)
-    given = {"--data_root": args.data_root, "--backbone_weights": args.backbone_weights}
-    extra = tuple(word for flag, path in given.items() if path for word in (flag, str(Path(path).resolve())))
+    extra, at_start = ((flag, str(Path(path).resolve())) if path else () for flag, path in (
+        ("--data_root", args.data_root), ("--backbone_weights", args.backbone_weights)))
     complete = True
     results = args.results or (folder / "results" if args.quick else Path("results"))
     with reported_errors():
@@ -46,7 +46,8 @@ def main(argv=None):
             archive = name_archive(plan, results)
             logger.info("Restored from %s: %s", archive, ", ".join(restore(archive, folder)) or "nothing new")
         if {"train", "attack"} & {*args.steps}:
-            complete = work(plan, folder, train="train" in args.steps, attack="attack" in args.steps, extra=extra)
+            complete = work(plan, folder, train="train" in args.steps, attack="attack" in args.steps, extra=extra,
+                            at_start=at_start)
         if "table" in args.steps:
             write_tables(plan, folder, results)
     return 0 if complete else 3

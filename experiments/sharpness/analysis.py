@@ -74,7 +74,7 @@ def difference_at_equal_clean(scores: dict[str, list[tuple[float, float]]], *, s
 
     scores: {method: [(clean, attacked) of each network]}. The attacked score is taken as linear in the clean one, with
     one slope for all methods, fitted within methods (analysis of covariance). The interval is a 95 % bootstrap over
-    the networks of each method.
+    the networks of each method; low and high are None if the method or the baseline has a single network.
     """
     draws = np.random.default_rng(seed)
     arrays = {method: np.array(pairs) for method, pairs in scores.items()}
@@ -82,7 +82,9 @@ def difference_at_equal_clean(scores: dict[str, list[tuple[float, float]]], *, s
                           for method, pairs in arrays.items()}) for _ in range(RESAMPLES)]
     found = _adjust(arrays)
     levels = (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
-    return {method: (value, *np.quantile([each[method] for each in resampled], levels).tolist())
+    single = {method for method, pairs in arrays.items() if min(len(pairs), len(arrays[BASELINE])) < 2}
+    return {method: (value, *((None, None) if method in single else
+                              np.quantile([each[method] for each in resampled], levels).tolist()))
             for method, value in found.items() if method != BASELINE}
 
 

@@ -135,7 +135,8 @@ def format_adjusted(methods: dict) -> str:
         if key[0] in ("race", "pgd") and key[1] == "linf":
             found = analysis.difference_at_equal_clean({
                 name: [analysis.pair(records, key) for records in seeds.values()] for name, seeds in plain.items()})
-            columns[title] = [f"{value:+.1f} ({low:+.1f} to {high:+.1f})" for value, low, high in found.values()]
+            columns[title] = [f"{value:+.1f}" + ("" if low is None else f" ({low:+.1f} to {high:+.1f})")
+                              for value, low, high in found.values()]
     return format_markdown(columns)
 
 

@@ -25,11 +25,13 @@ SECONDS_PER_PASS = 0.35  # before anything is measured
 PACKAGES = torch, torchvision, numpy
 
 
-def work(plan: Plan, folder: Path, *, train: bool, attack: bool, extra: tuple[str, ...] = ()) -> bool:
+def work(plan: Plan, folder: Path, *, train: bool, attack: bool, extra: tuple[str, ...] = (),
+         at_start: tuple[str, ...] = ()) -> bool:
     """Run what is left of the networks that nobody else works on; return whether all of it is done.
 
-    extra: flags of trainings that differ between machines, such as --data_root; the journal leaves them out. Raises
-    SystemExit, as main.py does, if a command fails or is stopped; repeat the call to continue.
+    extra: flags of trainings that differ between machines, such as --data_root; at_start: those that a training that
+    continues doesn't take. The journal leaves both out. Raises SystemExit, as main.py does, if a command fails or is
+    stopped; repeat the call to continue.
     """
     folder.mkdir(parents=True, exist_ok=True)
     left_over = []
@@ -46,7 +48,7 @@ def work(plan: Plan, folder: Path, *, train: bool, attack: bool, extra: tuple[st
             for job in wanted:
                 if job.name not in done and (job.name == "train" or "train" in done):
                     logger.info("%s: %s. %s", network.name, job.name, _describe_rest(plan, folder, train, attack))
-                    journal.write(json.dumps(_run(plan, network, job, folder, extra)) + "\n")
+                    journal.write(json.dumps(_run(plan, network, job, folder, extra, at_start)) + "\n")
                     done.add(job.name)
             if attack and "train" not in done:
                 left_over.append(f"{network.name} isn't trained")
@@ -81,16 +83,18 @@ def _describe_rest(plan: Plan, folder: Path, train: bool, attack: bool) -> str:
     return f"{len(left)} commands are left, about {hours:.1f} hours of one process"
 
 
-def _run(plan: Plan, network: Network, job: Job, folder: Path, extra: tuple[str, ...]) -> dict:
+def _run(plan: Plan, network: Network, job: Job, folder: Path, extra: tuple[str, ...],
+         at_start: tuple[str, ...]) -> dict:
     """Run a job; return its line of the journal."""
     start, code = time.monotonic(), 0
     if job.name == "probe":
         probe(folder / network.name, iterations=plan.probe_iterations)
     else:
         begun = job.name == "train" and any((folder / network.name).glob("latest_*.pth"))
-        place = ("--output_dir", str(folder), "--exp_name", network.name, *(("--continue_training",) if begun else ()))
+        place = ("--output_dir", str(folder), "--exp_name", network.name)
+        of_training = () if job.name != "train" else (*extra, *(("--continue_training",) if begun else at_start))
         try:
-            main([*place, *job.arguments, *(extra if job.name == "train" else ())])
+            main([*place, *job.arguments, *of_training])
         except SystemExit as stop:
             code = stop.code
             if not (job.name == "verify" and code == 1):  # 1: a check failed, which is a result

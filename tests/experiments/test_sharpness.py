@@ -98,6 +98,13 @@ def test_the_difference_at_equal_clean_scores_is_that_of_least_squares():
     assert found["sam"][1] < 2.0 < found["sam"][2] and found["other"][1] < -1.0 < found["other"][2]
 
 
+def test_a_single_network_has_no_interval_at_equal_clean_scores():
+    one, two = [(40.0, 20.0)], [(40.0, 20.0), (41.0, 23.0)]
+    assert analysis.difference_at_equal_clean({"sgd": two, "sam": one})["sam"][1:] == (None, None)
+    assert analysis.difference_at_equal_clean({"sgd": one, "sam": two})["sam"][1:] == (None, None)
+    assert None not in analysis.difference_at_equal_clean({"sgd": two, "sam": two})["sam"]
+
+
 # The plan
 
 
@@ -164,10 +171,10 @@ def test_a_command_that_was_stopped_is_repeated_and_a_torn_line_is_none(tmp_path
         with pytest.raises(SystemExit):
             work.work(QUICK, tmp_path, train=True, attack=False)
     (tmp_path / "sgd-1.jsonl").write_text('{"job": "tra')
-    work.work(QUICK, tmp_path, train=True, attack=False)
+    work.work(QUICK, tmp_path, train=True, attack=False, extra=("--data_root", "here"), at_start=("--start", "weights"))
     first, *others = told
-    assert "sgd-1" in first and "--continue_training" in first
-    assert not any("--continue_training" in argv for argv in others)
+    assert "sgd-1" in first and first[-3:] == ["--data_root", "here", "--continue_training"]
+    assert all(argv[-4:] == ["--data_root", "here", "--start", "weights"] for argv in others)
     assert [line["job"] for line in work.read_journal(tmp_path, Network("sgd", 1))] == ["train"]
 
 
