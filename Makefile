@@ -7,7 +7,7 @@ INSTALL = PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS) $(BI
 # A process a core, one thread each; tests move to a process that has none left.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: setup extras demo check test test-arithmetic test-oldest test-versions lint docs bench bench-gpu clean
+.PHONY: setup extras demo check test test-arithmetic test-oldest test-versions test-browser lint docs bench bench-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -43,6 +43,10 @@ test-versions: test test-oldest
 test-oldest:
 	$(MAKE) extras test VENV=.venv-oldest CONSTRAINTS=tests/constraints-oldest.txt
 
+# The pages in a headless Chromium (Debian's package of that name); npm brings the scripts of visdom's page.
+test-browser: extras
+	TEST_BROWSER=1 SCREENSHOTS=screenshots OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser
+
 lint: setup
 	$(BIN)/ruff check .
 
@@ -60,4 +64,4 @@ docs: setup
 	PYTHONPATH=. $(BIN)/python docs/make_flags.py > docs/flags.md
 
 clean:
-	rm -rf $(VENV) .venv-oldest demo .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-oldest demo screenshots .pytest_cache .ruff_cache

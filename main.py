@@ -5,6 +5,8 @@
     python main.py --verify                              check whether these scores can be trusted
     python main.py --report exp                          tables and curves of recorded results
 """
+from contextlib import closing
+
 from engine.options import REPORT, TRAIN, VERIFY, Call, read_call
 from engine.run.exits import reported_errors
 from engine.run.interrupts import held_signals
@@ -36,11 +38,12 @@ def run(call: Call) -> dict:
         return verify(setup.scored_model, setup.val_loader, setup.val_set, folder=setup.run.folder, eps=options.eps[0],
                       every_image=options.val_images is not None, seed=options.attack_seed,
                       transfer_from=setup.transfer_from, described=options.to_dict())
-    if trainer is not None:
-        trainer.train(options.total_itrs, print_interval=options.print_interval, val_interval=options.val_interval,
-                      save_interval=options.save_interval)
-        trainer.load_best()
-    return sweep_planned(setup)
+    with closing(setup.dashboard):
+        if trainer is not None:
+            trainer.train(options.total_itrs, print_interval=options.print_interval, val_interval=options.val_interval,
+                          save_interval=options.save_interval)
+            trainer.load_best()
+        return sweep_planned(setup)
 
 
 if __name__ == "__main__":

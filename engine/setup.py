@@ -8,7 +8,7 @@ from torch import nn
 from attacks import Attack
 from datasets import DATASETS, build_datasets, build_loaders, cache_decoded, check_and_filter, describe
 from engine.evaluation.plan import plan_attacks
-from engine.options import PREDICT, PROTOCOLS, REPORT, TEST, TRAIN, Call, Options, as_text
+from engine.options import PREDICT, PROTOCOLS, REPORT, TRAIN, Call, Options, as_text
 from engine.run.folder import Run
 from engine.run.resume import (
     Loaded,
@@ -34,7 +34,7 @@ from network import (
 )
 from utils import distributed
 from utils.checkpoint import load, model_state
-from utils.dashboards import NullVisualizer, Visualizer
+from utils.dashboards import Dashboard, open_dashboards
 from utils.device import choose_device
 from utils.errors import UserError
 from utils.logging import logger
@@ -64,7 +64,7 @@ class Setup:
     val_loader: object = None
     val_set: object = None
     skipped: dict | None = None
-    dashboard: object = None
+    dashboard: Dashboard = Dashboard()
     transfer_from: dict[str, nn.Module] | None = None
 
     @property
@@ -74,13 +74,11 @@ class Setup:
 
     def open_run(self):
         """Log the weights that the run starts from, and open its folder."""
-        if self.checkpoint is None:
-            logger.info("[!] Retrain")
-        else:
-            logger.info("Model restored from %s", self.checkpoint.path)
+        logger.info("[!] Retrain" if self.checkpoint is None else f"Model restored from {self.checkpoint.path}")
         self.run.open(training=self.options.mode == TRAIN, overwrite=self.options.overwrite,
                       options_text=as_text(self.options), drawn=self.val_set.drawn,
                       fallback=self.checkpoint.fallback if self.checkpoint else None)
+        self.dashboard.table("Options", self.options.to_dict())
 
 
 def prepare(call: Call) -> Setup:
@@ -118,7 +116,8 @@ def prepare(call: Call) -> Setup:
         for size in choose_trial_sizes(options, data[-1]):
             check_custom(model, *size)
     return Setup(options, run.of_shard(options.shard), checkpoint, classes, source, attacks, device, model, *data,
-                 skipped, build_dashboard(options), place_sources(sources, device, choose_form(options)))
+                 skipped, build_dashboard(options, run.folder, checkpoint),
+                 place_sources(sources, device, choose_form(options)))
 
 
 def build_data(options: Options, device: torch.device, *, source: dict, skipped: dict | None = None):
@@ -191,10 +190,10 @@ def choose_trial_sizes(options: Options, val_set) -> list[tuple[int, int]]:
     return [*crops, scored]
 
 
-def build_dashboard(options: Options):
-    """Return a visdom dashboard that shows the options, or one that shows nothing."""
-    if not (options.enable_vis and options.mode in (TRAIN, TEST) and distributed.is_main()):
-        return NullVisualizer()
-    dashboard = Visualizer(port=options.vis_port, env=options.vis_env, continue_curves=options.continue_training)
-    dashboard.vis_table("Options", options.to_dict())
-    return dashboard
+def build_dashboard(options: Options, folder: Path, checkpoint: Loaded | None) -> Dashboard:
+    """Return the dashboards that the options ask for; only rank 0 has some."""
+    return open_dashboards(
+        vis_port=options.vis_port if options.enable_vis else None, vis_env=options.vis_env, folder=folder,
+        tensorboard=options.tensorboard, run=options.exp_name, named="exp_name" in options.given,
+        start=checkpoint.content.get("cur_itrs", 0) if options.continue_training else None
+    ) if distributed.is_main() else Dashboard()

@@ -1,6 +1,9 @@
 """Images as bytes and as floats, and for files and dashboards."""
+from pathlib import Path
+
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 
@@ -27,3 +30,9 @@ def scale_perturbation(delta: Tensor) -> Tensor:
 def choose_evenly(length: int, count: int) -> list[int]:
     """Return `count` indices, evenly spaced from 0 to length - 1; all indices if `count` is at least `length`."""
     return np.unique(np.linspace(0, length - 1, min(count, length)).astype(int)).tolist()
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """Return a picture file as uint8 [H, W, 3]."""
+    with Image.open(path) as image:
+        return np.array(image.convert("RGB"))

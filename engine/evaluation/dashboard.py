@@ -1,10 +1,14 @@
 """Show a validation and a sweep on a dashboard."""
+from pathlib import Path
+
 import numpy as np
 
 from attacks import NORMS
-from engine.records.naming import name_attack
-from utils.images import choose_evenly, to_uint8
-from utils.text import format_score
+from engine.records.naming import make_title, name_attack
+from engine.records.summary import format_table
+from utils.images import choose_evenly, read_rgb, to_uint8
+
+XLABEL = "eps (linf in grey levels, n/255)"
 
 
 class Samples:
@@ -15,30 +19,62 @@ class Samples:
         self.windows = {index: f"Sample {k}" for k, index in enumerate(chosen)}
         self.dashboard, self.dataset = dashboard, dataset
 
-    def __call__(self, scored):
+    def __call__(self, scored, *, itr: int = 0):
         """Show the chosen images of a batch (evaluate.Scored)."""
         for index, image, target, pred in zip(scored.indices, scored.images, scored.labels, scored.preds, strict=True):
             if index in self.windows:
                 masks = [self.dataset.decode_target(mask.cpu().numpy()) for mask in (target, pred)]
-                pictures = [to_uint8(image), *masks]  # side by side
-                self.dashboard.vis_image(self.windows[index], np.concatenate(pictures, axis=1).transpose(2, 0, 1))
+                self.dashboard.image(self.windows[index], _place_side_by_side([to_uint8(image), *masks]), itr=itr)
 
 
-def show_validation(dashboard, results: dict, *, itr: int, class_names: list[str]):
-    """Show a validation's scores in the windows [Val] Overall Acc, [Val] Mean IoU and [Val] Class IoU."""
-    dashboard.vis_scalar("[Val] Overall Acc", itr, results["Overall Acc"])
-    dashboard.vis_scalar("[Val] Mean IoU", itr, results["Mean IoU"])
-    class_iou = zip(class_names, results["Class IoU"].values(), strict=True)
-    dashboard.vis_table("[Val] Class IoU", {name: format_score(iou) for name, iou in class_iou})
+def show_validation(dashboard, results: dict, confusion, *, itr: int, class_names: list[str]):
+    """Show a validation's scores: curves of mIoU and pixel accuracy, a bar for each class, the confusion matrix.
+
+    confusion: pixels [N, N], a row for each true class; shown as percentages of its row.
+    """
+    dashboard.scalar("[Val] Overall Acc", itr, results["Overall Acc"])
+    dashboard.scalar("[Val] Mean IoU", itr, results["Mean IoU"])
+    dashboard.bars("[Val] Class IoU", dict(zip(class_names, results["Class IoU"].values(), strict=True)), itr=itr)
+    if dashboard.enabled:
+        counts = confusion.cpu().numpy()
+        shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        dashboard.heat_map("[Val] Confusion (%)", shares, class_names, itr=itr)
+
+
+def show_results(dashboard, rows: list[dict], pictures: Path, names: list[str]):
+    """Show a sweep: its table, mIoU over eps, and images before and under the attacks that have pictures."""
+    if not dashboard.enabled:
+        return
+    dashboard.text("Results", format_table(rows))
+    show_robustness(dashboard, rows)
+    clean = next(row for row in rows if row["attack"] == "none")
+    for row in rows:
+        if row["settings"] and row is not clean:
+            _show_samples(dashboard, make_title(row["settings"]), pictures / clean["records"][0],
+                          pictures / row["records"][0], names)
 
 
 def show_robustness(dashboard, rows: list[dict]):
     """Show the window Robust Mean IoU: a line per attack and norm over eps (linf in grey levels) from clean on."""
     clean = next(result["Mean IoU"] for result in rows if result["attack"] == "none")
-    attacked = [(f"{name_attack(result['settings'] or result)} {result['norm']}", result) for result in rows
-                if result["attack"] != "none" and result["norm"] in NORMS]  # not corruptions
-    for line in dict.fromkeys(title for title, _ in attacked):
-        points = [(result["eps"] * (255 if result["norm"] == "linf" else 1), result["Mean IoU"])
-                  for title, result in attacked if title == line]
-        for x, y in sorted([(0.0, clean), *points]):
-            dashboard.vis_scalar("Robust Mean IoU", x, y, line=line)
+    lines = {}
+    for row in rows:
+        if row["attack"] != "none" and row["norm"] in NORMS:  # not corruptions
+            points = lines.setdefault(f"{name_attack(row['settings'] or row)} {row['norm']}", [(0.0, clean)])
+            points.append((row["eps"] * (255 if row["norm"] == "linf" else 1), row["Mean IoU"]))
+    if lines:
+        dashboard.curves("Robust Mean IoU", {line: sorted(points) for line, points in lines.items()}, xlabel=XLABEL)
+
+
+def _show_samples(dashboard, title: str, clean: Path, attacked: Path, names: list[str]):
+    """Show image | target | prediction | prediction under attack | perturbation (scaled) where pictures exist."""
+    for name in names:
+        paths = [*(clean / f"{name}_{kind}.png" for kind in ("image", "target", "pred")),
+                 *(attacked / f"{name}_{kind}.png" for kind in ("pred", "perturbation"))]
+        if all(path.is_file() for path in paths):
+            dashboard.image(f"{name}: {title}", _place_side_by_side([read_rgb(path) for path in paths]))
+
+
+def _place_side_by_side(pictures: list[np.ndarray]) -> np.ndarray:
+    """Return pictures [H, W, 3] as one, [3, H, W]."""
+    return np.concatenate(pictures, axis=1).transpose(2, 0, 1)

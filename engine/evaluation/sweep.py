@@ -12,7 +12,7 @@ from torch import nn
 from attacks import join
 from datasets import ImageSet, list_batches, with_indices
 from engine.evaluation.chains import Link, open_records, plan_chains
-from engine.evaluation.dashboard import show_robustness
+from engine.evaluation.dashboard import show_results
 from engine.evaluation.evaluate import Scored, announce, make_lines, score_batches, show_progress
 from engine.evaluation.pictures import Pictures
 from engine.evaluation.precision import log_sign_differences
@@ -24,7 +24,7 @@ from engine.records.rows import make_rows
 from engine.records.store import Records
 from engine.records.summary import format_table, write_results
 from network import precise
-from utils.dashboards import NullVisualizer
+from utils.dashboards import Dashboard
 from utils.device import device_of
 from utils.distributed import broadcast_object, fail_together, is_main
 from utils.logging import logger
@@ -65,7 +65,7 @@ def sweep(model: nn.Module, loader, dataset, attacks, *, folder=None, class_name
     names = [images.name(index) for batch in list_batches(loader) for index in batch]
     if len(set(names)) < len(names):
         raise ValueError(f"two images are called {max(names, key=names.count)}: names must be distinct")
-    run = _Sweep(images, loader, names, Path(folder), described or {}, dashboard or NullVisualizer(), radii, baseline,
+    run = _Sweep(images, loader, names, Path(folder), described or {}, dashboard or Dashboard(), radii, baseline,
                  repeat)
     drawn = Pictures(run.folder / "val_results", images, names, needed=pictures is None,
                      count=len(names) if pictures is None else pictures)
@@ -172,7 +172,7 @@ class _Sweep:
             tables = [format_table(rows), *(TABLES[key](found) for key, found in more.items())]
             logger.info("\n%s\n", "\n\n".join(tables))
             write_results(self.folder / "results.json", results)
-            show_robustness(self.dashboard, rows)
+            show_results(self.dashboard, rows, self.folder / "val_results", self.names)
         return results
 
     def warn_about_unlabelled(self, records: list[Records]):

@@ -31,7 +31,8 @@ class Need:
 class Flag:
     """One flag. kind: bool for a switch (--x, --no-x), else text -> value. many: takes several values.
 
-    otherwise: the type of values beside `choices`, whose error says how they look.
+    otherwise: the type of values beside `choices`, whose error says how they look. bare: it may stand without a
+    value, and is True then.
     modes: those in which it has an effect. Options of training have one in a test too: they say in results.json how the
     network was trained, and VainF's test command gives some. needs: further conditions, of which the first unmet one is
     reported. fixed: a continued run can't change it.
@@ -47,6 +48,7 @@ class Flag:
     choices: tuple = ()
     otherwise: Callable | None = None
     many: bool = False
+    bare: bool = False
     metavar: str | None = None
     fixed: bool = False
     group: str = ""

@@ -142,13 +142,17 @@ RUN = (
         needs=(SAME_DEVICE,)),
 )
 
-WATCHED = given(lambda options: options.enable_vis, "for the dashboard: add --enable_vis")
-dashboard = partial(Flag, group="visdom dashboard", scope="call", modes=SCORING, needs=(WATCHED,))
+WATCHED = given(lambda options: options.enable_vis, "for the visdom dashboard: add --enable_vis")
+SHOWN = given(lambda options: options.enable_vis or options.tensorboard is not None,
+              "for a dashboard: add --enable_vis or --tensorboard")
+dashboard = partial(Flag, group="dashboards", scope="call", modes=SCORING, needs=(WATCHED,))
 DASHBOARD = (
     dashboard("enable_vis", bool, False, "show the run on a visdom server", needs=()),
     dashboard("vis_port", number(int, low=1, high=65535), 13570, "port of the server"),
     dashboard("vis_env", plain_text, "main", "visdom environment"),
-    dashboard("vis_num_samples", number(int, low=0), 8, "validation images to show", modes=(TRAIN,)),
+    dashboard("vis_num_samples", number(int, low=0), 8, "validation images to show", modes=(TRAIN,), needs=(SHOWN,)),
+    dashboard("tensorboard", plain_text, None, "write event files for TensorBoard, to the run's folder or to a folder "
+              "of the run's name in DIR", bare=True, metavar="DIR", needs=()),
 )
 
 predict = partial(Flag, group="segmented images", scope="call", modes=(PREDICT,))

@@ -75,7 +75,8 @@ def _add(group, flag: Flag, *, shown: bool):
     if flag.kind is bool:
         group.add_argument(f"--{flag.name}", action=argparse.BooleanOptionalAction, help=text)
         return
-    group.add_argument(f"--{flag.name}", type=_make_type(flag), nargs="+" if flag.many else None, help=text,
+    nargs = "+" if flag.many else "?" if flag.bare else None
+    group.add_argument(f"--{flag.name}", type=_make_type(flag), nargs=nargs, const=flag.bare or None, help=text,
                        metavar=flag.metavar or (f"{{{','.join(map(str, flag.choices))}}}" if flag.choices else None))
 
 

@@ -15,7 +15,8 @@ from utils.user_code import is_code
 
 JOB = "torchrun.txt"  # the call of torchrun that trains here, which may restart its processes
 OWN_FILES = (*CHECKPOINTS, "*.pth.tmp", "*.pth.damaged*", "opts.txt", "log.txt",
-             "val_images.txt", JOB, "results*.json", "val_results*", "records", "shards", "report", "verify*.json")
+             "val_images.txt", JOB, "results*.json", "val_results*", "records", "shards", "report", "verify*.json",
+             "history.csv", "tensorboard")
 
 
 class Run:

@@ -12,6 +12,7 @@ from engine.options.rules import refuse_small_shares
 from engine.options.types import compute_step_size, find_base_optimizer, find_start_itr
 from engine.run import checkpoints
 from engine.training.class_pixels import WEIGHTS, ClassPixels, find_class_weights
+from engine.training.meter import Progress
 from engine.training.step import TrainingStep
 from engine.training.trainer import Trainer
 from engine.training.validation import ROBUST, UnderAttack, make_validation
@@ -55,7 +56,8 @@ def build_trainer(setup) -> Trainer:
         seed_everything((options.random_seed + distributed.rank()) % 2**32)
     class_pixels = ClassPixels(train_loader.dataset, train_images=train_images, saved=saved)
     trainer = Trainer(
-        model, training_step, train_loader, scheduler=scheduler, dashboard=setup.dashboard, keep=options.keep,
+        model, training_step, train_loader, scheduler=scheduler, keep=options.keep,
+        progress=Progress(setup.dashboard, class_names=val_set.class_names, folder=run.folder),
         best_by=ROBUST if options.best_by == "robust" else "Mean IoU",
         continue_command=run.continue_command({name: getattr(options, name) for name in options.given}),
         validate=make_validation(
@@ -159,10 +161,8 @@ def _collect_sam_settings(options, model: nn.Module) -> dict:
     settings = {"rho": options.rho, "start_step": find_start_itr(options.sam_start_itr, options.total_itrs),
                 "adaptive": options.adaptive, "eta": options.eta if options.adaptive else 0.0,
                 "unperturbed": {"all": [], "norm": others, "no_norm": norm}[options.sam_perturb]}
-    if options.sam_interval is not None:
-        settings["interval"] = options.sam_interval
-    if options.sam_alpha is not None:
-        settings["alpha"] = options.sam_alpha
+    settings |= {name: value for name, value in (("interval", options.sam_interval), ("alpha", options.sam_alpha))
+                 if value is not None}
     if options.optimizer == "FriendlySAM":
         settings |= {"sigma": options.sam_sigma, "decay": options.sam_decay}
     return settings

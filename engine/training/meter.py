@@ -1,11 +1,21 @@
-"""The figures of the log line: means since the previous line, speed, time left, peak memory."""
+"""The figures of the log line: means since the previous line, speed, time left, peak memory; who is told them."""
 import time
 from collections import defaultdict
 from datetime import timedelta
 
 import torch
 
+from utils import distributed
+from utils.dashboards import Dashboard
 from utils.device import peak_memory
+from utils.history import TRAIN, VAL, History
+from utils.logging import logger
+
+FORMATS = {"Gradient norm": "|g|={:.3g}", "Perturbation": "|e|={:.3g}", "Sharpness": "L(w+e)-L(w)={:.3g}",
+           "Adversarial share": "", "Learning rate": "lr={:.3g}", "Images/s": "{:.3g} images/s", "ETA": "ETA {}",
+           "Memory": "{:.2f} GiB"}
+MEASURED = ["Loss", *(name for name in FORMATS if name != "ETA")]
+SCORES = ["Overall Acc", "Mean Acc", "FreqW Acc", "Mean IoU", "Robust Mean IoU"]
 
 
 class Meter:
@@ -54,6 +64,35 @@ class Meter:
 def format_line(seen: dict) -> str:
     """Return what take() returned as the end of a log line; without a loss all steps were skipped."""
     parts = [f"Loss={seen['Loss']:f}"] if "Loss" in seen else ["no finite loss"]
-    formats = {"Gradient norm": "|g|={:.3g}", "Perturbation": "|e|={:.3g}", "Sharpness": "L(w+e)-L(w)={:.3g}",
-               "Learning rate": "lr={:.3g}", "Images/s": "{:.3g} images/s", "ETA": "ETA {}", "Memory": "{:.2f} GiB"}
-    return ", ".join(parts + [text.format(seen[name]) for name, text in formats.items() if name in seen])
+    return ", ".join(parts + [text.format(seen[name]) for name, text in FORMATS.items() if name in seen and text])
+
+
+class Progress:
+    """Tells the log, the dashboard and history.csv (in `folder`; None: no file) how a training goes."""
+
+    def __init__(self, dashboard: Dashboard, *, class_names: list[str], folder=None):
+        self.dashboard = dashboard
+        self.class_columns = [f"IoU {name}" for name in class_names]
+        self.history = folder and History(folder / "history.csv", [*MEASURED, *SCORES, *self.class_columns])
+
+    def open(self, *, itr: int, validated: int, continues: bool):
+        """Open the history at this iteration; see History.open()."""
+        if self.history and distributed.is_main():
+            self.history.open(itr=itr, validated=validated, continues=continues)
+
+    def add_line(self, seen: dict, *, itr: int, epoch: int, total_itrs: int):
+        """Tell what Meter.take() returned."""
+        logger.info("Epoch %d, Itrs %d/%d, %s", epoch, itr, total_itrs, format_line(seen))
+        for name, value in seen.items():
+            if isinstance(value, float):
+                self.dashboard.scalar(name, itr, value)
+        self._add_row(TRAIN, itr, epoch, {name: value for name, value in seen.items() if name in MEASURED})
+
+    def add_validation(self, results: dict, *, itr: int, epoch: int):
+        """Tell a validation's scores, of which the log and the dashboard have been told."""
+        class_iou = dict(zip(self.class_columns, results.get("Class IoU", {}).values(), strict=False))
+        self._add_row(VAL, itr, epoch, {name: results[name] for name in SCORES if name in results} | class_iou)
+
+    def _add_row(self, split: str, itr: int, epoch: int, values: dict):
+        if self.history and distributed.is_main():
+            self.history.add(split, itr=itr, epoch=epoch, values=values)

@@ -38,6 +38,7 @@ class TrainingStep:
         self.trades_beta, self.average = trades_beta, average
         self.device = next(model.parameters()).device
         self._unsynchronised = getattr(net, "no_sync", nullcontext)  # DistributedDataParallel's
+        self._share = None  # of the batch's images, attacked
         self._passes: list[tuple[bool, Tensor, Tensor, Tensor | None]] = []  # second, loss, |g|, |e|
 
     def __call__(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -63,7 +64,8 @@ class TrainingStep:
 
     def _attack(self, images: Tensor, labels: Tensor) -> Tensor:
         rank, processes = distributed.rank(), distributed.world_size()
-        chosen = torch.tensor([is_chosen(k * processes + rank, self.adv_ratio) for k in range(len(images))])
+        every = [is_chosen(place, self.adv_ratio) for place in range(len(images) * processes)]  # of all processes
+        chosen, self._share = torch.tensor(every[rank::processes]), torch.tensor(sum(every) / len(every))
         parts = zip(*(whole.chunk(self.accumulate) for whole in (images, labels, chosen)), strict=True)
         failure = ""
         try:
@@ -130,7 +132,8 @@ class TrainingStep:
         return loss.detach()
 
     def _measure(self) -> dict[str, Tensor]:
-        """Return the loss at w and its gradient's norm; if the step perturbed, also ||e|| and L(w + e) - L(w).
+        """Return the loss at w and its gradient's norm; if the step perturbed, also ||e|| and L(w + e) - L(w); with
+        an attack the share of the images that were attacked.
 
         Norms are means over processes and parts that have their own gradient; ||e|| over this process's parts.
         """
@@ -140,6 +143,8 @@ class TrainingStep:
             measured["Sharpness"] = torch.stack(above).sum() - measured["Loss"]
         if radii := [radius for second, _, _, radius in self._passes if second and radius is not None]:
             measured["Perturbation"] = torch.stack([torch.as_tensor(radius) for radius in radii]).mean()
+        if self._share is not None:
+            measured["Adversarial share"] = self._share
         return measured
 
 

@@ -8,7 +8,7 @@ from engine.run import checkpoints
 from engine.run.interrupts import Interrupts, Stopped
 from engine.training.comparison import MISFITS, compare_data, read_best_score
 from engine.training.divergence import Skips, describe_divergence
-from engine.training.meter import Meter, format_line
+from engine.training.meter import Meter, Progress
 from engine.training.step import TrainingStep
 from optim import WeightAverage, load_optimizer, load_schedule, set_sam_step
 from utils import checkpoint, distributed
@@ -26,10 +26,10 @@ class Trainer:
     state (options, class names). keep: how many latest checkpoints to keep. continue_command: for the log.
     """
 
-    def __init__(self, model, training_step: TrainingStep, loader, *, scheduler, validate, dashboard, paths, described,
-                 keep: int = 2, continue_command: str = "", best_by: str = "Mean IoU"):
+    def __init__(self, model, training_step: TrainingStep, loader, *, scheduler, validate, progress: Progress, paths,
+                 described, keep: int = 2, continue_command: str = "", best_by: str = "Mean IoU"):
         self.model, self.training_step, self.loader, self.scheduler = model, training_step, loader, scheduler
-        self.validate, self.dashboard, self.paths, self.described = validate, dashboard, paths, described
+        self.validate, self.progress, self.paths, self.described = validate, progress, paths, described
         self.keep, self.continue_command, self.best_by = keep, continue_command, best_by
         self.optimizer = training_step.optimizer
         self.average = training_step.average or WeightAverage(model.model, None)
@@ -60,6 +60,9 @@ class Trainer:
         # closing() ends the loader's processes; they start first, as torch then sets a handler that we replace.
         with closing(self.loader.iterate_from(self.cur_itrs)) as batches, self.interrupts:
             try:
+                with distributed.fail_together():
+                    self.progress.open(itr=self.cur_itrs, validated=self.validated,
+                                       continues=self.latest_itr is not None)
                 if not distributed.broadcast_object(self.paths["latest"].exists()):
                     self.save("latest")  # so that one always exists and the folder is known to be writable
                 self._train(batches, total_itrs, print_interval, val_interval, save_interval)
@@ -83,7 +86,8 @@ class Trainer:
                 continue
             self.meter.stop(self.step(*batch))
             if self.cur_itrs % print_interval == 0:
-                self._report(self.meter.take(itrs_left=total_itrs - self.cur_itrs), total_itrs)
+                self.progress.add_line(self.meter.take(itrs_left=total_itrs - self.cur_itrs), itr=self.cur_itrs,
+                                       epoch=self.cur_epochs, total_itrs=total_itrs)
             if save_interval and self.cur_itrs % save_interval == 0:
                 self.save("latest")
         with distributed.fail_together():
@@ -113,19 +117,15 @@ class Trainer:
         set_sam_step(self.optimizer, self.cur_itrs)
         return measured
 
-    def _report(self, seen: dict, total_itrs: int):
-        logger.info("Epoch %d, Itrs %d/%d, %s", self.cur_epochs, self.cur_itrs, total_itrs, format_line(seen))
-        for name, value in seen.items():
-            if isinstance(value, float):
-                self.dashboard.vis_scalar(name, self.cur_itrs, value)
-
     def validate_and_save(self):
         """Score the model; write latest_* before (a kill loses no iteration) and after, best_* if it is the best."""
         distributed.broadcast_tensors([*self.model.buffers(), *self.average.values.values()])  # ranks may differ
         self.save("latest")
         logger.info("validation...")
         with self.average.in_use():
-            score = self.validate(self)[self.best_by]
+            results = self.validate(self)
+        self.progress.add_validation(results, itr=self.cur_itrs, epoch=self.cur_epochs)
+        score = results[self.best_by]
         better = not score <= self.best_score  # also for nan, from void labels: best_* must exist
         self.best_score = score if better else self.best_score
         self.validated = self.cur_itrs

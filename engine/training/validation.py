@@ -34,7 +34,7 @@ def make_validation(model: nn.Module, val_loader, val_set, dashboard, before, *,
 
     def validate(trainer):
         def on_batch(batch):
-            shown(batch)
+            shown(batch, itr=trainer.cur_itrs)
             trainer.interrupts.check()
 
         before(trainer)
@@ -47,8 +47,9 @@ def make_validation(model: nn.Module, val_loader, val_set, dashboard, before, *,
             results[ROBUST] = robust["Mean IoU"]
             logger.info("%s: %.6f (%d images, %r)", ROBUST, results[ROBUST], sum(map(len, list_batches(attacked))),
                         under_attack.attack)
-            dashboard.vis_scalar(f"[Val] {ROBUST}", trainer.cur_itrs, results[ROBUST])
-        show_validation(dashboard, results, itr=trainer.cur_itrs, class_names=val_set.class_names)
+            dashboard.scalar(f"[Val] {ROBUST}", trainer.cur_itrs, results[ROBUST])
+        show_validation(dashboard, results, metrics.confusion_matrix, itr=trainer.cur_itrs,
+                        class_names=val_set.class_names)
         return results
 
     return validate

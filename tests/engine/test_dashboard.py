@@ -1,4 +1,6 @@
 """A whole run watched on a real visdom server, its windows read back through the server's API."""
+import csv
+
 import pytest
 
 from main import main
@@ -16,9 +18,12 @@ def test_the_windows_of_a_run(tmp_path, visdom_port, visdom_windows):
         *FLAGS, "--total_itrs", "3", "--val_interval", "2", "--output_dir", str(tmp_path), "--attack", "fgsm", "--eps",
         "8/255", "4/255", "--enable_vis", "--vis_port", str(port), "--vis_env", "watched", "--vis_num_samples", "3"])
     windows = visdom_windows(port, "watched")
+    confusion = "[Val] Confusion (%)"
+    names = ("val_0000", "val_0015", "val_0031")
     assert set(windows) == {"Options", "Loss", "[Val] Overall Acc", "[Val] Mean IoU", "[Val] Class IoU", "Sample 0",
                             "Sample 1", "Sample 2", "Robust Mean IoU", "Gradient norm", "Perturbation", "Sharpness",
-                            "Learning rate", "Images/s", "Memory"}
+                            "Learning rate", "Images/s", "Memory", confusion, "Results",
+                            *(f"{name}: fgsm linf {eps}/255" for name in names for eps in (8, 4))}
     assert "<td>vis_env</td><td>watched</td>" in windows["Options"]["content"]
     (loss,) = windows["Loss"]["content"]["data"]
     assert loss["x"] == [1, 2, 3] and all(value > 0 for value in loss["y"])
@@ -26,7 +31,17 @@ def test_the_windows_of_a_run(tmp_path, visdom_port, visdom_windows):
     assert radius["x"] == [1, 2, 3] and radius["y"] == pytest.approx([0.05] * 3)
     (miou,) = windows["[Val] Mean IoU"]["content"]["data"]
     assert miou["x"] == [2, 3] and results["results"][0]["Mean IoU"] in miou["y"]
-    assert all(f"<td>{name}</td>" in windows["[Val] Class IoU"]["content"] for name in ("background", "disc", "ring"))
+    (bars,) = windows["[Val] Class IoU"]["content"]["data"]
+    best = [*results["results"][0]["Class IoU"].values()]
+    assert {"background", "disc", "ring"} <= {*bars["x"]} and len(bars["y"]) == len(best)
+    (matrix,) = windows[confusion]["content"]["data"]
+    assert [sum(row) for row in matrix["z"]] == pytest.approx([100] * 5)
+    with open(tmp_path / "exp" / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["Loss"]) for row in rows if row["Split"] == "train"] == loss["y"]
+    assert [float(row["Mean IoU"]) for row in rows if row["Split"] == "val"] == miou["y"]
+    last = [float(row) for name, row in rows[-1].items() if name.startswith("IoU ")]
+    assert last == pytest.approx(bars["y"])
     (line,) = windows["Robust Mean IoU"]["content"]["data"]
     clean, at_8, at_4 = (row["Mean IoU"] for row in results["results"])
     assert line["name"] == "fgsm linf" and line["y"] == [clean, at_4, at_8]
@@ -46,4 +61,4 @@ def test_a_server_that_dies_does_not_end_the_run(tmp_path, visdom_server, capsys
     monkeypatch.setattr(train.Trainer, "step", step_then_kill)
     flags = [*FLAGS, "--total_itrs", "3", "--output_dir", str(tmp_path), "--enable_vis", "--vis_port", str(port)]
     results = main(flags)
-    assert results["results"] and capsys.readouterr().out.count("visdom server stopped answering") == 1
+    assert results["results"] and capsys.readouterr().out.count("Warning: the visdom server stopped") == 1

@@ -1,4 +1,5 @@
 """A run that was stopped, anywhere, and continued ends with the same bits as one that never was."""
+import csv
 import gc
 import os
 import re
@@ -129,7 +130,15 @@ def lines(folder) -> dict[str, str]:
     text = (folder / "log.txt").read_text()
     found = dict(re.findall(r"^Epoch \d+, Itrs (\d+)/\d+, (.*), [\d.e+]+ images/s", text, re.MULTILINE))
     scores = re.findall(r"^(Overall Acc|Mean Acc|FreqW Acc|Mean IoU): (.*)$", text, re.MULTILINE)
-    return found | dict(scores) | {"table": text[text.index("| Attack"):text.index("Results written")]}
+    return found | dict(scores) | {"table": text[text.index("| Attack"):text.index("Results written")],
+                                   "history": read_history(folder)}
+
+
+def read_history(folder) -> list[dict]:
+    """The rows of history.csv, without time and memory."""
+    with open(folder / "history.csv", newline="") as file:
+        return [{name: cell for name, cell in row.items() if name not in ("Images/s", "Memory")}
+                for row in csv.DictReader(file)]
 
 
 def rows(results: dict) -> list[dict]:
@@ -164,6 +173,8 @@ def test_stopped_and_continued_is_never_stopped(recipe, whole, run, stopped, tmp
     assert state_of(tmp_path / "cut", "best")["/cur_itrs"] == best
     assert rows(results) == rows(continued)
     assert lines(tmp_path / "whole") == lines(tmp_path / "cut") and {"3", "6"} < lines(tmp_path / "cut").keys()
+    told = [(row["Iteration"], row["Split"]) for row in read_history(tmp_path / "cut")]
+    assert told == [("3", "train"), ("4", "val"), ("6", "train"), ("8", "val")]
 
 
 @pytest.mark.parametrize("itr", range(1, TOTAL + 1))

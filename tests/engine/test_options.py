@@ -97,7 +97,7 @@ def test_of_several_processes_one_says_what_is_wrong(monkeypatch, capsys):
     (["--verify", "--overwrite"], "--verify trains nothing"),
     (["--test_only", "--options", "x", "--input", "y"], "--test_only trains nothing: leave out --input, --options"),
     (["--report", "x", "--lr", "1"], "--report only reads records: leave out --lr"),
-    (["--vis_port", "28333"], "--vis_port: for the dashboard: add --enable_vis"),
+    (["--vis_port", "28333"], "--vis_port: for the visdom dashboard: add --enable_vis"),
     (["--attack_seed", "3", "--input", "x"], "--input is for predict.py: leave it out of a training"),
     (["--overwrite", "--continue_training"], "--continue_training keeps the run that --overwrite would delete"),
     (["--val_images", "3"], "--val_images is for --test_only or --verify"),

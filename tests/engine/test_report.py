@@ -165,7 +165,8 @@ def test_samples_are_image_target_prediction_side_by_side():
 def test_robustness_lines_start_at_clean():
     dashboard = Recorder()
     show_robustness(dashboard, rows())
-    points = [(args[1], args[2], kwargs["line"]) for _, args, kwargs in dashboard.calls]
-    assert points == [(0.0, 0.125, "fgsm linf"), (pytest.approx(2), 0.125, "fgsm linf"),
-                      (0.0, 0.125, "pgd-js l2"), (0.7, 0.125, "pgd-js l2"),
-                      (0.0, 0.125, "worst case linf"), (pytest.approx(2), 0.125, "worst case linf")]
+    (what, (window, lines), _), = dashboard.calls
+    assert (what, window) == ("curves", "Robust Mean IoU")
+    assert lines == {"fgsm linf": [(0.0, 0.125), (pytest.approx(2), 0.125)],
+                     "pgd-js l2": [(0.0, 0.125), (0.7, 0.125)],
+                     "worst case linf": [(0.0, 0.125), (pytest.approx(2), 0.125)]}

@@ -10,12 +10,13 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from engine.run.interrupts import Stopped
+from engine.training.meter import Progress
 from engine.training.step import TrainingStep
 from engine.training.trainer import Trainer
 from network import NormalizedModel
 from optim import WeightAverage, build_loss, build_optimizer, build_scheduler
 from utils import checkpoint
-from utils.dashboards import NullVisualizer
+from utils.dashboards import Dashboard
 from utils.errors import UserError
 from utils.logging import start_log, stop_log
 
@@ -60,7 +61,7 @@ def trainer_of(tmp_path, data, optimizer="sgd", *, scores=(), lr=0.1, total=6, e
     return Trainer(
         model, TrainingStep(model, model, optimizer=optimizer, criterion=build_loss("cross_entropy"),
                             average=WeightAverage(model.model, ema)), InOrder(data),
-        scheduler=build_scheduler("poly", optimizer, total_itrs=total), dashboard=NullVisualizer(),
+        scheduler=build_scheduler("poly", optimizer, total_itrs=total), progress=Progress(Dashboard(), class_names=[]),
         validate=lambda _: {"Mean IoU": next(found, 0.5)}, described={"options": {}},
         paths={kind: tmp_path / f"{kind}.pth" for kind in ("latest", "best")})
 
