@@ -91,8 +91,8 @@ def test_tensorboard_draws_what_was_logged(run, history, page, screenshots):
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(run), "--load_fast=false"]
     with served(command, lambda port: ["--port", str(port), "--host", "127.0.0.1"]) as port:
         page.goto(f"http://127.0.0.1:{port}/?darkMode=false&tagFilter=Train#timeseries")
-        page.wait_for_function("() => [...document.querySelectorAll('scalar-card')].filter(card =>"
-                               "card.querySelector('line-chart') && card.innerText.includes('tensorboard')).length >= 3")
+        page.wait_for_function("""() => [...document.querySelectorAll('scalar-card')].filter(card =>
+            card.querySelector('line-chart') && card.innerText.includes('tensorboard')).length >= 3""")
         cards = page.evaluate("() => [...document.querySelectorAll('scalar-card')].map(card => card.innerText)")
         last = {f"Train/{name}": points[-1] for name, points in history.items()}
         for card in cards:  # its table has the last step and its value, with four digits after the point
