@@ -7,7 +7,7 @@ INSTALL = PIP_CONSTRAINT=$(CONSTRAINTS) PIP_BUILD_CONSTRAINT=$(CONSTRAINTS) $(BI
 # A process a core, one thread each; tests move to a process that has none left.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
-.PHONY: setup extras demo check test test-arithmetic test-oldest test-versions test-browser lint docs bench bench-gpu clean
+.PHONY: setup extras demo check test test-arithmetic test-oldest test-versions test-browser lint docs tour bench bench-gpu clean
 
 setup: $(VENV)/.installed
 
@@ -62,6 +62,10 @@ bench-gpu: setup
 
 docs: setup
 	PYTHONPATH=. $(BIN)/python docs/make_flags.py > docs/flags.md
+
+# The notebook, run again, with its pictures.
+tour: extras
+	$(BIN)/python docs/execute_tour.py
 
 clean:
 	rm -rf $(VENV) .venv-oldest demo screenshots .pytest_cache .ruff_cache

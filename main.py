@@ -4,10 +4,12 @@
     python main.py --test_only --attack pgd              mIoU of the trained network, clean and attacked
     python main.py --verify                              check whether these scores can be trusted
     python main.py --report exp                          tables and curves of recorded results
+    python main.py --list attacks                        what there is; --version: what a report of an error needs
 """
 from contextlib import closing
 
-from engine.options import REPORT, TRAIN, VERIFY, Call, read_call
+from engine.about import answer
+from engine.options import ABOUT, REPORT, TRAIN, VERIFY, Call, read_call
 from engine.run.exits import reported_errors
 from engine.run.interrupts import held_signals
 
@@ -20,6 +22,8 @@ def main(argv=None) -> dict:
 
 def run(call: Call) -> dict:
     """Do what main() says, without catching errors."""
+    if call.mode == ABOUT:
+        return answer(call.given.get("list"), version=call.given.get("version", False))
     with held_signals():  # here, once the flags are right, as importing torch takes seconds
         from engine.evaluation.plan import sweep_planned, weigh_classes
         from engine.report.build import report

@@ -7,4 +7,5 @@
     records      results of each image, rows of scores made from them
     report       tables, curves and pictures that compare recorded runs
     verify       can attacks on this checkpoint be trusted?
+    about        what there is, and in which versions
 """

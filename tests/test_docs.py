@@ -27,6 +27,7 @@ PAGES = ("training", "weights", "sharpness", "adversarial", "resume", "data", "e
          "performance", "scaling",
          "experiments/camvid", "experiments/voc")
 FILES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in PAGES))
+OTHERS = (ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
 PACKAGES = ("engine", "network", "datasets", "optim", "attacks", "metrics", "utils", "benchmarks", "tests", "docs",
             "experiments")
 RUN = "<!-- run -->"  # the line above a block of commands that are run
@@ -34,7 +35,7 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What the commands are typed for: bash expands variables and loops, and says what it would have started.
 SHELL = """set -eu
 say() { printf '%s\\0' "$@"; printf '\\n\\0'; }
-for name in python python3 torchrun make pip sbatch; do eval "$name() { say $name \\"\\$@\\"; }"; done
+for name in python python3 torchrun make pip sbatch docker; do eval "$name() { say $name \\"\\$@\\"; }"; done
 function . { say . "$@"; }
 """
 
@@ -76,7 +77,7 @@ def commands_of(path: Path) -> list[Command]:
     return found
 
 
-COMMANDS = [command for path in FILES if path.exists() for command in commands_of(path)]
+COMMANDS = [command for path in (*FILES, *OTHERS) if path.exists() for command in commands_of(path)]
 
 
 def prose_of(path: Path) -> str:
@@ -113,7 +114,7 @@ def test_the_table_of_speed_is_that_of_the_results():
     assert format_speed([results / "cpu.json", results / "cpu_again.json"]) in page
 
 
-@pytest.mark.parametrize("path", FILES, ids=page_name)
+@pytest.mark.parametrize("path", (*FILES, *OTHERS), ids=page_name)
 def test_links_and_anchors_lead_somewhere(path):
     lost = []
     for link in re.findall(r"\]\(([^)\s]+)\)", prose_of(path)):
@@ -136,7 +137,7 @@ def test_every_check_of_verify_has_its_heading():
     assert headings == list(CHECKS)
 
 
-@pytest.mark.parametrize("path", FILES, ids=page_name)
+@pytest.mark.parametrize("path", (*FILES, *OTHERS), ids=page_name)
 def test_files_that_are_named_are_there(path):
     text = path.read_text()
     named = {word for word in re.findall(r"`([\w./]+)`", FENCE.sub("", text))
@@ -182,6 +183,10 @@ def test_commands_that_are_not_run_are_right(command, monkeypatch):
         assert {word for word in words if "=" not in word} <= set(targets)
     elif words[0] in ("main.py", "predict.py"):
         options_of(*words[1:], entry=words[0])  # with all that is refused before a look at the disk
+    elif program == "docker":
+        assert words[0] in ("build", "run") and "robust-segmentation" in words
+        if "/app/main.py" in words:
+            options_of(*words[words.index("/app/main.py") + 1:])
     elif words[0] == "demo.py":
         assert len(words) == 1  # tests/test_demo.py runs it
     elif words[0] == "-m" and program == "python":

@@ -9,8 +9,14 @@ from pathlib import Path
 from utils import launch
 from utils.user_code import is_code
 
-# Modes: what a call does. predict.py has one mode, main.py the others.
-TRAIN, TEST, VERIFY, REPORT, PREDICT = "train", "test", "verify", "report", "predict"
+# Modes: what a call does. predict.py has one mode, main.py the others; about: --list and --version.
+TRAIN, TEST, VERIFY, REPORT, ABOUT, PREDICT = "train", "test", "verify", "report", "about", "predict"
+# Mode -> (what it does, how a user asks for it).
+MODES = {TRAIN: ("a training", "training"), TEST: ("--test_only trains nothing", "--test_only"),
+         VERIFY: ("--verify trains nothing and runs attacks of its own", "--verify"),
+         REPORT: ("--report only reads records", "--report"),
+         ABOUT: ("--list and --version only print", "--list or --version"),
+         PREDICT: ("predict.py only segments images", "predict.py")}
 WITH_NETWORK, SCORING, ATTACKING = (TRAIN, TEST, VERIFY, PREDICT), (TRAIN, TEST), (TRAIN, TEST, PREDICT)
 # How long an option applies. run, test: saved in the checkpoint (but a test ignores saved "test" options); call: to be
 # repeated by a command that continues the run; once: has its effect when the call starts and is never repeated.

@@ -4,6 +4,7 @@ from functools import partial
 
 from engine.options.attack_flags import ATTACK, OF_PREDICTION
 from engine.options.declare import (
+    ABOUT,
     PREDICT,
     REPORT,
     SCORING,
@@ -155,6 +156,15 @@ DASHBOARD = (
               "of the run's name in DIR", bare=True, metavar="DIR", needs=()),
 )
 
+about = partial(Flag, group="about this program", scope="once", modes=(ABOUT,))
+ANSWERS = (
+    about("list", plain_text, None, "show what there is, as a table: parameters, strides and weights of the models, "
+          "classes and layout of the data sets, cost of the attacks in gradients",
+          choices=list_registered("engine/about/catalogue.py", "TABLES")),
+    about("version", bool, False, "show the versions of this program and its packages, the device and the commit: "
+          "what a report of an error needs"),
+)
+
 predict = partial(Flag, group="segmented images", scope="call", modes=(PREDICT,))
 SEGMENTED = (
     predict("input", plain_text, None, "images, folders that are searched throughout, .txt lists of one image a line",
@@ -167,4 +177,4 @@ SEGMENTED = (
 )
 
 FLAGS = {flag.name: flag for flag in (*DATA, *MODEL, *SCHEDULE, *SHARPNESS, *ADVERSARIAL, *SCALE, *ATTACK, *REPORTS,
-                                      *RUN, *DASHBOARD, *SEGMENTED)}
+                                      *RUN, *DASHBOARD, *SEGMENTED, *ANSWERS)}

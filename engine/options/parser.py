@@ -4,7 +4,7 @@ import difflib
 import time
 from dataclasses import dataclass
 
-from engine.options.declare import PREDICT, REPORT, TEST, TRAIN, VERIFY, Flag
+from engine.options.declare import ABOUT, PREDICT, REPORT, TEST, TRAIN, VERIFY, Flag
 from engine.options.flags import FLAGS
 from utils import launch
 
@@ -13,7 +13,8 @@ DESCRIPTIONS = {
 
   python main.py --optimizer SAM --rho 0.02          train
   python main.py --test_only --attack pgd            mIoU, clean and attacked, of what was trained
-  python main.py --continue_training                 continue a run that was stopped (Ctrl-C is safe)""",
+  python main.py --continue_training                 continue a run that was stopped (Ctrl-C is safe)
+  python main.py --list attacks                      what there is; also models, datasets, losses, corruptions""",
     "predict.py": """Segment images: files, folders or lists in, label maps and overlays out; --attack attacks them too.
 
   python predict.py --input photos --exp_name sam                     with the run's best checkpoint
@@ -37,6 +38,10 @@ FOREIGN = {
 }
 
 
+# The flags that choose a mode, the first one given.
+CHOOSING = {"list": ABOUT, "version": ABOUT, "report": REPORT, "verify": VERIFY, "test_only": TEST}
+
+
 @dataclass(frozen=True)
 class Call:
     """A parsed command line: the entry, its mode, and {name: value} of the flags given."""
@@ -53,8 +58,7 @@ def parse(argv=None, entry: str = "main.py") -> Call:
              for name, value in vars(parser.parse_args(argv)).items()}
     if entry == "predict.py":
         return Call(entry, PREDICT, given)
-    asked = (mode for mode, flag in ((REPORT, "report"), (VERIFY, "verify"), (TEST, "test_only")) if given.get(flag))
-    return Call(entry, next(asked, TRAIN), given)
+    return Call(entry, next((mode for flag, mode in CHOOSING.items() if given.get(flag)), TRAIN), given)
 
 
 def build_parser(entry: str = "main.py", *, every_flag: bool = False) -> argparse.ArgumentParser:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from engine.options import rules
 from engine.options.attack_flags import PROTOCOLS
-from engine.options.declare import PREDICT, REPORT, TRAIN, VERIFY
+from engine.options.declare import ABOUT, PREDICT, REPORT, TRAIN, VERIFY
 from engine.options.flags import FLAGS
 from engine.options.parser import Call, format_value, parse
 from engine.options.types import find_base_optimizer
@@ -16,6 +16,7 @@ SINGLE_EPS = {"linf": 4 / 255, "l2": 0.5}  # of a training, --verify and predict
 CROP_SIZE, CROP_SIZES = 513, {"cityscapes": 768}  # usual ones
 # Options whose defaults depend on other flags, see _complete().
 COMPLETED = ("output_stride", "crop_size", "eps", "lr", "train_eps")
+UNSAVED = ((PREDICT,), (ABOUT,))  # the modes of flags that no run has
 HEADER, END = "------------ Options -------------", "-------------- End ----------------"
 
 # A field for each flag, the mode, and the names of the flags that this call gave.
@@ -23,7 +24,7 @@ Options = make_dataclass("Options", [(name, object) for name in FLAGS] + [
     ("mode", str), ("given", frozenset[str], field(default=frozenset()))], frozen=True, namespace={
     "__doc__": "The complete options of a call; they can't be changed.",
     "to_dict": lambda self: {name: list(value) if isinstance(value, tuple) else value for name, value in
-                             sorted(asdict(self).items()) if name in FLAGS and FLAGS[name].modes != (PREDICT,)}})
+                             sorted(asdict(self).items()) if name in FLAGS and FLAGS[name].modes not in UNSAVED}})
 
 
 def read_call(argv=None, entry: str = "main.py") -> Call:
@@ -54,7 +55,7 @@ def resolve(call: Call, saved: dict | None = None, *, ckpt: str | None = None) -
         if name not in call.given and values[name] != flag.default and flag.unmet(Options(**values)):
             values[name] = flag.default  # saved, but without effect here, for example with another --optimizer
     options = Options(**_complete(values))
-    if call.mode != REPORT:
+    if call.mode not in (REPORT, ABOUT):
         rules.check(options)
     return options
 
@@ -106,7 +107,7 @@ def _complete(values: dict) -> dict:
     options = Options(**values)
     adam = find_base_optimizer(options.optimizer, options.base_optimizer) != "sgd"
     return {**values,
-            "test_only": options.mode != TRAIN and options.mode != REPORT,
+            "test_only": options.mode not in (TRAIN, REPORT, ABOUT),
             "output_stride": values["output_stride"] or find_output_stride(options.model),
             "eps": values["eps"] or (
                 (SINGLE_EPS[options.attack_norm],) if options.mode in (VERIFY, PREDICT)

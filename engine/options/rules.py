@@ -2,25 +2,19 @@
 import math
 import os
 
-from engine.options.declare import PREDICT, REPORT, SAM_FAMILY, TEST, TRAIN, VERIFY, list_attacks, list_registered
+from engine.options.declare import MODES, PREDICT, SAM_FAMILY, TRAIN, VERIFY, WITH_NETWORK, list_attacks
 from engine.options.flags import FLAGS
 from engine.options.types import compute_step_size, find_start_itr
 from utils import launch
 from utils.errors import UserError
 from utils.user_code import is_code, split_name
 
-# Mode -> (what it does, how a user asks for it).
-MODES = {TRAIN: ("a training", "training"), TEST: ("--test_only trains nothing", "--test_only"),
-         VERIFY: ("--verify trains nothing and runs attacks of its own", "--verify"),
-         REPORT: ("--report only reads records", "--report"),
-         PREDICT: ("predict.py only segments images", "predict.py")}
-
 
 def check_call(call, options):
     """Raise UserError for contradictions within a call, whatever its checkpoint holds."""
     refuse_useless(call)
-    if call.mode == REPORT:
-        _refuse_ranks("--report", "main.py")
+    if call.mode not in WITH_NETWORK:
+        _refuse_ranks(MODES[call.mode][1], "main.py")
         return
     _check_start_weights(options)
     for name in call.given:
@@ -143,8 +137,7 @@ def _check_recipe(options):
     if options.awp_gamma and options.optimizer in SAM_FAMILY:
         raise UserError(f"--awp_gamma and --optimizer {options.optimizer} both perturb the weights: choose one "
                         "(docs/adversarial.md#weight-perturbation)")
-    if options.sam_sync == "local" and options.optimizer not in (
-            *list_registered("optim/__init__.py", "BASE_OPTIMIZERS"), "SAM"):
+    if options.sam_sync == "local" and options.optimizer in {*SAM_FAMILY} - {"SAM"}:
         raise UserError(f"--sam_sync local: {options.optimizer} reuses the first gradient, which must be that of the "
                         "whole batch: give --sam_sync global (docs/gpus.md#sam-under-torchrun)")
     if options.adaptive and options.sam_perturb == "norm":

@@ -192,14 +192,15 @@ def test_every_flag_is_refused_in_the_modes_that_its_row_leaves_out(refused, tmp
     """From the table alone: each mode with each flag that is not for it."""
     monkeypatch.chdir(tmp_path)
     calls = {"train": (main, []), "test": (main, ["--test_only"]), "verify": (main, ["--verify"]),
-             "report": (main, ["--report", "x"]), "predict": (predict, ["--input", "x"])}
+             "report": (main, ["--report", "x"]), "about": (main, ["--list", "models"]),
+             "predict": (predict, ["--input", "x"])}
     tried = 0
     for flag in FLAGS.values():
         values = {"alpha": "eps", "train_alpha": "eps", "exp_name": "a", "gpu_id": "0", "target_class": "0"}
         value = [] if flag.kind is bool else [str(flag.choices[-1]) if flag.choices else values.get(flag.name, "65")]
         for mode, (call, argv) in calls.items():
             # these choose the mode themselves
-            if mode in flag.modes or (call is main and flag.name in ("test_only", "verify", "report")):
+            if mode in flag.modes or (call is main and flag.name in parsing.CHOOSING):
                 continue
             assert f"--{flag.name}" in refused([*argv, f"--{flag.name}", *value], call=call), (flag.name, mode)
             tried += 1
@@ -219,17 +220,20 @@ except SystemExit:
 
 
 @pytest.mark.parametrize("typed", ["main.py --help", "main.py --optimzer SAM", "main.py --lr 0", "main.py --rho 0.1",
-                                   "main.py --adv --train_eps 4", "predict.py --help", "predict.py --input nowhere"])
+                                   "main.py --adv --train_eps 4", "predict.py --help", "predict.py --input nowhere",
+                                   "main.py --list attacks", "main.py --list networks"])
 def test_help_and_mistakes_are_answered_before_torch_is_imported(root, typed):
     code = f"""import runpy, sys
 sys.argv = {typed.split()!r}
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
+    code = 0
 except SystemExit as stop:
-    heavy = {{"torch", "torchvision", "numpy", "PIL", "matplotlib"}} & sys.modules.keys()
-    print(stop.code or 0, *heavy, file=sys.stderr)"""
+    code = stop.code or 0
+heavy = {{"torch", "torchvision", "numpy", "PIL", "matplotlib"}} & sys.modules.keys()
+print(code, *heavy, file=sys.stderr)"""
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
-    assert done.stderr.splitlines()[-1] == ("0" if "--help" in typed else "2")
+    assert done.stderr.splitlines()[-1] == ("0" if "--help" in typed or "attacks" in typed else "2")
 
 
 def test_choices_are_the_registries():
