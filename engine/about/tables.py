@@ -35,7 +35,6 @@ def format_table(listed: str) -> str:
         _format(row[column]) for row in rows.values()] for column in head})
 
 
-
 def _format(value) -> str:
     """Return a cell: 5,113,877; "16, 8"; yes or no; - for None."""
     if isinstance(value, bool):

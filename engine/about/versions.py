@@ -10,9 +10,9 @@ import torch
 from utils.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
-# Those of requirements.txt that a run uses, and those of --corrupt.
-PACKAGES = ("torchvision", "numpy", "pillow", "tqdm", "visdom", "tornado", "matplotlib", "imagecorruptions-imaug",
-            "opencv-python-headless")
+# Those of requirements.txt that a run uses, and extras.
+PACKAGES = ("torchvision", "numpy", "pillow", "tqdm", "visdom", "tornado", "matplotlib", "tensorboard", "onnx",
+            "onnxruntime", "imagecorruptions-imaug", "opencv-python-headless")
 CHANGED = " with uncommitted changes"
 
 
