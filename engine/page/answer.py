@@ -3,13 +3,15 @@ from engine.page.chart import draw_key, name_style
 from engine.page.markup import Markup, fit, join, show, table, tag
 from utils.text import format_score
 
-LIMIT = 600_000
+LIMIT = 400_000
+NAMED = 12  # winners in the sentence
 HEAD = ("run", "mIoU", "loses most on", "IoU of that class")
 HOW = (
-    "The attack at each radius is the strongest that the records hold there: another one may leave less. (>= ...) is a "
-    "lower bound over every choice between these attacks, image by image. The interval of a difference is a 95 % "
-    "bootstrap over the images; with groups of runs it is over runs too, and t is Student's interval over runs. A run "
-    "is called higher only if all these intervals lie above 0.")
+    "The attack at each radius is the strongest that the records hold there: another one may leave less. In a worst "
+    "case of 2 the adversary chooses, image by image, between two recorded attacks and the clean image; (>= ...) is a "
+    "lower bound over all its choices. The interval of a difference is a 95 % bootstrap over images, with groups of "
+    "runs over runs too; t is Student's interval over runs. A run is called higher only if these intervals lie above "
+    "0, its lower bound is above the other's mIoU, and there are enough images.")
 ONE_TRAINING = (
     "These are single trainings: the intervals say whether the networks differ on such images, not whether a method "
     "would win again with another seed. For that, report groups of runs: --report A1,A2,A3 B1,B2,B3.")
@@ -17,12 +19,12 @@ ONE_TRAINING = (
 
 def make_answer(strongest: list[dict], runs: list[str], *, members: dict[str, list[str]]) -> Markup:
     """Return the table, above it a sentence. members: {group: runs}."""
-    bodies, note = fit((_make_body(line, members, runs) for line in strongest), LIMIT, of="radii")
+    bodies, note = fit(lambda line: _make_body(line, members, runs), strongest, LIMIT, of="radii")
     head = tag("tr", *(tag("th", title, scope="col", class_="number" if title == "mIoU" else None) for title in HEAD))
     single = len(members) > 1 and all(len(runs) == 1 for runs in members.values())
     return join(tag("p", _summarize(strongest), class_="lede"),
                 tag("p", ONE_TRAINING, class_="small") if single else "",
-                table([head], bodies, class_="answer"), note, tag("p", HOW, class_="small"))
+                table([head], bodies, class_="answer"), note)
 
 
 def name_radius(line: dict) -> str:
@@ -52,7 +54,8 @@ def _summarize(strongest: list[dict]) -> Markup:
              for name, radii in winners.items() if name is not None]
     if None in winners:
         parts.append(show(f"at {_enumerate_radii(winners[None])} no difference is sure"))
-    return Markup("Under the strongest attacks recorded, " + "; ".join(parts) + ".")
+    more = [f"{len(parts) - NAMED} more are in the table"] if len(parts) > NAMED else []
+    return Markup("Under the strongest attacks recorded, " + "; ".join([*parts[:NAMED], *more]) + ".")
 
 
 def _enumerate_radii(by_norm: dict[str, list[str]]) -> str:

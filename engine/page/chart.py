@@ -1,9 +1,9 @@
 """Curves as inline SVG: the points are focusable and name their values, which are in a table below, too."""
 import math
 
-from engine.page.markup import Markup, details, fit, join, show, tabulate, tag
+from engine.page.markup import Markup, details, fit, join, tabulate, tag
 
-LIMIT = 1_200_000
+LIMIT = 500_000
 WIDTH, HEIGHT = 380, 250  # of a chart, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 40, 368, 12, 206  # the axes
 COLOURS, SHAPES = 7, ("M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z", "M-3.6-3.6h7.2v7.2h-7.2z", "M0-4.6L4.4 3.4h-8.8z",
@@ -18,16 +18,16 @@ def make_charts(panels: list, runs: list[str], *, ylabel: str, value: str, skip:
     panels: with title, norm, curves {run: [(eps, value in percent, its lower bound)]} and stepped. value: the word for
     a value. skip: as many panels are only in the table, as they are shown elsewhere.
     """
-    drawn, note = fit((draw_chart(panel, panels, runs, ylabel=ylabel, value=value) for panel in panels[skip:]), LIMIT,
+    drawn, note = fit(lambda panel: draw_chart(panel, panels, runs, ylabel=ylabel, value=value), panels[skip:], LIMIT,
                       of="charts")
     used = [run for run in runs if any(run in panel.curves for panel in panels)]
     return join(make_legend(used, runs) if drawn else "", tag("div", join(*drawn), class_="charts"), note,
-                details(f"Values of these curves: {ylabel}", tabulate(list_values(panels), LIMIT // 2)))
+                details(f"Values of these curves: {ylabel}", tabulate(list_values(panels), LIMIT)))
 
 
 def make_legend(used: list[str], runs: list[str]) -> Markup:
     """Return the names of runs beside their marks."""
-    entries, note = fit((tag("li", draw_key(runs.index(run)), show(run)) for run in used), LIMIT // 8,
+    entries, note = fit(lambda run: tag("li", draw_key(runs.index(run)), run), used, LIMIT // 5,
                         of="runs in this legend")
     return join(tag("ul", *entries, class_="legend"), note)
 

@@ -4,7 +4,8 @@ from engine.page.chart import draw_key
 from engine.page.markup import Markup, fit, join, table, tag
 from utils.text import format_score, is_undefined
 
-LIMIT = 1_800_000
+LIMIT = 1_200_000
+DRAWN = 8  # runs: with more, numbers alone have room
 
 
 def make_classes(lines: list[dict], runs: list[str], *, first: list[tuple]) -> Markup:
@@ -13,7 +14,7 @@ def make_classes(lines: list[dict], runs: list[str], *, first: list[tuple]) -> M
     attacked = [line for line in lines if line is not clean] or [clean]
     order = {key: place for place, key in enumerate(first)}
     ranked = sorted(attacked, key=lambda line: order.get(get_key(line), len(order)))
-    found, note = fit((_make_choice(line, clean, runs, always=get_key(line) in order) for line in ranked), LIMIT,
+    found, note = fit(lambda line: _make_choice(line, clean, runs, always=get_key(line) in order), ranked, LIMIT,
                       of="tables of classes")
     return join(tag("div", join(*found), class_="choices", data_label="Attack"), note)
 
@@ -58,7 +59,7 @@ def _make_row(name: str, clean: dict, line: dict, styles: dict[str, int], drops:
         before, after = clean["rows"][run]["Class IoU"][name], line["rows"][run]["Class IoU"][name]
         lost = drops[run].get(name)
         kind = "number largest" if name == most[run] and lost > 0 else "number"
-        cells += [tag("td", draw_bar(before, after, styles[run]), class_="start"),
+        cells += [tag("td", draw_bar(before, after, styles[run]) if len(styles) <= DRAWN else "", class_="start"),
                   *(tag("td", format_score(iou), class_="number") for iou in (before, after)),
                   tag("td", _format_loss(lost), class_=kind)]
     return tag("tr", tag("th", name, scope="row"), *cells)

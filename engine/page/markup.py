@@ -4,6 +4,7 @@ from html import escape
 from utils.text import escape_unprintable
 
 LONGEST = 500  # characters of one text: names and options of strangers may be of any length
+FILES = "report.md and report.json"
 VOID = {"input", "img", "meta"}  # elements without an end
 
 
@@ -35,21 +36,20 @@ def join(*parts) -> Markup:
     return Markup("\n".join(show(part) for part in parts if part))
 
 
-def fit(pieces, limit: int, *, of: str) -> tuple[list[Markup], Markup]:
-    """Return the first pieces that have at most `limit` bytes together, and a note on those left out, or nothing.
+def fit(make, items, limit: int, *, of: str, where: str = FILES) -> tuple[list[Markup], Markup]:
+    """Return make(item) of the first items, of at most `limit` bytes together, and a note on the rest, or nothing.
 
-    of: what the pieces are, for the note.
+    of, where: what the items are and which files have them all, for the note.
     """
-    kept, size, every = [], 0, 0
-    for piece in pieces:
-        every += 1
+    items, kept, size = list(items), [], 0
+    for item in items:
+        piece = make(item)
         size += len(piece.encode())
-        if size <= limit:
-            kept.append(piece)
-    if len(kept) == every:
-        return kept, Markup()
-    return kept, tag("p", f"{every - len(kept)} of {every} {of} are left out to keep this page small; report.md, "
-                     "report.csv and report.json have them all.", class_="note")
+        if size > limit:
+            return kept, tag("p", f"{len(items) - len(kept)} of {len(items)} {of} are left out to keep this page "
+                             f"small; {where} have them all.", class_="note")
+        kept.append(piece)
+    return kept, Markup()
 
 
 def table(head, body, *, caption=None, sortable: bool = False, class_: str | None = None) -> Markup:
@@ -62,8 +62,8 @@ def table(head, body, *, caption=None, sortable: bool = False, class_: str | Non
 def tabulate(columns: dict[str, list[str]], limit: int, *, caption=None) -> Markup:
     """Return columns {title: cells} as a sortable table of at most `limit` bytes."""
     head = tag("tr", *(tag("th", title, scope="col") for title in columns))
-    rows = (tag("tr", *(tag("td", cell) for cell in cells)) for cells in zip(*columns.values(), strict=True))
-    kept, note = fit(rows, limit - len(head), of="lines of this table")
+    kept, note = fit(lambda cells: tag("tr", *(tag("td", cell) for cell in cells)), zip(*columns.values(), strict=True),
+                     limit - len(head), of="lines of this table")
     return join(table([head], [tag("tbody", join(*kept))], caption=caption, sortable=True), note)
 
 

@@ -8,7 +8,6 @@ from PIL import Image
 
 from engine.page.markup import Markup, join, show, tag
 
-LIMIT = 5_000_000  # bytes of all pictures as they are embedded
 LONGEST_SIDE = 360  # pixels
 # Of a column of a sheet: the views that show it, and whether its colours are classes.
 COLUMNS = {
@@ -18,11 +17,11 @@ COLUMNS = {
 VIEWS = ("clean", "attacked", "perturbation")
 
 
-def make_sheets(sheets: list, *, limit: int = LIMIT) -> Markup:
+def make_sheets(sheets: list, *, limit: int) -> Markup:
     """Return the sheets by norm and eps, each with a switch between VIEWS; nothing without sheets.
 
-    sheets: with run, ball (norm and eps), title and grid {image: {column: path}}. Within `limit` every sheet gets its
-    first image before any gets its second.
+    sheets: with run, ball (norm and eps), title and grid {image: {column: path}}. Within `limit` bytes every sheet
+    gets its first image before any gets its second.
     """
     if not sheets:
         return Markup()

@@ -7,7 +7,7 @@ from engine.page.markup import Markup, details, fit, join, table, tag
 from utils.strict_json import is_shallow, parse
 from utils.text import format_figure
 
-LIMIT = 700_000
+LIMIT = 400_000
 LARGEST = 2_000_000  # bytes of a file that is read
 BEGIN, END = re.compile(r"-+ Options -+"), re.compile(r"-+ End -+")
 TRAINED, SCORED = "option", "recorded with"
@@ -36,9 +36,9 @@ def make_options(folders: dict[str, Path], subjects: dict[str, dict]) -> Markup:
 
 def _make_table(names: list[tuple], values: dict[str, dict], caption: str) -> Markup:
     head = tag("tr", *(tag("th", title, scope="col") for title in ("", "name", *values)))
-    rows, note = fit((tag("tr", tag("td", kind, class_="kind"), tag("th", name, scope="row"), *(
-        tag("td", of_run.get((kind, name), "-")) for of_run in values.values())) for kind, name in names), LIMIT,
-        of="options")
+    rows, note = fit(lambda name: tag("tr", tag("td", name[0], class_="kind"), tag("th", name[1], scope="row"), *(
+        tag("td", of_run.get(name, "-")) for of_run in values.values())), names, LIMIT, of="options",
+        where="opts.txt and results.json of the runs")
     return join(table([head], [tag("tbody", join(*rows))], caption=caption, sortable=True, class_="options"), note)
 
 
@@ -72,7 +72,8 @@ def format_value(value) -> str:
 
 def make_findings(folders: dict[str, Path]) -> Markup:
     """Return what --verify found on each run, or the command that runs it."""
-    found, note = fit((_make_finding(run, folder) for run, folder in folders.items()), LIMIT, of="runs")
+    found, note = fit(lambda run: _make_finding(run, folders[run]), folders, LIMIT, of="runs",
+                      where="their folders' verify.json")
     return join(tag("p", "--verify checks on a few images whether attacks on a network do what they should."), *found,
                 note)
 

@@ -4,7 +4,7 @@ from engine.records.corruptions import is_corruption
 from engine.records.naming import format_radius
 from engine.records.summary import format_scores, list_scores
 
-LIMIT = 1_500_000
+LIMIT = 900_000
 ATTACK = ("attack", "loss", "norm", "eps", "steps")
 
 
@@ -31,7 +31,7 @@ def _make_table(lines: list[dict], runs: list[str], shown: list[str], keys, *, c
                             class_="number start" if title == shown[0] else "number")
                         for place, title in enumerate(shown * len(runs))))
     head = Markup(top + "\n" + below)
-    rows, note = fit((_make_row(line, runs, shown, titles) for line in lines), LIMIT, of="lines of this table")
+    rows, note = fit(lambda line: _make_row(line, runs, shown, titles), lines, LIMIT, of="lines of this table")
     return join(table([head], [tag("tbody", join(*rows))], caption=caption, sortable=True, class_="scores"), note)
 
 
@@ -50,7 +50,10 @@ def _split_bound(cell: str) -> list:
 
 def list_members(lines: list[dict]) -> Markup:
     """Return which attacks each union combines, as a list; nothing without unions."""
-    found = (tag("li", show(f"{run}: {row['attack']}, {row['norm']}, {format_radius(row)}: "), show(
-        ", ".join(row["members"]))) for line in lines for run, row in line["rows"].items() if row["members"])
-    kept, note = fit(found, LIMIT // 10, of="unions")
+    unions = [(run, row) for line in lines for run, row in line["rows"].items() if row["members"]]
+    kept, note = fit(lambda union: _list_one(*union), unions, LIMIT // 9, of="unions")
     return join(tag("ul", join(*kept), class_="members") if kept else "", note)
+
+
+def _list_one(run: str, row: dict) -> Markup:
+    return tag("li", show(f"{run}: {row['attack']}, {row['norm']}, {format_radius(row)}: "), ", ".join(row["members"]))

@@ -5,20 +5,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
 
-from engine.page.answer import make_answer
+from engine.page.answer import HOW, make_answer
 from engine.page.chart import draw_chart, make_charts, make_legend
 from engine.page.classes import get_key, make_classes
-from engine.page.markup import Markup, join, show, tabulate, tag
+from engine.page.markup import Markup, fit, join, show, tabulate, tag
 from engine.page.pictures import make_sheets
 from engine.page.runs import make_findings, make_options
-from engine.page.tables import LIMIT, list_members, make_scores
+from engine.page.tables import list_members, make_scores
 from engine.records.rows import WORST
 from utils.version import VERSION
 
 FOLDER = Path(__file__).parent
 MIOU, WITHIN = "mIoU (%)", "images with a radius of at most eps (%)"
+LIMIT, MOST_PICTURES = 9_800_000, 5_000_000  # bytes
+PICTURES = "Pictures"
 NAMED = 3  # runs in the title
-CHART_LIMIT = 400_000
+CHART_LIMIT = 300_000
 NO_PICTURES = "These runs have no pictures of these records; --sheet_images or --save_val_results write them."
 
 
@@ -53,17 +55,21 @@ class Content:
 
 
 def make_page(content: Content) -> str:
-    """Return the page. Equal content gives equal text."""
+    """Return the page, of less than LIMIT bytes. Equal content gives equal text."""
     style, script = ((FOLDER / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     panels = sorted(content.panels, key=lambda panel: not panel.title.startswith(WORST))
-    sections = [(anchor, title, body) for anchor, title, body in _list_sections(content, panels) if body]
+    answer, sections = _make_top(content, panels), _list_sections(content, panels)
+    room = LIMIT - len(style + script) - sum(len(each.encode()) for each in (answer, *sections.values()))
+    sections[PICTURES] = make_sheets(content.sheets, limit=min(room, MOST_PICTURES)) or tag("p", NO_PICTURES)
+    whole = {title: body for title, body in sections.items() if body}
+    anchors = {title: title.split()[0].lower() for title in whole}
     title = ", ".join(content.runs[:NAMED])
     more = len(content.runs) - NAMED
     return Template((FOLDER / "page.html").read_text(encoding="utf-8")).substitute(
-        style=style, script=script, policy=show(_make_policy(style, script)), answer=_make_top(content, panels),
+        style=style, script=script, policy=show(_make_policy(style, script)), answer=answer,
         title=show(f"Robustness of {title}" + (f" and {more} more" if more > 0 else "")), facts=_state_facts(content),
-        links=join(*(tag("a", name, href=f"#{anchor}") for anchor, name, _ in sections)),
-        sections=join(*(tag("section", tag("h2", name), body, id=anchor) for anchor, name, body in sections)))
+        links=join(*(tag("a", name, href=f"#{anchors[name]}") for name in whole)),
+        sections=join(*(tag("section", tag("h2", name), body, id=anchors[name]) for name, body in whole.items())))
 
 
 def _make_policy(style: str, script: str) -> str:
@@ -85,32 +91,42 @@ def _make_top(content: Content, panels: list) -> Markup:
     answer = make_answer(content.strongest, content.runs, members=content.members)
     used = [run for run in content.runs if run in panels[0].curves]
     chart = draw_chart(panels[0], panels[:1], content.runs, ylabel=MIOU, value="mIoU")
-    if len(chart) > CHART_LIMIT:
-        return answer
-    return tag("div", tag("div", answer), tag("aside", make_legend(used, content.runs), chart), class_="top")
+    shown = [make_legend(used, content.runs), chart] if len(chart) <= CHART_LIMIT else []
+    return tag("div", tag("div", answer), tag("aside", *shown, tag("p", HOW, class_="small")), class_="top")
 
 
-def _list_sections(content: Content, panels: list) -> list[tuple[str, str, Markup]]:
-    """Return (anchor, title, body) of each section; a body may be empty."""
+def _list_sections(content: Content, panels: list) -> dict[str, Markup]:
+    """Return {title: body} of the sections; a body may be empty. That of the pictures is: they take the room left."""
     runs, first = content.runs, [get_key(line) for line in content.strongest if line["norm"] != "-"]
-    groups = join(tag("p", show("; ".join(f"{name}: {', '.join(of)}" for name, of in content.members.items()))),
-                  tabulate(content.groups, LIMIT), make_list(content.legends["groups"])) if content.groups else ""
-    radii = join(*(tabulate(columns, LIMIT // 4) for columns in content.radii), make_charts(
-        content.radius_panels, runs, ylabel=WITHIN, value="images within it") if content.radii else "")
-    return [
-        ("groups", "Groups of runs", groups),
-        ("classes", "What each class loses", make_classes(content.lines, runs, first=first)),
-        ("scores", "All scores", join(make_scores(content.lines, runs), make_list(content.legends["scores"]))),
-        ("curves", "Curves", make_charts(panels, runs, ylabel=MIOU, value="mIoU", skip=1)),
-        ("radii", "Smallest radius", radii),
-        ("pictures", "Pictures", make_sheets(content.sheets) or tag("p", NO_PICTURES)),
-        ("options", "Options", make_options(content.folders, content.subjects)),
-        ("verify", "Can these attacks be trusted?", make_findings(content.folders)),
-        ("cost", "Cost and members", join(
-            tabulate(content.cost, LIMIT // 2, caption="Forward + backward passes per image"),
-            tag("h3", "Members of the unions") if (members := list_members(content.lines)) else "", members)),
-        ("cite", "How to cite", cite(content.images)),
-    ]
+    members = list_members(content.lines)
+    return {
+        "Groups of runs": _make_groups(content),
+        "Classes: what each loses": make_classes(content.lines, runs, first=first),
+        "Scores": join(make_scores(content.lines, runs), make_list(content.legends["scores"])),
+        "Curves": make_charts(panels, runs, ylabel=MIOU, value="mIoU", skip=1),
+        "Radius that each image needs": _make_radii(content),
+        PICTURES: Markup(),
+        "Options": make_options(content.folders, content.subjects),
+        "Verify: can attacks be trusted?": make_findings(content.folders),
+        "Cost": join(tabulate(content.cost, LIMIT // 25, caption="Forward + backward passes per image"),
+                     tag("h3", "Members of the unions") if members else "", members),
+        "How to cite": cite(content.images),
+    }
+
+
+def _make_groups(content: Content) -> Markup:
+    if not content.groups:
+        return Markup()
+    members = "; ".join(f"{name}: {', '.join(runs)}" for name, runs in content.members.items())
+    return join(tag("p", members), tabulate(content.groups, LIMIT // 12), make_list(content.legends["groups"]))
+
+
+def _make_radii(content: Content) -> Markup:
+    if not content.radii:
+        return Markup()
+    tables, note = fit(lambda columns: tabulate(columns, LIMIT // 20), content.radii, LIMIT // 20, of="tables")
+    return join(*tables, note,
+                make_charts(content.radius_panels, content.runs, ylabel=WITHIN, value="images within it"))
 
 
 def make_list(markdown: str) -> Markup:
