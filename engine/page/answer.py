@@ -5,13 +5,16 @@ from utils.text import format_score
 
 LIMIT = 400_000
 NAMED = 12  # winners in the sentence
-HEAD = ("run", "mIoU", "loses most on", "IoU of that class")
-HOW = (
-    "The attack at each radius is the strongest that the records hold there: another one may leave less. In a worst "
-    "case of 2 the adversary chooses, image by image, between two recorded attacks and the clean image; (>= ...) is a "
-    "lower bound over all its choices. The interval of a difference is a 95 % bootstrap over images, with groups of "
-    "runs over runs too; t is Student's interval over runs. A run is called higher only if these intervals lie above "
-    "0, its lower bound is above the other's mIoU, and there are enough images.")
+HEAD = ("run", "", "mIoU", "loses most on", "IoU of that class")
+HOW = """\
+- The attack at each radius is the strongest that the records hold there. Another one may leave less.
+- In a worst case of 2 the adversary chooses for every image one of two recorded attacks or the clean image. (>= ...) is
+  a lower bound over all choices.
+- The interval of a difference is a 95 % bootstrap over images, with groups of runs over runs too; t is Student's
+  interval over runs.
+- A run is called higher only if these intervals lie above 0, its lower bound is above the other's mIoU, and there are
+  at least 10 images.
+- A class loses its clean IoU minus its IoU under this attack."""
 ONE_TRAINING = (
     "These are single trainings: the intervals say whether the networks differ on such images, not whether a method "
     "would win again with another seed. For that, report groups of runs: --report A1,A2,A3 B1,B2,B3.")
@@ -92,18 +95,19 @@ def _judge(line: dict) -> list:
 def _make_row(name: str, found: dict | None, *, first: bool, style: int) -> Markup:
     head = tag("th", draw_key(style), name, scope="row")
     if found is None:
-        return tag("tr", head, tag("td", "-", class_="number"), tag("td", "-"), tag("td", "-"))
+        return tag("tr", head, tag("td"), tag("td", "-", class_="number"), tag("td", "-"), tag("td", "-"))
     most = found["most"]
     drop = "-" if most is None else (f"{format_score(most['clean'])} \u2192 {format_score(most['attacked'])} "
                                      f"(\u2212{most['clean'] - most['attacked']:.4f})")
-    return tag("tr", head, tag("td", *_format_mean(found, style), class_="number"),
+    return tag("tr", head, tag("td", draw_bar(found["mIoU"], found["lower"], style)),
+               tag("td", *_format_mean(found), class_="number"),
                tag("td", most["class"] if most else "-"), tag("td", drop), class_="first" if first else None)
 
 
-def _format_mean(found: dict, style: int) -> list:
+def _format_mean(found: dict) -> list:
     spread = "" if found["spread"] is None else f" \u00b1 {found['spread']:.4f}"
     lower = "" if found["lower"] is None else f" (>= {format_score(found['lower'])})"
-    return [draw_bar(found["mIoU"], found["lower"], style), format_score(found["mIoU"]), tag("small", spread + lower)]
+    return [format_score(found["mIoU"]), tag("small", spread + lower)]
 
 
 def draw_bar(value: float | None, inner: float | None, style: int) -> Markup:

@@ -62,7 +62,7 @@ def make_page(content: Content) -> str:
     room = LIMIT - len(style + script) - sum(len(each.encode()) for each in (answer, *sections.values()))
     sections[PICTURES] = make_sheets(content.sheets, limit=min(room, MOST_PICTURES)) or tag("p", NO_PICTURES)
     whole = {title: body for title, body in sections.items() if body}
-    anchors = {title: title.split()[0].lower() for title in whole}
+    anchors = {title: title.split()[0].strip(":").lower() for title in whole}
     title = ", ".join(content.runs[:NAMED])
     more = len(content.runs) - NAMED
     return Template((FOLDER / "page.html").read_text(encoding="utf-8")).substitute(
@@ -92,7 +92,8 @@ def _make_top(content: Content, panels: list) -> Markup:
     used = [run for run in content.runs if run in panels[0].curves]
     chart = draw_chart(panels[0], panels[:1], content.runs, ylabel=MIOU, value="mIoU")
     shown = [make_legend(used, content.runs), chart] if len(chart) <= CHART_LIMIT else []
-    return tag("div", tag("div", answer), tag("aside", *shown, tag("p", HOW, class_="small")), class_="top")
+    aside = tag("aside", *shown, tag("h2", "How to read this"), make_list(HOW))
+    return tag("div", tag("div", answer), aside, class_="top")
 
 
 def _list_sections(content: Content, panels: list) -> dict[str, Markup]:

@@ -14,7 +14,7 @@ MIN_IMAGES = 10  # a bootstrap over fewer images shows too little of their sprea
 
 def find_strongest(groups: dict[str, list[str]], kept: dict[str, list[Record]], rows: list[dict],
                    names: list[str]) -> list[dict]:
-    """Return a line for the clean images and for every norm and eps, of the strongest attack recorded there.
+    """Return a line for the clean images and for every norm and eps, in this order, of the strongest attack there.
 
     groups: {name: runs}; a run alone is a group of its own. The strongest attack is that with the lowest mean mIoU
     among those that the most groups have; of equals, the worst case. A line is {"attack", "loss", "norm", "eps",
@@ -24,7 +24,10 @@ def find_strongest(groups: dict[str, list[str]], kept: dict[str, list[Record]], 
     """
     lines = [line for line in align_rows(rows) if not is_corruption(line)]  # which are in no worst case
     clean = next(line for line in lines if line["norm"] == "-")
-    return [_describe(_choose(ball, groups), clean, groups, kept, names) for ball in group_lines(lines, "norm", "eps")]
+    norms = list(dict.fromkeys(line["norm"] for line in lines))
+    balls = sorted(group_lines(lines, "norm", "eps"),
+                   key=lambda ball: (norms.index(ball[0]["norm"]), next(iter(ball[0]["rows"].values()))["eps"]))
+    return [_describe(_choose(ball, groups), clean, groups, kept, names) for ball in balls]
 
 
 def _choose(lines: list[dict], groups: dict[str, list[str]]) -> dict:
