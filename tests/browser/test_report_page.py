@@ -1,5 +1,6 @@
 """report.html in a browser without a network: what its script adds, for pointer and keyboard; light, dark, printed."""
 import json
+import os
 import re
 
 import pytest
@@ -205,3 +206,24 @@ def test_without_script_all_is_there(open_page):
 def test_the_page_is_never_wider_than_its_window(page, width):
     page.set_viewport_size({"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such names")
+def test_hostile_names_do_nothing(browser, tmp_path):
+    """Not as elements, and not when the script moves their text into buttons, choices and the value of a point."""
+    name = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+    run = tmp_path / "runs" / name.replace("/", "|")
+    for settings in (CLEAN, pgd(), pgd(2 / 255)):
+        record(run, settings, class_names=[name, "\"'><svg onload=alert(3)>", "c"])
+    write_report([run], tmp_path / "out")
+    context = browser.new_context(offline=True)
+    page, complaints = context.new_page(), []
+    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto((tmp_path / "out" / "report.html").as_uri())
+    page.locator("th button").first.click()
+    page.locator("svg.chart .point").first.focus()
+    assert "onerror" in page.locator("#value").inner_text()
+    page.locator("select").first.select_option(index=1)
+    assert page.locator("img").count() == 0 and page.locator("script").count() == 1 and complaints == []
+    context.close()
