@@ -532,7 +532,7 @@ def test_the_report_of_a_strangers_records_reads_and_writes_nothing_elsewhere(tm
     report = main(["--report", str(tmp_path / "run")])
     folder = tmp_path / "run" / "report"
     assert report["images"] == names and {path.name for path in folder.iterdir()} == {
-        "report.md", "report.csv", "report.json", "curves.png"}
+        "report.html", "report.md", "report.csv", "report.json", "curves.png"}
     assert "<script>" not in (folder / "report.md").read_text()
     cells = [cell for row in csv.reader(io.StringIO((folder / "report.csv").read_text())) for cell in row]
     assert "'=pgd" in cells and not [cell for cell in cells if cell.startswith("=")]

@@ -17,7 +17,8 @@ TOP = {
 ROOMS = {
     "setup": {"options", "run", "evaluation"}, "options": set(), "run": {"options"},
     "training": {"evaluation", "run", "options"}, "evaluation": {"records", "options"}, "records": set(),
-    "report": {"records"}, "verify": {"records"}, "prediction": {"evaluation"}, "about": set(),
+    "report": {"records", "page"}, "page": {"records"}, "verify": {"records"}, "prediction": {"evaluation"},
+    "about": set(),
 }
 OPTIONS_OF_EVALUATION = {"engine.options.declare", "engine.options.types"}  # plan.py makes attacks of options
 # The files that see options; everything else has explicit arguments, so that a notebook can call it.

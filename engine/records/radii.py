@@ -35,12 +35,16 @@ def describe_radii(record: Record, names: list[str], *, asked=None) -> dict:
 
 def format_radii(described: list[dict]) -> str:
     """Return a Markdown table for each norm, with a line for each description; with "run" it names runs."""
+    return "\n\n".join(map(format_markdown, tabulate_radii(described)))
+
+
+def tabulate_radii(described: list[dict]) -> list[dict[str, list[str]]]:
+    """Return the columns {title: cells} of each of these tables."""
     norms = dict.fromkeys(each["settings"]["norm"] for each in described)
-    return "\n\n".join(_format_table([each for each in described if each["settings"]["norm"] == norm])
-                       for norm in norms)
+    return [_make_columns([each for each in described if each["settings"]["norm"] == norm]) for norm in norms]
 
 
-def _format_table(described: list[dict]) -> str:
+def _make_columns(described: list[dict]) -> dict[str, list[str]]:
     columns = {"Run": [each["run"] for each in described]} if "run" in described[0] else {}
     settings = [each["settings"] for each in described]
     columns |= {"Smallest radius": [f"{name_attack(each)} {each['norm']}" for each in settings],
@@ -50,10 +54,10 @@ def _format_table(described: list[dict]) -> str:
     columns |= {name: [_format(each[name], each["settings"]) for each in described] for name in QUARTILES}
     columns |= {name: [str(each[name]) for each in described] for name in ("wrong when clean", "not found")}
     asked = [eps for eps, _ in described[0]["at most"]]
-    return format_markdown(columns | {
+    return columns | {
         f"within {format_radius({**described[0]['settings'], 'eps': eps})}":
             [f"{100 * each['at most'][place][1]:.0f} %" if each["images"] else "-" for each in described]
-        for place, eps in enumerate(asked)})
+        for place, eps in enumerate(asked)}
 
 
 def _succeeds(line: dict, share: float) -> bool:

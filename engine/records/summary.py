@@ -8,6 +8,8 @@ from utils.files import write_atomically
 from utils.logging import logger
 from utils.text import format_markdown, format_score, replace_nan
 
+PER_RUN = ("mIoU", "over", "aAcc", "Image IoU", "ratio")  # a run's scores in a comparison
+
 
 def format_table(rows: list[dict]) -> str:
     """Return rows as a Markdown table, one line each; with the number of classes if Mean IoU leaves out some."""
@@ -36,6 +38,20 @@ def leaves_out_classes(rows: list[dict]) -> bool:
 def format_classes(row: dict) -> str:
     """Return over how many classes Mean IoU is: 18 of 21 classes."""
     return f"{count_defined(row['Class IoU'])} of {len(row['Class IoU'])} classes"
+
+
+def list_scores(rows: list[dict]) -> list[str]:
+    """Return the titles of the scores that a comparison of runs shows; "over" if a Mean IoU leaves out classes."""
+    return [title for title in PER_RUN if title != "over" or leaves_out_classes(rows)]
+
+
+def format_scores(row: dict | None) -> dict[str, str]:
+    """Return the cells {title: text} of PER_RUN."""
+    if row is None:
+        return dict.fromkeys(PER_RUN, "-")
+    cells = [format_miou(row), format_classes(row)]
+    return dict(zip(PER_RUN, cells + [format_score(row[key]) for key in ("Overall Acc", "Image IoU", "ratio")],
+                    strict=True))
 
 
 def write_results(path: Path, results: dict):

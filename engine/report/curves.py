@@ -1,5 +1,6 @@
 """The content of a comparison's pictures: curves of mIoU over eps, and images under the strongest attack."""
 from pathlib import Path
+from typing import NamedTuple
 
 from engine.records.naming import format_radius, make_label, name_attack
 from engine.records.rows import WORST
@@ -11,6 +12,16 @@ from utils.logging import logger
 MAX_PANELS, MAX_IMAGES, MAX_POINTS = 12, 4, 50
 CLEAN_PICTURES = {"image": "image", "target": "target", "clean prediction": "pred"}
 ATTACK_PICTURES = {"adversarial image": "image", "perturbation": "perturbation", "attacked prediction": "pred"}
+
+
+class Sheet(NamedTuple):
+    """Pictures of some images of a run: the name of their file, and {image: {column: path of the picture}}."""
+
+    file: str
+    title: str
+    grid: dict[str, dict[str, Path]]
+    run: str
+    ball: str  # norm and eps
 
 
 def make_panels(rows: list[dict]) -> list[Panel]:
@@ -71,7 +82,7 @@ def make_radius_panels(radii: list[dict]) -> list[Panel]:
 
 
 def make_sheets(run: str, folder: Path, rows: list[dict], *, names: list[str]):
-    """Yield (file name, title, {image: {column: path of the picture}}) for every norm and eps that has pictures.
+    """Yield a Sheet for every norm and eps that has pictures.
 
     rows: the run's. The attack is that with the lowest mIoU of those with pictures in `folder`, which holds a folder
     per record; the images are up to MAX_IMAGES of `names`, evenly spaced.
@@ -85,7 +96,8 @@ def make_sheets(run: str, folder: Path, rows: list[dict], *, names: list[str]):
                 eps = format_radius(row)
                 title = (f"{make_label(row['settings'])}: mIoU {100 * row['Mean IoU']:.1f} %, "
                          f"clean {100 * clean['Mean IoU']:.1f} %")
-                yield f"sheet_{run}_{row['norm']}_{eps}.png".replace("/", "-"), f"{run}, {title}", grid
+                yield Sheet(f"sheet_{run}_{row['norm']}_{eps}.png".replace("/", "-"), f"{run}, {title}", grid, run,
+                            f"{row['norm']}, eps {eps}")
                 break
 
 

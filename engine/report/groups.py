@@ -49,17 +49,17 @@ def compare_groups(groups: dict[str, list[str]], kept: dict[str, list[Record]], 
         whole = {name: [line["rows"][run] for run in runs] for name, runs in groups.items()
                  if all(run in line["rows"] for run in runs)}
         if whole:
-            counts = {name: [_count(row, kept[row["run"]], names) for row in of_group]
+            counts = {name: [count_scores(row, kept[row["run"]], names) for row in of_group]
                       for name, of_group in whole.items()}
             lines.append({
                 **{key: line[key] for key in ("attack", "loss", "norm", "eps", "steps")},
                 "groups": {name: _summarize(of_group) for name, of_group in whole.items()},
-                "differences": {name: _compare(counts[name], counts[first]) for name in others
+                "differences": {name: compare_scores(counts[name], counts[first]) for name in others
                                 if name in whole and first in whole}})
     return lines
 
 
-def _count(row: dict, records: list[Record], names: list[str]) -> dict:
+def count_scores(row: dict, records: list[Record], names: list[str]) -> dict:
     """Return {score: counts} of a row, as compare() takes them for one run."""
     by_stem = {record.stem: record for record in records}
     clean = [record for record in records if record.settings["attack"] == "none" and row["members"]]
@@ -72,10 +72,11 @@ def _summarize(rows: list[dict]) -> dict:
             for score, of_runs in values.items()}
 
 
-def _compare(counts: list[dict], of_first: list[dict]) -> dict:
-    stacked = [{score: tuple(map(np.stack, zip(*(run[score] for run in group), strict=True))) for score in SCORES}
+def compare_scores(counts: list[dict], of_first: list[dict], scores=tuple(SCORES)) -> dict:
+    """Return {score: the difference between two groups and its intervals}; counts: those of each run of a group."""
+    stacked = [{score: tuple(map(np.stack, zip(*(run[score] for run in group), strict=True))) for score in scores}
                for group in (counts, of_first)]
-    return {score: vars(compare(stacked[0][score], stacked[1][score])) for score in SCORES}
+    return {score: vars(compare(stacked[0][score], stacked[1][score])) for score in scores}
 
 
 def format_members(groups: dict[str, list[str]]) -> str:
@@ -85,6 +86,11 @@ def format_members(groups: dict[str, list[str]]) -> str:
 
 def format_groups(lines: list[dict]) -> str:
     """Return a table with a line per attack and group: mean, spread, and the difference to the first group."""
+    return format_markdown(tabulate_groups(lines))
+
+
+def tabulate_groups(lines: list[dict]) -> dict[str, list[str]]:
+    """Return the columns {title: cells} of that table."""
     shown = [(line, name, scores) for line in lines for name, scores in line["groups"].items()]
     columns = {key: [line[key] for line, *_ in shown] for key in ("attack", "loss", "norm", "eps", "steps")}
     columns["group"] = [name for _, name, _ in shown]
@@ -92,7 +98,7 @@ def format_groups(lines: list[dict]) -> str:
         columns[score] = [_format_mean(scores[score]) for *_, scores in shown]
         columns[f"{score} difference"] = [_format_difference(line["differences"].get(name, {}).get(score))
                                           for line, name, _ in shown]
-    return format_markdown(columns)
+    return columns
 
 
 def _format_mean(found: dict) -> str:

@@ -3,12 +3,11 @@ from hashlib import sha256
 
 from engine.records.naming import format_radius, name_attack, name_sources
 from engine.records.rows import WORST, drop_keys, sort_key
-from engine.records.summary import format_classes, format_miou, leaves_out_classes
+from engine.records.summary import format_scores, list_scores
 from utils.strict_json import canonical
 from utils.text import format_csv, format_markdown, format_score
 
 CURVE = ("curve", "loss", "norm", "steps")  # lines that agree in these form one curve over eps
-PER_RUN = ("mIoU", "over", "aAcc", "Image IoU", "ratio")
 
 
 def align_rows(rows: list[dict]) -> list[dict]:
@@ -107,9 +106,9 @@ def format_comparison(rows: list[dict]) -> str:
     """
     lines, runs = align_rows(rows), _list_runs(rows)
     columns = _make_attack_columns(lines)
-    shown = PER_RUN if leaves_out_classes(rows) else tuple(title for title in PER_RUN if title != "over")
+    shown = list_scores(rows)
     for run in runs:
-        cells = [[_format_scores(line["rows"].get(run))[title] for title in shown] for line in lines]
+        cells = [[format_scores(line["rows"].get(run))[title] for title in shown] for line in lines]
         titles = [f"{run}: {title}" if len(runs) > 1 else title for title in shown]
         columns |= {title: [cell[k] for cell in cells] for k, title in enumerate(titles)}
     return format_markdown(columns)
@@ -126,9 +125,13 @@ def format_class_table(rows: list[dict]) -> str:
 
 def format_cost_table(rows: list[dict]) -> str:
     """Return a table with a line per attack: forward + backward passes per image for every run."""
-    lines = align_rows(rows)
-    return format_markdown(_make_attack_columns(lines) | {run: [_format_passes(line["rows"].get(run)) for line in lines]
-                                              for run in _list_runs(rows)})
+    return format_markdown(tabulate_cost(align_rows(rows), _list_runs(rows)))
+
+
+def tabulate_cost(lines: list[dict], runs: list[str]) -> dict[str, list[str]]:
+    """Return the columns {title: cells} of that table."""
+    return _make_attack_columns(lines) | {run: [_format_passes(line["rows"].get(run)) for line in lines]
+                                          for run in runs}
 
 
 def format_rows_as_csv(rows: list[dict]) -> str:
@@ -149,15 +152,6 @@ def _list_runs(rows: list[dict]) -> list[str]:
 
 def _make_attack_columns(lines: list[dict]) -> dict[str, list[str]]:
     return {key: [line[key] for line in lines] for key in ("attack", "loss", "norm", "eps", "steps")}
-
-
-def _format_scores(row: dict | None) -> dict[str, str]:
-    """Return the cells {title: text} of PER_RUN."""
-    if row is None:
-        return dict.fromkeys(PER_RUN, "-")
-    cells = [format_miou(row), format_classes(row)]
-    return dict(zip(PER_RUN, cells + [format_score(row[key]) for key in ("Overall Acc", "Image IoU", "ratio")],
-                    strict=True))
 
 
 def _format_passes(row: dict | None) -> str:

@@ -4,14 +4,17 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
+from engine.page.write import Content, make_page
 from engine.records.naming import finds_radius, format_radius
-from engine.records.radii import describe_radii, format_radii
+from engine.records.radii import describe_radii, format_radii, tabulate_radii
 from engine.records.rows import make_rows
 from engine.records.shards import list_parts
+from engine.records.store import Record
 from engine.report import curves, figures, tables
 from engine.report.groups import LEGEND as GROUPS_LEGEND
-from engine.report.groups import compare_groups, format_groups, format_members, name_groups
+from engine.report.groups import compare_groups, format_groups, format_members, name_groups, tabulate_groups
 from engine.report.sources import choose_records, find_common_images
+from engine.report.strongest import find_strongest
 from utils.files import name_folders, write_together
 from utils.logging import logger
 from utils.strict_json import canonical
@@ -30,12 +33,13 @@ LEGEND = """\
 
 def write_report(runs: list[Path], folder: Path, *, groups: list[list[Path]] | None = None, attacks=None, losses=None,
                  norm: str | None = None, eps=None) -> dict:
-    """Write report.md, report.csv, report.json, curves.png and sheets of pictures; return what report.json holds.
+    """Write report.html, .md, .csv and .json, curves.png and sheets of pictures; return what report.json holds.
 
     runs: run folders with records/*.jsonl, of the same classes. groups: the same folders in groups, which are compared
     (groups.py). attacks, losses (names), norm and eps (numbers) choose records; clean ones always count. The report is
     {"runs": names, "images": names, "rows": what make_rows() gives for each run with "run" in front}, nan as null, over
-    the images that all records have; "groups" and "radii" are what compare_groups() and describe_radii() give, if any.
+    the images that all records have; "strongest" is what find_strongest() gives, "groups" and "radii" are what
+    compare_groups() and describe_radii() give, if any.
     Raises UserError if there is nothing to compare or runs can't be compared, and leaves `folder` unchanged.
     """
     folders = name_folders(runs)
@@ -47,15 +51,20 @@ def write_report(runs: list[Path], folder: Path, *, groups: list[list[Path]] | N
             for row in make_rows(records, names, class_names=records[0].header["class_names"], shared=shared)]
     radii = [{"run": run, **describe_radii(record, names, asked=eps)} for run, records in kept.items()
              for record in records if finds_radius(record.settings)]
-    named = _name_groups(groups, folders) if groups else {}
+    named = _name_groups(groups, folders) if groups else {run: [run] for run in kept}
     compared = compare_groups(named, kept, rows, names) if groups else []
-    content = replace_nan({"runs": list(kept), "images": names, "rows": rows,
+    strongest = find_strongest(named, kept, rows, names)
+    content = replace_nan({"runs": list(kept), "images": names, "rows": rows, "strongest": strongest,
                            **{key: found for key, found in (("groups", compared), ("radii", radii)) if found}})
+    sheets = [sheet for run, path in folders.items() for sheet in _list_sheets(run, path, rows, names)]
+    page = _describe_page(rows, images=len(names), note=note, strongest=strongest, compared=compared, named=named,
+                          radii=radii, kept=kept, folders=folders, sheets=sheets)
     with write_together(Path(folder)) as part:
-        pictures = _draw(part, folders, rows, radii, names)
+        pictures = _draw(part, page)
         _write(part / "report.md", _format_markdown(rows, compared, named, radii, images=len(names),
                                                     note=note, pictures=pictures))
         _write(part / "report.csv", tables.format_rows_as_csv(rows))
+        _write(part / "report.html", make_page(page))
         _write(part / "report.json", json.dumps(content, indent=1) + "\n")
     main_table = format_groups(compared) if groups else tables.format_comparison(rows)
     shown = [main_table, *([format_radii(radii)] if radii else [])]
@@ -63,25 +72,40 @@ def write_report(runs: list[Path], folder: Path, *, groups: list[list[Path]] | N
     return content
 
 
-def _draw(part: Path, folders: dict[str, Path], rows: list[dict], radii: list[dict], names: list[str]) -> list[str]:
+def _list_sheets(run: str, folder: Path, rows: list[dict], names: list[str]) -> list[curves.Sheet]:
+    """Return the sheets of a run: those of its first part that has pictures."""
+    own = [row for row in rows if row["run"] == run]
+    pictured = list(filter(is_file_name, names))  # a stranger's record may name paths outside the folder
+    sheets = next(filter(None, (list(curves.make_sheets(run, part / "val_results", own, names=pictured))
+                                for part in list_parts(folder))), [])
+    if not sheets:
+        logger.info("%s has no pictures of these records: write them with --sheet_images or --save_val_results", run)
+    return sheets
+
+
+def _describe_page(rows: list[dict], *, images: int, note: str, strongest: list[dict], compared: list[dict],
+                   named: dict[str, list[str]], radii: list[dict], kept: dict[str, list[Record]],
+                   folders: dict[str, Path], sheets: list[curves.Sheet]) -> Content:
+    """Return what report.html shows."""
+    lines = tables.align_rows(rows)
+    return Content(
+        images=images, note=note, lines=lines, strongest=strongest, members=named, folders=folders, sheets=sheets,
+        subjects={run: records[0].header["subject"] for run, records in kept.items()},
+        cost=tables.tabulate_cost(lines, list(kept)), groups=tabulate_groups(compared) if compared else None,
+        radii=tabulate_radii(radii), legends={"scores": LEGEND, "groups": GROUPS_LEGEND},
+        panels=curves.make_panels(rows), radius_panels=curves.make_radius_panels(radii))
+
+
+def _draw(part: Path, page: Content) -> list[str]:
     """Draw curves.png, radii.png and the sheets; return their names."""
-    figures.draw_curves(part / "curves.png", curves.make_panels(rows))
+    figures.draw_curves(part / "curves.png", page.panels)
     drawn = ["curves.png"]
-    if radii:
-        figures.draw_curves(part / "radii.png", curves.make_radius_panels(radii),
-                            ylabel="images with a radius of at most eps (%)")
+    if page.radius_panels:
+        figures.draw_curves(part / "radii.png", page.radius_panels, ylabel="images with a radius of at most eps (%)")
         drawn.append("radii.png")
-    for run, folder in folders.items():
-        own = [row for row in rows if row["run"] == run]
-        pictured = list(filter(is_file_name, names))  # a stranger's record may name paths outside the folder
-        sheets = next(filter(None, (list(curves.make_sheets(run, part_of_run / "val_results", own, names=pictured))
-                                    for part_of_run in list_parts(folder))), [])
-        if not sheets:
-            logger.info("%s has no pictures of these records: write them with --sheet_images or --save_val_results",
-                        run)
-        for name, title, grid in sheets:
-            figures.draw_sheet(part / name, title, grid)
-            drawn.append(name)
+    for sheet in page.sheets:
+        figures.draw_sheet(part / sheet.file, sheet.title, sheet.grid)
+        drawn.append(sheet.file)
     return drawn
 
 

@@ -397,7 +397,7 @@ def test_every_file_is_written_and_well_formed(run, tmp_path, log):
     record(tmp_path / "sam", pgd())
     content = write_report([run, tmp_path / "sam"], tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "curves.png", "report.csv", "report.json", "report.md"]
+        "curves.png", "report.csv", "report.html", "report.json", "report.md"]
 
     def no_constant(text):
         raise ValueError(text)
@@ -546,7 +546,7 @@ def test_sheets_show_the_strongest_attack_that_left_pictures(tmp_path):
     rows = rows_in(run, names)
     lowest, shown = (find(rows, "pgd", records=[path.stem])["Mean IoU"] for path in (unseen, strongest))
     assert lowest < shown
-    ((name, title, grid),) = curves.make_sheets("a/sgd", run / "val_results", rows, names=names)
+    ((name, title, grid, *_),) = curves.make_sheets("a/sgd", run / "val_results", rows, names=names)
     assert name == "sheet_a-sgd_linf_4-255.png"
     assert f"mIoU {100 * shown:.1f} %" in title
     assert list(grid) == ["img_1", "img_3", "img_5", "img_7"]

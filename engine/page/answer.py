@@ -1,0 +1,118 @@
+"""The page's first table: at each radius, which run keeps the highest mIoU, how sure that is, and where it loses."""
+from engine.page.chart import draw_key, name_style
+from engine.page.markup import Markup, fit, join, show, table, tag
+from utils.text import format_score
+
+LIMIT = 400_000
+NAMED = 12  # winners in the sentence
+HEAD = ("run", "", "mIoU", "loses most on", "IoU of that class")
+HOW = """\
+- The attack at each radius is the strongest that the records hold there. Another one may leave less.
+- In a worst case of 2 the adversary chooses for every image one of two recorded attacks or the clean image. (>= ...) is
+  a lower bound over all choices.
+- The interval of a difference is a 95 % bootstrap over images, with groups of runs over runs too; t is Student's
+  interval over runs.
+- A run is called higher only if these intervals lie above 0, its lower bound is above the other's mIoU, and there are
+  at least 10 images.
+- A class loses its clean IoU minus its IoU under this attack."""
+ONE_TRAINING = (
+    "These are single trainings: the intervals say whether the networks differ on such images, not whether a method "
+    "would win again with another seed. For that, report groups of runs: --report A1,A2,A3 B1,B2,B3.")
+
+
+def make_answer(strongest: list[dict], runs: list[str], *, members: dict[str, list[str]]) -> Markup:
+    """Return the table, above it a sentence. members: {group: runs}."""
+    bodies, note = fit(lambda line: _make_body(line, members, runs), strongest, LIMIT, of="radii")
+    head = tag("tr", *(tag("th", title, scope="col", class_="number" if title == "mIoU" else None) for title in HEAD))
+    single = len(members) > 1 and all(len(runs) == 1 for runs in members.values())
+    return join(tag("p", _summarize(strongest), class_="lede"),
+                tag("p", ONE_TRAINING, class_="small") if single else "",
+                table([head], bodies, class_="answer"), note)
+
+
+def name_radius(line: dict) -> str:
+    """Return the radius of a line: linf, eps 1/255."""
+    return "Clean images" if line["norm"] == "-" else f"{line['norm']}, eps {line['eps']}"
+
+
+def name_attack_of(line: dict) -> str:
+    """Return a line's attack in words: pgd, ce, 10 steps."""
+    steps = "" if line["steps"] in ("-", "0") else "1 step" if line["steps"] == "1" else f"{line['steps']} steps"
+    return ", ".join(filter(None, [line["attack"], line["loss"].strip("-"), steps]))
+
+
+def _summarize(strongest: list[dict]) -> Markup:
+    """Return the sentence: who is higher at which radii, and where that is open."""
+    attacked = [line for line in strongest if line["norm"] != "-"]
+    if not attacked:
+        return show("The records hold no attack: only clean images are compared.")
+    if all(line["highest"] is None for line in attacked):
+        return show("What the strongest attacks leave of the mIoU, and the class that each costs the most.")
+    winners = {}
+    for line in attacked:
+        if line["highest"] is not None:
+            winner = None if line["unclear"] else line["highest"]
+            winners.setdefault(winner, {}).setdefault(line["norm"], []).append(line["eps"])
+    parts = [Markup(f"{tag('strong', name)} keeps the highest mIoU at {show(_enumerate_radii(radii))}")
+             for name, radii in winners.items() if name is not None]
+    if None in winners:
+        parts.append(show(f"at {_enumerate_radii(winners[None])} no difference is sure"))
+    more = [f"{len(parts) - NAMED} more are in the table"] if len(parts) > NAMED else []
+    return Markup("Under the strongest attacks recorded, " + "; ".join([*parts[:NAMED], *more]) + ".")
+
+
+def _enumerate_radii(by_norm: dict[str, list[str]]) -> str:
+    """Return radii in words: eps 0.5/255 and 1/255 (linf), and 0.5 (l2)."""
+    return "eps " + ", and ".join(f"{_enumerate(radii)} ({norm})" for norm, radii in by_norm.items())
+
+
+def _enumerate(words: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _make_body(line: dict, members: dict[str, list[str]], runs: list[str]) -> Markup:
+    attack = "" if line["norm"] == "-" else tag("span", name_attack_of(line), class_="attack")
+    head = tag("tr", tag("th", tag("span", name_radius(line), class_="radius"), " ", attack, tag("p", *_judge(line)),
+                         colspan=len(HEAD), scope="rowgroup"))
+    rows = [_make_row(name, line["groups"].get(name), first=name == line["highest"] and not line["unclear"],
+                      style=runs.index(of_group[0])) for name, of_group in members.items()]
+    return tag("tbody", head, *rows, data_radius=f"{line['norm']} {line['eps']}")
+
+
+def _judge(line: dict) -> list:
+    """Return the sentence on a line's difference."""
+    if line["highest"] is None:
+        return []
+    difference = line["difference"]
+    intervals = ", ".join(f"{name}{low:+.4f} to {high:+.4f}" for name, (low, high) in (
+        ("95 % interval ", difference["bootstrap"]), ("t ", difference["t"] or (0, 0)))[:2 if difference["t"] else 1])
+    by = f"{difference['mean']:.4f} above {line['next']} ({intervals})"
+    if line["unclear"]:
+        return ["No sure difference: ", tag("b", line["highest"]), f" is {by}, but {line['unclear']}."]
+    return [tag("b", line["highest"]), f" is higher, {by}."]
+
+
+def _make_row(name: str, found: dict | None, *, first: bool, style: int) -> Markup:
+    head = tag("th", draw_key(style), name, scope="row")
+    if found is None:
+        return tag("tr", head, tag("td"), tag("td", "-", class_="number"), tag("td", "-"), tag("td", "-"))
+    most = found["most"]
+    drop = "-" if most is None else (f"{format_score(most['clean'])} \u2192 {format_score(most['attacked'])} "
+                                     f"(\u2212{most['clean'] - most['attacked']:.4f})")
+    return tag("tr", head, tag("td", draw_bar(found["mIoU"], found["lower"], style)),
+               tag("td", *_format_mean(found), class_="number"),
+               tag("td", most["class"] if most else "-"), tag("td", drop), class_="first" if first else None)
+
+
+def _format_mean(found: dict) -> list:
+    spread = "" if found["spread"] is None else f" \u00b1 {found['spread']:.4f}"
+    lower = "" if found["lower"] is None else f" (>= {format_score(found['lower'])})"
+    return [format_score(found["mIoU"]), tag("small", spread + lower)]
+
+
+def draw_bar(value: float | None, inner: float | None, style: int) -> Markup:
+    """Return a bar of `value` in [0, 1] in a run's colour, its part up to `inner` darker."""
+    paths = [tag("path", d=f"M0 4H{100 * (end or 0):.1f}", class_=kind) for kind, end in (
+        ("pale", value), ("full", value if inner is None else inner))]
+    return tag("svg", *paths, class_=f"bar {name_style(style)}", viewBox="0 0 100 8", preserveAspectRatio="none",
+               aria_hidden="true")

@@ -1,0 +1,105 @@
+"""The page's pictures: embedded, small, and as many as the page has room for."""
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from engine.page.markup import Markup, join, show, tag
+
+LONGEST_SIDE = 360  # pixels
+# Of a column of a sheet: the views that show it, and whether its colours are classes.
+COLUMNS = {
+    "image": ("clean", False), "adversarial image": ("attacked", False), "perturbation": ("perturbation", False),
+    "clean prediction": ("clean", True), "attacked prediction": ("attacked perturbation", True), "target": ("", True),
+}
+VIEWS = ("clean", "attacked", "perturbation")
+
+
+def make_sheets(sheets: list, *, limit: int) -> Markup:
+    """Return the sheets by norm and eps, each with a switch between VIEWS; nothing without sheets.
+
+    sheets: with run, ball (norm and eps), title and grid {image: {column: path}}. Within `limit` bytes every sheet
+    gets its first image before any gets its second.
+    """
+    if not sheets:
+        return Markup()
+    chosen, left_out = choose_images(sheets, limit)
+    balls = list(dict.fromkeys(sheet.ball for sheet in sheets))
+    shown = [_make_ball(ball, [(sheet, images) for sheet, images in zip(sheets, chosen, strict=True)
+                               if sheet.ball == ball and images], number=number)
+             for number, ball in enumerate(balls)]
+    note = tag("p", f"{left_out} images of these sheets are left out to keep this page small; the sheet_*.png beside "
+               "this page have them all.", class_="note") if left_out else ""
+    return join(tag("div", *shown, class_="choices", data_label="Radius"), note)
+
+
+def choose_images(sheets: list, limit: int) -> tuple[list[dict[str, dict[str, str]]], int]:
+    """Return {image: {column: data URI}} for each sheet, and how many images there was no room for."""
+    chosen, used, left_out = [{} for _ in sheets], 0, 0
+    for place in range(max((len(sheet.grid) for sheet in sheets), default=0)):
+        for sheet, images in zip(sheets, chosen, strict=True):
+            if place >= len(sheet.grid):
+                continue
+            name, pictures = list(sheet.grid.items())[place]
+            if used >= limit:  # don't read what has no room anyway
+                left_out += 1
+                continue
+            encoded = {column: encode(path, classes=COLUMNS[column][1]) for column, path in pictures.items()}
+            size = sum(map(len, encoded.values()))
+            if used + size > limit:
+                used, left_out = limit, left_out + 1
+                continue
+            used += size
+            images[name] = encoded
+    return chosen, left_out
+
+
+def encode(path: Path, *, classes: bool) -> str:
+    """Return a picture as a data URI of at most LONGEST_SIDE: classes by PNG without mixed colours, photos by JPEG."""
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    scale = min(1.0, LONGEST_SIDE / max(image.size))
+    size = [max(1, round(side * scale)) for side in image.size]
+    if classes and (indexed := _index_colours(image.resize(size, Image.Resampling.NEAREST))):
+        return _to_uri(indexed, "PNG", optimize=True)
+    return _to_uri(image.resize(size, Image.Resampling.LANCZOS), "JPEG", quality=80)
+
+
+def _index_colours(image: Image.Image) -> Image.Image | None:
+    """Return the image with a palette, or None if it has more colours than a palette."""
+    pixels = np.asarray(image).astype(np.int64) @ [65536, 256, 1]
+    colours, places = np.unique(pixels, return_inverse=True)
+    if len(colours) > 256:
+        return None
+    indexed = Image.fromarray(places.reshape(pixels.shape).astype(np.uint8), "P")
+    indexed.putpalette(b"".join(int(colour).to_bytes(3, "big") for colour in colours))
+    return indexed
+
+
+def _to_uri(image: Image.Image, kind: str, **settings) -> str:
+    file = io.BytesIO()
+    image.save(file, kind, **settings)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _make_ball(ball: str, shown: list[tuple], *, number: int) -> Markup:
+    if not shown:
+        return Markup()
+    switch = tag("fieldset", tag("legend", "Show"), *(
+        tag("label", tag("input", type="radio", name=f"view{number}", value=view, checked=view == "clean"), " ", view)
+        for view in VIEWS), class_="views")
+    return tag("section", tag("h3", ball), switch, *(_make_sheet(sheet.title, images) for sheet, images in shown),
+               class_="choice sheets")
+
+
+def _make_sheet(title: str, images: dict[str, dict[str, str]]) -> Markup:
+    rows = [tag("div", *(_make_picture(name, column, pictures[column]) for column in COLUMNS if column in pictures),
+                class_="row") for name, pictures in images.items()]
+    return join(tag("h4", title), *rows)
+
+
+def _make_picture(name: str, column: str, uri: str) -> Markup:
+    return tag("figure", tag("img", src=Markup(uri), alt=f"{column} of {name}"),
+               tag("figcaption", tag("b", column), " ", show(name)), class_=COLUMNS[column][0] or None)

@@ -1,0 +1,145 @@
+"""From a report's content to its page: the sections in order, in one file that loads nothing."""
+import base64
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+
+from engine.page.answer import HOW, make_answer
+from engine.page.chart import draw_chart, make_charts, make_legend
+from engine.page.classes import get_key, make_classes
+from engine.page.markup import Markup, fit, join, show, tabulate, tag
+from engine.page.pictures import make_sheets
+from engine.page.runs import make_findings, make_options
+from engine.page.tables import list_members, make_scores
+from engine.records.rows import WORST
+from utils.version import VERSION
+
+FOLDER = Path(__file__).parent
+MIOU, WITHIN = "mIoU (%)", "images with a radius of at most eps (%)"
+LIMIT, MOST_PICTURES = 9_800_000, 5_000_000  # bytes
+PICTURES = "Pictures"
+NAMED = 3  # runs in the title
+CHART_LIMIT = 300_000
+NO_PICTURES = "These runs have no pictures of these records; --sheet_images or --save_val_results write them."
+
+
+@dataclass
+class Content:
+    """What a page shows, as the report has it.
+
+    lines: of align_rows(); strongest: of find_strongest(); members: {group: runs}; subjects: {run: what its records are
+    of}; cost, groups: columns of tables, and radii a list of them; legends: {"scores", "groups"}, Markdown lists;
+    panels, radius_panels: curves; folders: {run: folder}; sheets: pictures.
+    """
+
+    images: int
+    note: str
+    lines: list[dict]
+    strongest: list[dict]
+    members: dict[str, list[str]]
+    subjects: dict[str, dict]
+    cost: dict[str, list[str]]
+    groups: dict[str, list[str]] | None
+    radii: list[dict[str, list[str]]]
+    legends: dict[str, str]
+    panels: list
+    radius_panels: list
+    folders: dict[str, Path]
+    sheets: list = field(default_factory=list)
+
+    @property
+    def runs(self) -> list[str]:
+        """Return the names of the runs."""
+        return list(self.folders)
+
+
+def make_page(content: Content) -> str:
+    """Return the page, of less than LIMIT bytes. Equal content gives equal text."""
+    style, script = ((FOLDER / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    panels = sorted(content.panels, key=lambda panel: not panel.title.startswith(WORST))
+    answer, sections = _make_top(content, panels), _list_sections(content, panels)
+    room = LIMIT - len(style + script) - sum(len(each.encode()) for each in (answer, *sections.values()))
+    sections[PICTURES] = make_sheets(content.sheets, limit=min(room, MOST_PICTURES)) or tag("p", NO_PICTURES)
+    whole = {title: body for title, body in sections.items() if body}
+    anchors = {title: title.split()[0].strip(":").lower() for title in whole}
+    title = ", ".join(content.runs[:NAMED])
+    more = len(content.runs) - NAMED
+    return Template((FOLDER / "page.html").read_text(encoding="utf-8")).substitute(
+        style=style, script=script, policy=show(_make_policy(style, script)), answer=answer,
+        title=show(f"Robustness of {title}" + (f" and {more} more" if more > 0 else "")), facts=_state_facts(content),
+        links=join(*(tag("a", name, href=f"#{anchors[name]}") for name in whole)),
+        sections=join(*(tag("section", tag("h2", name), body, id=anchors[name]) for name, body in whole.items())))
+
+
+def _make_policy(style: str, script: str) -> str:
+    """Return a policy under which the browser loads nothing, and runs this style and this script alone."""
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    return (f"default-src 'none'; img-src data:; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
+            "base-uri 'none'; form-action 'none'")
+
+
+def _state_facts(content: Content) -> Markup:
+    note = [tag("p", f"Note: {content.note}.", class_="note")] if content.note else []
+    first = next(iter(content.subjects.values()))
+    of = f" of {first['dataset']}" if isinstance(first.get("dataset"), str) else ""
+    number = f"{len(content.runs)} run{'s' * (len(content.runs) > 1)}, {content.images} image"
+    return join(tag("p", f"{number}{'s' * (content.images > 1)}{of}.", class_="facts"), *note)
+
+
+def _make_top(content: Content, panels: list) -> Markup:
+    answer = make_answer(content.strongest, content.runs, members=content.members)
+    used = [run for run in content.runs if run in panels[0].curves]
+    chart = draw_chart(panels[0], panels[:1], content.runs, ylabel=MIOU, value="mIoU")
+    shown = [make_legend(used, content.runs), chart] if len(chart) <= CHART_LIMIT else []
+    aside = tag("aside", *shown, tag("h2", "How to read this"), make_list(HOW))
+    return tag("div", tag("div", answer), aside, class_="top")
+
+
+def _list_sections(content: Content, panels: list) -> dict[str, Markup]:
+    """Return {title: body} of the sections; a body may be empty. That of the pictures is: they take the room left."""
+    runs, first = content.runs, [get_key(line) for line in content.strongest if line["norm"] != "-"]
+    members = list_members(content.lines)
+    return {
+        "Groups of runs": _make_groups(content),
+        "Classes: what each loses": make_classes(content.lines, runs, first=first),
+        "Scores": join(make_scores(content.lines, runs), make_list(content.legends["scores"])),
+        "Curves": make_charts(panels, runs, ylabel=MIOU, value="mIoU", skip=1),
+        "Radius that each image needs": _make_radii(content),
+        PICTURES: Markup(),
+        "Options": make_options(content.folders, content.subjects),
+        "Verify: can attacks be trusted?": make_findings(content.folders),
+        "Cost": join(tabulate(content.cost, LIMIT // 25, caption="Forward + backward passes per image"),
+                     tag("h3", "Members of the unions") if members else "", members),
+        "How to cite": cite(content.images),
+    }
+
+
+def _make_groups(content: Content) -> Markup:
+    if not content.groups:
+        return Markup()
+    members = "; ".join(f"{name}: {', '.join(runs)}" for name, runs in content.members.items())
+    return join(tag("p", members), tabulate(content.groups, LIMIT // 12), make_list(content.legends["groups"]))
+
+
+def _make_radii(content: Content) -> Markup:
+    if not content.radii:
+        return Markup()
+    tables, note = fit(lambda columns: tabulate(columns, LIMIT // 20), content.radii, LIMIT // 20, of="tables")
+    return join(*tables, note,
+                make_charts(content.radius_panels, content.runs, ylabel=WITHIN, value="images within it"))
+
+
+def make_list(markdown: str) -> Markup:
+    """Return a Markdown list of plain texts as HTML."""
+    items = markdown.removeprefix("- ").split("\n- ")
+    return tag("ul", *(tag("li", " ".join(item.split())) for item in items), class_="small")
+
+
+def cite(images: int) -> Markup:
+    """Return what to write where these figures are used."""
+    return join(
+        tag("p", f"robust-segmentation, version {VERSION}: How robust is my segmentation network, and does SAM make it "
+            "more so? Software, MIT license.", class_="cite"),
+        tag("p", "Beside a figure of this page name the attack, its norm, eps and steps, and the number of images "
+            f"({images} here). It is what an attack of these records leaves: a stronger one may leave less."))
