@@ -9,9 +9,11 @@ from pathlib import Path
 from utils import launch
 from utils.user_code import is_code
 
-# Modes: what a call does. predict.py has one mode, main.py the others.
-TRAIN, TEST, VERIFY, REPORT, PREDICT = "train", "test", "verify", "report", "predict"
-WITH_NETWORK, SCORING, ATTACKING = (TRAIN, TEST, VERIFY, PREDICT), (TRAIN, TEST), (TRAIN, TEST, PREDICT)
+# Modes: what a call does. predict.py and export.py have one mode each, main.py the others.
+TRAIN, TEST, VERIFY, REPORT, PREDICT, EXPORT = "train", "test", "verify", "report", "predict", "export"
+SCORING, ATTACKING, SEGMENTING = (TRAIN, TEST), (TRAIN, TEST, PREDICT), (TRAIN, TEST, VERIFY, PREDICT)
+WITH_NETWORK, WITHOUT_DATA = (*SEGMENTING, EXPORT), (PREDICT, EXPORT)
+OWN_MODES = {"predict.py": PREDICT, "export.py": EXPORT}
 # How long an option applies. run, test: saved in the checkpoint (but a test ignores saved "test" options); call: to be
 # repeated by a command that continues the run; once: has its effect when the call starts and is never repeated.
 SCOPES = ("run", "test", "call", "once")
@@ -34,7 +36,8 @@ class Flag:
     otherwise: the type of values beside `choices`, whose error says how they look.
     modes: those in which it has an effect. Options of training have one in a test too: they say in results.json how the
     network was trained, and VainF's test command gives some. needs: further conditions, of which the first unmet one is
-    reported. fixed: a continued run can't change it.
+    reported. required: what to give, for a flag that its modes can't do without. fixed: a continued run can't change
+    it.
     """
 
     name: str
@@ -44,12 +47,18 @@ class Flag:
     modes: tuple[str, ...] = (TRAIN, TEST, VERIFY)
     scope: str = "run"
     needs: tuple[Need, ...] = ()
+    required: str = ""
     choices: tuple = ()
     otherwise: Callable | None = None
     many: bool = False
     metavar: str | None = None
     fixed: bool = False
     group: str = ""
+
+    @property
+    def is_for_main(self) -> bool:
+        """Return whether main.py has a use for it."""
+        return not {*self.modes} <= {*OWN_MODES.values()}
 
     @property
     def bounds(self) -> str:

@@ -23,7 +23,7 @@ Options = make_dataclass("Options", [(name, object) for name in FLAGS] + [
     ("mode", str), ("given", frozenset[str], field(default=frozenset()))], frozen=True, namespace={
     "__doc__": "The complete options of a call; they can't be changed.",
     "to_dict": lambda self: {name: list(value) if isinstance(value, tuple) else value for name, value in
-                             sorted(asdict(self).items()) if name in FLAGS and FLAGS[name].modes != (PREDICT,)}})
+                             sorted(asdict(self).items()) if name in FLAGS and FLAGS[name].is_for_main}})
 
 
 def read_call(argv=None, entry: str = "main.py") -> Call:

@@ -2,7 +2,7 @@
 import math
 import os
 
-from engine.options.declare import PREDICT, REPORT, SAM_FAMILY, TEST, TRAIN, VERIFY, list_attacks, list_registered
+from engine.options.declare import EXPORT, PREDICT, REPORT, SAM_FAMILY, TEST, TRAIN, VERIFY, list_attacks
 from engine.options.flags import FLAGS
 from engine.options.types import compute_step_size, find_start_itr
 from utils import launch
@@ -13,15 +13,20 @@ from utils.user_code import is_code, split_name
 MODES = {TRAIN: ("a training", "training"), TEST: ("--test_only trains nothing", "--test_only"),
          VERIFY: ("--verify trains nothing and runs attacks of its own", "--verify"),
          REPORT: ("--report only reads records", "--report"),
-         PREDICT: ("predict.py only segments images", "predict.py")}
+         PREDICT: ("predict.py only segments images", "predict.py"),
+         EXPORT: ("export.py only writes a network to a file", "export.py")}
 
 
 def check_call(call, options):
     """Raise UserError for contradictions within a call, whatever its checkpoint holds."""
     refuse_useless(call)
+    if call.mode not in (TRAIN, TEST) and launch.world_size() > 1:
+        raise UserError(f"{MODES[call.mode][1]} runs in one process: start it with python {call.entry}")
     if call.mode == REPORT:
-        _refuse_ranks("--report", "main.py")
         return
+    for name, flag in FLAGS.items():
+        if flag.required and call.mode in flag.modes and name not in call.given:
+            raise UserError(f"--{name}: {flag.required}")
     _check_start_weights(options)
     for name in call.given:
         if FLAGS[name].scope in ("call", "once") and not _is_off(name, options) and (
@@ -38,7 +43,6 @@ def check_call(call, options):
             raise UserError(f"--{flag} {size:g}: for linf at most 1, as pixels are in [0, 1]; write {size:g}/255 for "
                             f"{size:g} grey levels (docs/evaluation.md#eps-and-norms)")
     if call.mode == VERIFY:
-        _refuse_ranks("--verify", "main.py")
         if len(options.eps) > 1:
             raise UserError("--eps: --verify checks attacks at one radius: give one")
         if options.eps[0] == 0:
@@ -144,7 +148,7 @@ def _check_recipe(options):
         raise UserError(f"--awp_gamma and --optimizer {options.optimizer} both perturb the weights: choose one "
                         "(docs/adversarial.md#weight-perturbation)")
     if options.sam_sync == "local" and options.optimizer not in (
-            *list_registered("optim/__init__.py", "BASE_OPTIMIZERS"), "SAM"):
+            *FLAGS["base_optimizer"].choices, "SAM"):
         raise UserError(f"--sam_sync local: {options.optimizer} reuses the first gradient, which must be that of the "
                         "whole batch: give --sam_sync global (docs/gpus.md#sam-under-torchrun)")
     if options.adaptive and options.sam_perturb == "norm":
@@ -180,9 +184,6 @@ def _refuse_small_parts(options):
 
 
 def _check_prediction(options):
-    _refuse_ranks("predict.py", "predict.py")
-    if not options.input:
-        raise UserError("--input: name an image, a folder of images, or a .txt list of images")
     for path in options.input:
         if not os.path.exists(path):  # Path.exists() raises PermissionError in a folder that can't be read
             raise UserError(f"--input {path}: no such file or folder, or it can't be read: correct the path")
@@ -192,8 +193,3 @@ def _check_prediction(options):
                          ("attack_loss", options.attack_loss or ())):
         if len(values) > 1:
             raise UserError(f"--{flag}: predict.py writes one adversarial image for each image: give one value")
-
-
-def _refuse_ranks(what: str, entry: str):
-    if launch.world_size() > 1:
-        raise UserError(f"{what} runs in one process: start it with python {entry}")
