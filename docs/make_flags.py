@@ -1,12 +1,12 @@
 """docs/flags.md, made from FLAGS:  python docs/make_flags.py > docs/flags.md"""
 import sys
 
-from engine.options.declare import ABOUT, PREDICT, REPORT, TEST, TRAIN, VERIFY, Flag
+from engine.options.declare import ABOUT, EXPORT, PREDICT, REPORT, TEST, TRAIN, VERIFY, Flag
 from engine.options.flags import FLAGS
 from engine.options.parser import format_help
 
 MODES = {TRAIN: "training", TEST: "`--test_only`", VERIFY: "`--verify`", REPORT: "`--report`", PREDICT: "`predict.py`",
-         ABOUT: "alone"}
+         EXPORT: "`export.py`", ABOUT: "alone"}
 SCOPES = {"run": "restored from the checkpoint", "test": "restored when a run continues, not in a test",
           "call": "of this call; the command that continues a run repeats it", "once": "of this call"}
 HEAD = """# Flags

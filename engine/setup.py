@@ -8,7 +8,7 @@ from torch import nn
 from attacks import Attack
 from datasets import DATASETS, build_datasets, build_loaders, cache_decoded, check_and_filter, describe
 from engine.evaluation.plan import plan_attacks
-from engine.options import PREDICT, PROTOCOLS, REPORT, TRAIN, Call, Options, as_text
+from engine.options import EXPORT, PROTOCOLS, REPORT, TRAIN, WITHOUT_DATA, Call, Options, as_text
 from engine.run.folder import Run
 from engine.run.resume import (
     Loaded,
@@ -40,7 +40,7 @@ from utils.errors import UserError
 from utils.logging import logger
 from utils.seed import seed_everything
 
-TRIAL_SIZE = (256, 256)  # of an image for a network of the user's own, where no data is read
+TRIAL_SIDE = 256  # of an image for a network of the user's own, where no data is read
 
 
 @dataclass(frozen=True)
@@ -99,15 +99,15 @@ def prepare(call: Call) -> Setup:
     classes = describe(options.dataset, **source)
     check_classes(options, checkpoint, classes)
     attacks = plan_attacks(options, num_classes=classes.num_classes)
-    if call.mode != PREDICT:
+    if call.mode not in WITHOUT_DATA:
         run.refuse_if_used(training=call.mode == TRAIN, ckpt=call.given.get("ckpt"), overwrite=options.overwrite,
                            continue_training=options.continue_training)
     sources = build_sources(options.transfer_from or (), own={name: getattr(options, name) for name in NETWORK},
                             given_model=call.given.get("model"), class_names=list(classes.names))
     seed_everything(options.random_seed)
-    device = choose_device(options.device, options.gpu_id)
+    device = torch.device("cpu") if call.mode == EXPORT else choose_device(options.device, options.gpu_id)
     skipped = read_skipped_images(options, checkpoint)
-    data = (None, None, None) if call.mode == PREDICT else build_data(options, device, source=source, skipped=skipped)
+    data = [None] * 3 if call.mode in WITHOUT_DATA else build_data(options, device, source=source, skipped=skipped)
     model = build_network(options, device, num_classes=classes.num_classes, checkpoint=checkpoint)
     if options.window is not None:
         (height, width), stride = choose_window(options.window, options.window_stride)
@@ -182,9 +182,9 @@ def choose_form(options: Options) -> dict:
 
 
 def choose_trial_sizes(options: Options, val_set) -> list[tuple[int, int]]:
-    """Return the sizes to try a network of the user's own on: of a training crop and of the first validation image."""
+    """Return the sizes to try a network of the user's own on: a training crop's and the first validation image's."""
     crops = [(options.crop_size, options.crop_size)] if options.mode == TRAIN else []
-    scored = TRIAL_SIZE if val_set is None else tuple(val_set[0][0].shape[-2:])
+    scored = tuple(val_set[0][0].shape[-2:]) if val_set else (options.height or TRIAL_SIDE, options.width or TRIAL_SIDE)
     if options.window is not None:
         scored = tuple(map(min, scored, choose_window(options.window, options.window_stride)[0]))
     return [*crops, scored]

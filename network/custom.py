@@ -46,7 +46,7 @@ class CustomModel(NormalizedModel):
         if not isinstance(logits, Tensor) or logits.ndim != 4 or not logits.is_floating_point():
             found = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
             raise UserError(f"{says}: it returned {found} (docs/python.md#any-network-on-the-command-line)")
-        if logits.shape[:2] != (len(images), self.num_classes):
+        if logits.shape[:2] != (images.shape[0], self.num_classes):  # len() would be a constant in exports
             raise UserError(f"{says}: it returned {list(logits.shape)} for {len(images)} images and {self.num_classes} "
                             "classes; its function must use num_classes")
         if logits.shape[2:] != images.shape[2:]:

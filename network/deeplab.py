@@ -29,7 +29,7 @@ class ASPPPooling(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """Average over the image, project, and resize back."""
         norm = self[2]  # SyncBatchNorm, which is not a BatchNorm2d, has the values of all replicas
-        if len(x) == 1 and norm.training and isinstance(norm, nn.BatchNorm2d):
+        if norm.training and isinstance(norm, nn.BatchNorm2d) and len(x) == 1:  # last: len() is a constant in exports
             raise UserError(
                 "DeepLab needs at least two images per replica to train, as the batch norm after ASPP's global "
                 "pooling can't normalise a single value: use a larger --batch_size or fewer GPUs"

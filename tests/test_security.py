@@ -542,8 +542,8 @@ def test_the_report_of_a_strangers_records_reads_and_writes_nothing_elsewhere(tm
 # Our own source: what would run a stranger's text or pickle is nowhere in it.
 
 OURS = sorted(path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] in {
-    "main.py", "predict.py", "demo.py", "engine", "network", "datasets", "optim", "attacks", "metrics", "utils",
-    "benchmarks"})
+    "main.py", "predict.py", "export.py", "demo.py", "engine", "network", "datasets", "optim", "attacks", "metrics",
+    "utils", "benchmarks"})
 # Objects that ranks of one run send one another are pickled by torch.distributed (utils/distributed.py): they come from
 # this program, started by the same user, over a port that torchrun opened, and from no file; nothing else sends them.
 FORBIDDEN = {

@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FIVE = ("network", "datasets", "optim", "attacks", "metrics")
 TOP = {
-    "main": {"engine"}, "predict": {"engine", *FIVE, "utils"}, "demo": {"main", "engine", "utils"},
+    "main": {"engine"}, "predict": {"engine", *FIVE, "utils"}, "export": {"engine", "network", "utils"},
+    "demo": {"main", "engine", "utils"},
     "docs": {"engine"}, "engine": {*FIVE, "utils"},
     **{asking: {"engine", "main", *FIVE, "utils"} for asking in ("experiments", "benchmarks")},
     **{package: {"utils"} for package in FIVE}, "utils": set(),
@@ -113,7 +114,7 @@ def test_rooms_are_small():
 
 
 def test_entries_are_thin():
-    for name in ("main.py", "predict.py", "demo.py"):
+    for name in ("main.py", "predict.py", "export.py", "demo.py"):
         assert (ROOT / name).read_text().count("\n") < 100, name
     assert (ROOT / "main.py").read_text().count("\n") <= 60
 
@@ -135,7 +136,7 @@ def reads_of(path: Path, name: str = "options") -> set[str]:
 def test_every_flag_is_read_and_only_where_options_may_be_seen():
     from engine.options import FLAGS
 
-    entries = [ROOT / "main.py", ROOT / "predict.py"]
+    entries = [ROOT / "main.py", ROOT / "predict.py", ROOT / "export.py"]
     seen = {path: reads_of(path) & FLAGS.keys() for path in [*entries, *ENGINE]}
     read = set().union(*seen.values())
     # --report and others choose the mode; the needs of rows, and getattr by name, read the rest.

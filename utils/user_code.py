@@ -11,7 +11,7 @@ from utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = ("attacks", "benchmarks", "datasets", "engine", "metrics", "network", "optim", "tests", "utils", "main.py",
-        "predict.py")  # a user's file may lie beside them
+        "predict.py", "export.py")  # a user's file may lie beside them
 
 
 def is_code(name) -> bool:

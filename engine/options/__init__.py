@@ -5,10 +5,10 @@
     parser.py   argv -> Call     resolve.py   Call -> Options     rules.py   errors
 """
 from engine.options.attack_flags import PROTOCOLS
-from engine.options.declare import ABOUT, PREDICT, REPORT, TEST, TRAIN, VERIFY
+from engine.options.declare import ABOUT, EXPORT, PREDICT, REPORT, TEST, TRAIN, VERIFY, WITHOUT_DATA
 from engine.options.flags import FLAGS
 from engine.options.parser import Call, as_flags
 from engine.options.resolve import Options, adopted, as_text, read_call, resolve, take_over
 
-__all__ = ["ABOUT", "FLAGS", "PREDICT", "PROTOCOLS", "REPORT", "TEST", "TRAIN", "VERIFY", "Call", "Options",
-           "adopted", "as_flags", "as_text", "read_call", "resolve", "take_over"]
+__all__ = ["ABOUT", "EXPORT", "FLAGS", "PREDICT", "PROTOCOLS", "REPORT", "TEST", "TRAIN", "VERIFY", "WITHOUT_DATA",
+           "Call", "Options", "adopted", "as_flags", "as_text", "read_call", "resolve", "take_over"]

@@ -6,9 +6,9 @@ from engine.options.declare import (
     PREDICT,
     REPORT,
     SCORING,
+    SEGMENTING,
     TEST,
     VERIFY,
-    WITH_NETWORK,
     Flag,
     Need,
     attack_with,
@@ -41,7 +41,7 @@ ATTACK = (
            "always come first", choices=("none", *ATTACKS), many=True, metavar="NAME", modes=(*ATTACKING, REPORT)),
     attack("eps", number(float, low=0), None, "radii: 4/255 or a number in [0, 1]; for l2 any (default: 2/255 4/255 "
            "8/255; l2 0.5 1 2; --verify and predict.py take one, 4/255 or l2 0.5)", many=True,
-           modes=(*WITH_NETWORK, REPORT), needs=(ATTACKED,)),
+           modes=(*SEGMENTING, REPORT), needs=(ATTACKED,)),
     attack("attack_norm", plain_text, "linf", "norm of the radius", choices=NORMS, modes=(*ATTACKING, REPORT),
            needs=(ATTACKED,)),
     attack("attack_loss", plain_text, None, "losses that fgsm, pgd and apgd ascend: " + ", ".join(LOSSES) +
@@ -59,7 +59,7 @@ ATTACK = (
     attack("restarts", number(int, low=1), 1, "attempts from new random points; each image keeps its worst",
            needs=(attack_with("restarts"),)),
     attack("attack_seed", number(int, low=0, high=2**32 - 1), 1, "seed of the attacks' random numbers",
-           modes=WITH_NETWORK, needs=(OF_PREDICTION, attack_with("seed", or_none=True))),
+           modes=SEGMENTING, needs=(OF_PREDICTION, attack_with("seed", or_none=True))),
     attack("target_class", target, None, "drive predictions to class K, or to a label map (an image of class numbers)",
            metavar="K|FILE", needs=(attack_with("target"),)),
     attack("race_aim", plain_text, "both", "race: look for the fewest correct pixels (accuracy, both) or the lowest "

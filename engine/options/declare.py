@@ -9,15 +9,19 @@ from pathlib import Path
 from utils import launch
 from utils.user_code import is_code
 
-# Modes: what a call does. predict.py has one mode, main.py the others; about: --list and --version.
-TRAIN, TEST, VERIFY, REPORT, ABOUT, PREDICT = "train", "test", "verify", "report", "about", "predict"
+# Modes: what a call does. predict.py and export.py have one each, main.py the others; about: --list and --version.
+TRAIN, TEST, VERIFY, REPORT, ABOUT = "train", "test", "verify", "report", "about"
+PREDICT, EXPORT = "predict", "export"
 # Mode -> (what it does, how a user asks for it).
 MODES = {TRAIN: ("a training", "training"), TEST: ("--test_only trains nothing", "--test_only"),
          VERIFY: ("--verify trains nothing and runs attacks of its own", "--verify"),
          REPORT: ("--report only reads records", "--report"),
          ABOUT: ("--list and --version only print", "--list or --version"),
-         PREDICT: ("predict.py only segments images", "predict.py")}
-WITH_NETWORK, SCORING, ATTACKING = (TRAIN, TEST, VERIFY, PREDICT), (TRAIN, TEST), (TRAIN, TEST, PREDICT)
+         PREDICT: ("predict.py only segments images", "predict.py"),
+         EXPORT: ("export.py only writes a network to a file", "export.py")}
+SCORING, ATTACKING, SEGMENTING = (TRAIN, TEST), (TRAIN, TEST, PREDICT), (TRAIN, TEST, VERIFY, PREDICT)
+WITH_NETWORK, WITHOUT_DATA = (*SEGMENTING, EXPORT), (PREDICT, EXPORT)
+OWN_MODES = {"predict.py": PREDICT, "export.py": EXPORT}
 # How long an option applies. run, test: saved in the checkpoint (but a test ignores saved "test" options); call: to be
 # repeated by a command that continues the run; once: has its effect when the call starts and is never repeated.
 SCOPES = ("run", "test", "call", "once")
@@ -41,7 +45,8 @@ class Flag:
     value, and is True then.
     modes: those in which it has an effect. Options of training have one in a test too: they say in results.json how the
     network was trained, and VainF's test command gives some. needs: further conditions, of which the first unmet one is
-    reported. fixed: a continued run can't change it.
+    reported. required: what to give, for a flag that its modes can't do without. fixed: a continued run can't change
+    it.
     """
 
     name: str
@@ -51,6 +56,7 @@ class Flag:
     modes: tuple[str, ...] = (TRAIN, TEST, VERIFY)
     scope: str = "run"
     needs: tuple[Need, ...] = ()
+    required: str = ""
     choices: tuple = ()
     otherwise: Callable | None = None
     many: bool = False
@@ -58,6 +64,11 @@ class Flag:
     metavar: str | None = None
     fixed: bool = False
     group: str = ""
+
+    @property
+    def is_for_main(self) -> bool:
+        """Return whether main.py has a use for it."""
+        return not {*self.modes} <= {*OWN_MODES.values()}
 
     @property
     def bounds(self) -> str:

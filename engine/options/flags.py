@@ -5,14 +5,18 @@ from functools import partial
 from engine.options.attack_flags import ATTACK, OF_PREDICTION
 from engine.options.declare import (
     ABOUT,
+    EXPORT,
     PREDICT,
     REPORT,
     SCORING,
+    SEGMENTING,
     TEST,
     TRAIN,
     VERIFY,
     WITH_NETWORK,
+    WITHOUT_DATA,
     Flag,
+    Need,
     dataset_with,
     given,
     list_registered,
@@ -42,10 +46,10 @@ DATA = (
     data("year", plain_text, "2012", "of VOC; 2012_aug trains on SegmentationClassAug",
          choices=list_registered("datasets/voc.py", "YEARS"), needs=(dataset_with("year"),)),
     data("label_map", label_map, None, "labels that the masks have, and the classes they mean: a file of lines `from "
-         "to`, or from:to,from:to", metavar="FILE|FROM:TO,...", modes=WITH_NETWORK,
+         "to`, or from:to,from:to", metavar="FILE|FROM:TO,...", modes=SEGMENTING,
          needs=(dataset_with("label_map"), WITH_MASKS), fixed=True),
     data("ignore_label", number(int, low=0, high=65535), 255, "label of pixels that are neither attacked nor scored, "
-         "beside 255", modes=WITH_NETWORK, needs=(dataset_with("label_map"), WITH_MASKS), fixed=True),
+         "beside 255", modes=SEGMENTING, needs=(dataset_with("label_map"), WITH_MASKS), fixed=True),
     data("val_share", number(float, above=0, high=0.9), 0.2, "share of the training images that validate, if the data "
          "set has no val folder", needs=(dataset_with("val_share"),)),
     data("download", bool, False, "download VOC into data_root first, if it is not there", scope="once",
@@ -58,7 +62,7 @@ DATA = (
          "figures were; without it at native size"),
     data("batch_size", number(int, low=1), 16, "training images per iteration, over all GPUs, processes and parts"),
     data("val_batch_size", number(int, low=1), 4, "validation images per batch; 1 where their sizes differ "
-         "(predict.py: images of one size, at most 8 megapixels)", modes=WITH_NETWORK),
+         "(predict.py: images of one size, at most 8 megapixels)", modes=SEGMENTING),
     data("num_workers", number(int, low=0, high=256), 2, "processes that load images", scope="call"),
     data("cache", plain_text, "none", "keep decoded training images: ram, or disk, a folder in output_dir that later "
          "runs use too", choices=("none", "ram", "disk"), modes=(TRAIN,), scope="call", needs=(
@@ -99,9 +103,10 @@ MODEL = (
                   options.pretrained_backbone and "hrnet" not in options.model), "for a trained backbone, this one is "
                   "random: give --ckpt or --backbone_weights FILE"))),
     model("window", number(int, low=65, high=16384), None, "score, attack and segment images in overlapping windows of "
-          "this side, or height and width, in the memory of one window", many=True, metavar="SIDE", scope="test"),
+          "this side, or height and width, in the memory of one window", many=True, metavar="SIDE", scope="test",
+          modes=SEGMENTING),
     model("window_stride", number(int, low=1, high=16384), None, "pixels from window to window (default: two thirds of "
-          "its smaller side)", scope="test", needs=(WINDOW,)),
+          "its smaller side)", scope="test", modes=SEGMENTING, needs=(WINDOW,)),
     model("tta", plain_text, None, "score the mean of the probabilities of the image and its mirror image (flip), or "
           "of both at three scales (multiscale); attacks go through it", modes=(TEST, VERIFY), scope="test",
           choices=list_registered("network/augmented.py", "VIEWS")),
@@ -118,7 +123,7 @@ REPORTS = (
            "checkpoint; exit code 1 if not", modes=(VERIFY,)),
 )
 
-FINDS_WEIGHTS = given(lambda options: options.mode != PREDICT or "ckpt" not in options.given,
+FINDS_WEIGHTS = given(lambda options: options.mode not in WITHOUT_DATA or "ckpt" not in options.given,
                       "chooses the run whose weights are used, and --ckpt names these: give one of them")
 SAME_DEVICE = given(lambda options: options.device in ("auto", "cuda") or (
     options.device == f"cuda:{options.gpu_id}" and "CUDA_VISIBLE_DEVICES" not in os.environ),  # which cuda:1 counts
@@ -129,17 +134,17 @@ RUN = (
         needs=(FINDS_WEIGHTS,)),
     run("exp_name", run_name, "exp", "name of this run, its folder in output_dir", modes=WITH_NETWORK,
         needs=(FINDS_WEIGHTS,)),
-    run("overwrite", bool, False, "delete the run of that name and start again; predict.py: replace its own earlier "
-        "files", scope="once", modes=(TRAIN, PREDICT)),
+    run("overwrite", bool, False, "delete the run of that name and start again; predict.py and export.py: "
+        "replace their own earlier files", scope="once", modes=(TRAIN, PREDICT, EXPORT)),
     run("continue_training", bool, False, "continue the run of that name, or in a new folder the training state in "
         "--ckpt; options are the run's own unless given", modes=(TRAIN,)),
     run("options", plain_text, None, "run again what an opts.txt describes, under another --exp_name; other flags that "
         "are given win", scope="once", metavar="FILE", modes=(TRAIN,)),
     run("device", device_name, "auto", "where to compute; auto is cuda, else mps (Apple's GPU), else cpu; cuda:1 "
         "is the second GPU",
-        modes=WITH_NETWORK),
+        modes=SEGMENTING),
     run("gpu_id", gpu_ids, None, "GPUs, such as 0 or 0,1,2,3 for DataParallel (default: 0, or those of "
-        "CUDA_VISIBLE_DEVICES; torchrun gives each process its own; predict.py uses the first)", modes=WITH_NETWORK,
+        "CUDA_VISIBLE_DEVICES; torchrun gives each process its own; predict.py uses the first)", modes=SEGMENTING,
         needs=(SAME_DEVICE,)),
 )
 
@@ -168,7 +173,7 @@ ANSWERS = (
 predict = partial(Flag, group="segmented images", scope="call", modes=(PREDICT,))
 SEGMENTED = (
     predict("input", plain_text, None, "images, folders that are searched throughout, .txt lists of one image a line",
-            many=True, metavar="PATH"),
+            many=True, metavar="PATH", required="name an image, a folder of images, or a .txt list of images"),
     predict("save_val_results_to", plain_text, "predictions", "folder for the results", metavar="FOLDER"),
     predict("save_logits", bool, False, "write each image's logits too, float32 [C, H, W]: NAME_logits.npz"),
     predict("overlay_alpha", number(float, low=0, high=1), 0.7, "opacity of the class colours over the image"),
@@ -176,5 +181,20 @@ SEGMENTED = (
             "the clean predictions)", metavar="FOLDER", needs=(OF_PREDICTION,)),
 )
 
+ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2"}  # of the files of each --format
+RIGHT_ENDING = Need(lambda options: options.output.endswith(ENDINGS[options.format]),
+                    lambda options: f"the name must end in {ENDINGS[options.format]} for --format {options.format}")
+export = partial(Flag, group="exported networks", scope="call", modes=(EXPORT,))
+EXPORTED = (
+    export("format", plain_text, None, "of the file: ONNX (.onnx), or PyTorch's archive of torch.export (.pt2)",
+           choices=list_registered("network/export.py", "FORMATS"), required="give onnx or torch_export"),
+    export("output", plain_text, None, "the file to write", metavar="FILE", needs=(RIGHT_ENDING,),
+           required="name the file to write"),
+    export("height", number(int, low=1, high=16384), None, "of all images that the file takes, pixels (default: any)",
+           needs=(given(lambda options: options.width, "--width fixes the size with it: give both or neither"),)),
+    export("width", number(int, low=1, high=16384), None, "of all images that the file takes, pixels (default: any)",
+           needs=(given(lambda options: options.height, "--height fixes the size with it: give both or neither"),)),
+)
+
 FLAGS = {flag.name: flag for flag in (*DATA, *MODEL, *SCHEDULE, *SHARPNESS, *ADVERSARIAL, *SCALE, *ATTACK, *REPORTS,
-                                      *RUN, *DASHBOARD, *SEGMENTED, *ANSWERS)}
+                                      *RUN, *DASHBOARD, *SEGMENTED, *EXPORTED, *ANSWERS)}

@@ -4,7 +4,7 @@ import difflib
 import time
 from dataclasses import dataclass
 
-from engine.options.declare import ABOUT, PREDICT, REPORT, TEST, TRAIN, VERIFY, Flag
+from engine.options.declare import ABOUT, OWN_MODES, REPORT, TEST, TRAIN, VERIFY, Flag
 from engine.options.flags import FLAGS
 from utils import launch
 
@@ -20,6 +20,10 @@ DESCRIPTIONS = {
   python predict.py --input photos --exp_name sam                     with the run's best checkpoint
   python predict.py --input a.jpg --ckpt best.pth --model deeplabv3plus_resnet101 --dataset voc
   python predict.py --input photos --exp_name sam --attack pgd --eps 4/255""",
+    "export.py": """Write a network to a file that runs without this program, as ONNX or torch.export's archive.
+
+  python export.py --exp_name sam --format onnx --output sam.onnx     the run's best checkpoint
+  python export.py --ckpt best.pth --model deeplabv3_resnet101 --dataset voc --format torch_export --output a.pt2""",
 }
 # Flags of other programs, without dashes and underscores -> ours.
 FOREIGN = {
@@ -34,7 +38,7 @@ FOREIGN = {
     **dict.fromkeys(("checkpoint", "weights", "load", "pretrained"), "--ckpt FILE"),
     **dict.fromkeys(("test", "eval", "evaluate", "testonly"), "--test_only"), "cropsize": "--crop_size",
     **dict.fromkeys(("stepsize", "attackstepsize"), "--alpha"), "opt": "--optimizer", "name": "--exp_name",
-    **dict.fromkeys(("outdir", "output", "savedir", "logdir", "workdir"), "--output_dir"),
+    **dict.fromkeys(("outdir", "savedir", "logdir", "workdir"), "--output_dir"),
 }
 
 
@@ -56,8 +60,8 @@ def parse(argv=None, entry: str = "main.py") -> Call:
     parser = build_parser(entry, every_flag=True)
     given = {name: tuple(value) if isinstance(value, list) else value
              for name, value in vars(parser.parse_args(argv)).items()}
-    if entry == "predict.py":
-        return Call(entry, PREDICT, given)
+    if entry in OWN_MODES:
+        return Call(entry, OWN_MODES[entry], given)
     return Call(entry, next((mode for flag, mode in CHOOSING.items() if given.get(flag)), TRAIN), given)
 
 
@@ -67,7 +71,7 @@ def build_parser(entry: str = "main.py", *, every_flag: bool = False) -> argpars
                      allow_abbrev=False, argument_default=argparse.SUPPRESS)
     groups = {}
     for flag in FLAGS.values():
-        shown = (PREDICT in flag.modes) if entry == "predict.py" else flag.modes != (PREDICT,)
+        shown = OWN_MODES[entry] in flag.modes if entry in OWN_MODES else flag.is_for_main
         if shown or every_flag:
             group = groups.setdefault(flag.group, parser.add_argument_group(flag.group) if shown else parser)
             _add(group, flag, shown=shown)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from engine.options import rules
 from engine.options.attack_flags import PROTOCOLS
-from engine.options.declare import ABOUT, PREDICT, REPORT, TRAIN, VERIFY
+from engine.options.declare import ABOUT, EXPORT, PREDICT, REPORT, TRAIN, VERIFY
 from engine.options.flags import FLAGS
 from engine.options.parser import Call, format_value, parse
 from engine.options.types import find_base_optimizer
@@ -16,7 +16,7 @@ SINGLE_EPS = {"linf": 4 / 255, "l2": 0.5}  # of a training, --verify and predict
 CROP_SIZE, CROP_SIZES = 513, {"cityscapes": 768}  # usual ones
 # Options whose defaults depend on other flags, see _complete().
 COMPLETED = ("output_stride", "crop_size", "eps", "lr", "train_eps")
-UNSAVED = ((PREDICT,), (ABOUT,))  # the modes of flags that no run has
+UNSAVED = ((PREDICT,), (EXPORT,), (ABOUT,))  # the modes of flags that no run has
 HEADER, END = "------------ Options -------------", "-------------- End ----------------"
 
 # A field for each flag, the mode, and the names of the flags that this call gave.

@@ -2,7 +2,7 @@
 import math
 import os
 
-from engine.options.declare import MODES, PREDICT, SAM_FAMILY, TRAIN, VERIFY, WITH_NETWORK, list_attacks
+from engine.options.declare import MODES, PREDICT, SAM_FAMILY, TEST, TRAIN, VERIFY, WITH_NETWORK, list_attacks
 from engine.options.flags import FLAGS
 from engine.options.types import compute_step_size, find_start_itr
 from utils import launch
@@ -13,9 +13,13 @@ from utils.user_code import is_code, split_name
 def check_call(call, options):
     """Raise UserError for contradictions within a call, whatever its checkpoint holds."""
     refuse_useless(call)
+    if call.mode not in (TRAIN, TEST) and launch.world_size() > 1:
+        raise UserError(f"{MODES[call.mode][1]} runs in one process: start it with python {call.entry}")
     if call.mode not in WITH_NETWORK:
-        _refuse_ranks(MODES[call.mode][1], "main.py")
         return
+    for name, flag in FLAGS.items():
+        if flag.required and call.mode in flag.modes and name not in call.given:
+            raise UserError(f"--{name}: {flag.required}")
     _check_start_weights(options)
     for name in call.given:
         if FLAGS[name].scope in ("call", "once") and not _is_off(name, options) and (
@@ -32,7 +36,6 @@ def check_call(call, options):
             raise UserError(f"--{flag} {size:g}: for linf at most 1, as pixels are in [0, 1]; write {size:g}/255 for "
                             f"{size:g} grey levels (docs/evaluation.md#eps-and-norms)")
     if call.mode == VERIFY:
-        _refuse_ranks("--verify", "main.py")
         if len(options.eps) > 1:
             raise UserError("--eps: --verify checks attacks at one radius: give one")
         if options.eps[0] == 0:
@@ -173,9 +176,6 @@ def _refuse_small_parts(options):
 
 
 def _check_prediction(options):
-    _refuse_ranks("predict.py", "predict.py")
-    if not options.input:
-        raise UserError("--input: name an image, a folder of images, or a .txt list of images")
     for path in options.input:
         if not os.path.exists(path):  # Path.exists() raises PermissionError in a folder that can't be read
             raise UserError(f"--input {path}: no such file or folder, or it can't be read: correct the path")
@@ -185,8 +185,3 @@ def _check_prediction(options):
                          ("attack_loss", options.attack_loss or ())):
         if len(values) > 1:
             raise UserError(f"--{flag}: predict.py writes one adversarial image for each image: give one value")
-
-
-def _refuse_ranks(what: str, entry: str):
-    if launch.world_size() > 1:
-        raise UserError(f"{what} runs in one process: start it with python {entry}")

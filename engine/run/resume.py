@@ -6,7 +6,7 @@ from textwrap import shorten
 
 from datasets import Classes, make_palette
 from datasets.folder import has_val
-from engine.options import FLAGS, PREDICT, TEST, TRAIN, VERIFY, Options, adopted, as_flags, resolve, take_over
+from engine.options import FLAGS, TEST, TRAIN, VERIFY, WITHOUT_DATA, Options, adopted, as_flags, resolve, take_over
 from engine.options.types import find_base_optimizer
 from engine.run import checkpoints
 from utils import checkpoint
@@ -30,7 +30,7 @@ def load_checkpoint(call, folder: Path) -> Loaded | None:
     ckpt, continues = call.given.get("ckpt"), call.given.get("continue_training")
     if ckpt is not None:
         return Loaded(ckpt, checkpoint.load(ckpt))
-    if call.mode in (TEST, VERIFY, PREDICT):
+    if call.mode in (TEST, VERIFY, *WITHOUT_DATA):
         path, content = checkpoints.load_best(folder, call.given)
         return Loaded(str(path), content)
     if continues:

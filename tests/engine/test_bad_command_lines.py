@@ -4,7 +4,8 @@ import torch
 
 from datasets import voc
 from engine import setup
-from engine.options import FLAGS, PREDICT
+from engine.options import FLAGS
+from engine.options.declare import OWN_MODES
 from engine.options.parser import build_parser
 from main import main
 from network import pretrained
@@ -42,6 +43,7 @@ BAD = {
     "a crop smaller than the network takes": ("--crop_size 64", "--crop_size: 64 is out of bounds: 65 to 16384"),
     "epochs": ("--epochs 10", "--epochs 10 (here it is --total_itrs, which counts iterations)"),
     "dashes": ("--batch-size 4", "--batch-size 4 (did you mean --batch_size?)"),
+    "a training that exports": ("--format onnx", "--format is for export.py: leave it out of a training"),
     "a training that predicts": ("--input photos", "--input is for predict.py: leave it out of a training"),
     "the same in a test": ("--test_only --crop_val --crop_size 64", "--crop_size: 64 is out of bounds: 65 to 16384"),
     "eps in grey levels": ("--attack pgd --eps 8", "--eps 8: for linf at most 1, as pixels are in [0, 1]; write 8/255"),
@@ -157,14 +159,15 @@ def test_every_flag_is_a_number_in_bounds_a_choice_a_switch_or_one_of_these():
     # Paths, names and labels, the device, the GPUs' numbers, and a class or a file, which --dataset bounds.
     assert others == {"data_root", "label_map", "ckpt", "backbone_weights", "output_dir", "exp_name", "options",
                       "report", "report_dir", "vis_env", "device", "gpu_id", "shard", "target_class", "input",
-                      "save_val_results_to", "masks", "transfer_from", "corrupt_baseline", "class_weights"}
+                      "save_val_results_to", "masks", "transfer_from", "corrupt_baseline", "class_weights", "output"}
     assert len(numeric_flags()) >= 35
 
 
 @pytest.mark.parametrize("name", numeric_flags())
 def test_every_number_has_bounds_that_help_and_error_name(name, capsys):
     flag = numeric_flags()[name]
-    parser = build_parser("predict.py" if flag.modes == (PREDICT,) else "main.py")
+    own = {mode: entry for entry, mode in OWN_MODES.items()}
+    parser = build_parser("main.py" if flag.is_for_main else own[flag.modes[0]])
     (entry,) = [text for text in parser.format_help().replace("\n  --", "\n\n  --").split("\n\n")
                 if text.split()[0:1] == [name]]
     assert " ".join(entry.split()).endswith((f"; {flag.bounds})", f"; {flag.bounds}"))

@@ -7,7 +7,9 @@ import pytest
 
 from engine.options import FLAGS, TRAIN, as_flags, read_call
 from engine.options import parser as parsing
+from engine.options.declare import OWN_MODES
 from engine.options.types import compute_step_size
+from export import export
 from main import main
 from predict import predict
 from tests.calls import options_of
@@ -193,7 +195,7 @@ def test_every_flag_is_refused_in_the_modes_that_its_row_leaves_out(refused, tmp
     monkeypatch.chdir(tmp_path)
     calls = {"train": (main, []), "test": (main, ["--test_only"]), "verify": (main, ["--verify"]),
              "report": (main, ["--report", "x"]), "about": (main, ["--list", "models"]),
-             "predict": (predict, ["--input", "x"])}
+             "predict": (predict, ["--input", "x"]), "export": (export, ["--format", "onnx", "--output", "x.onnx"])}
     tried = 0
     for flag in FLAGS.values():
         values = {"alpha": "eps", "train_alpha": "eps", "exp_name": "a", "gpu_id": "0", "target_class": "0"}
@@ -221,7 +223,9 @@ except SystemExit:
 
 @pytest.mark.parametrize("typed", ["main.py --help", "main.py --optimzer SAM", "main.py --lr 0", "main.py --rho 0.1",
                                    "main.py --adv --train_eps 4", "predict.py --help", "predict.py --input nowhere",
-                                   "main.py --list attacks", "main.py --list networks"])
+                                   "main.py --list attacks", "main.py --list networks",
+                                   "export.py --help", "export.py --format onnx --output README.md",
+                                   "export.py --format onnx --output README.md/x.onnx"])
 def test_help_and_mistakes_are_answered_before_torch_is_imported(root, typed):
     code = f"""import runpy, sys
 sys.argv = {typed.split()!r}
@@ -241,6 +245,7 @@ def test_choices_are_the_registries():
     from datasets import DATASETS
     from datasets.voc import YEARS
     from network import MODELS
+    from network.export import FORMATS
     from optim import BASE_OPTIMIZERS, OPTIMIZERS, SCHEDULERS
     from optim import LOSSES as CRITERIA
 
@@ -248,7 +253,7 @@ def test_choices_are_the_registries():
             "model": MODELS, "dataset": DATASETS, "attack": ["none", *ATTACKS], "attack_loss": LOSSES,
             "attack_norm": NORMS, "norm": NORMS, "year": YEARS, "base_optimizer": BASE_OPTIMIZERS,
             "lr_policy": SCHEDULERS, "loss_type": CRITERIA,
-            "optimizer": [name for name in OPTIMIZERS if name != "AWP"]}.items():
+            "optimizer": [name for name in OPTIMIZERS if name != "AWP"], "format": FORMATS}.items():
         assert list(FLAGS[name].choices) == list(known), name
 
 
@@ -279,13 +284,14 @@ def test_an_unknown_saved_option_is_not_taken():
 
 
 def test_help_shows_each_default_and_the_flags_of_the_entry_alone(capsys):
-    for entry, other in (("main.py", "--input"), ("predict.py", "--total_itrs")):
+    for entry, other in (("main.py", "--input"), ("predict.py", "--total_itrs"), ("export.py", "--window")):
         with pytest.raises(SystemExit):
             read_call(["--help"], entry)
         text = " ".join(capsys.readouterr().out.split())
         assert other not in text
         for flag in FLAGS.values():
-            if (entry == "predict.py") == ("predict" in flag.modes) and flag.default not in (None, False):
+            shown = OWN_MODES[entry] in flag.modes if entry in OWN_MODES else flag.is_for_main
+            if shown and flag.default not in (None, False):
                 default = f"default: {parsing.format_value(flag.default)}"
                 assert f"({default})" in text or f"({default}; {flag.bounds})" in text, flag.name
     with pytest.raises(SystemExit):
