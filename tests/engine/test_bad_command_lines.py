@@ -159,7 +159,8 @@ def test_every_flag_is_a_number_in_bounds_a_choice_a_switch_or_one_of_these():
     # Paths, names and labels, the device, the GPUs' numbers, and a class or a file, which --dataset bounds.
     assert others == {"data_root", "label_map", "ckpt", "backbone_weights", "output_dir", "exp_name", "options",
                       "report", "report_dir", "vis_env", "device", "gpu_id", "shard", "target_class", "input",
-                      "save_val_results_to", "masks", "transfer_from", "corrupt_baseline", "class_weights", "output"}
+                      "save_val_results_to", "masks", "transfer_from", "corrupt_baseline", "class_weights", "output",
+                      "tensorboard"}
     assert len(numeric_flags()) >= 35
 
 
