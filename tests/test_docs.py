@@ -16,14 +16,16 @@ from benchmarks.table import format_table as format_speed
 from datasets import synthetic
 from datasets.make_classes import main as make_classes
 from engine.verify import CHECKS
+from experiments.export import format_table as format_differences
+from export import export
 from main import main
 from predict import predict
 from tests.calls import options_of
 from utils.launch import TORCHRUN
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("training", "weights", "sharpness", "adversarial", "resume", "data", "evaluation", "predict", "attacks",
-         "records", "verify", "gpus", "dashboards", "python", "differences", "development", "flags",
+PAGES = ("training", "weights", "sharpness", "adversarial", "resume", "data", "evaluation", "predict", "export",
+         "attacks", "records", "verify", "gpus", "dashboards", "python", "differences", "development", "flags",
          "performance", "scaling",
          "experiments/camvid", "experiments/voc")
 FILES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in PAGES))
@@ -114,6 +116,14 @@ def test_the_table_of_speed_is_that_of_the_results():
     assert format_speed([results / "cpu.json", results / "cpu_again.json"]) in page
 
 
+def test_the_table_of_exported_networks_is_that_of_the_results():
+    results = json.loads((ROOT / "results" / "export.json").read_text())
+    page = (ROOT / "docs" / "export.md").read_text()
+    assert results["command"] in page and format_differences(results["networks"]) in page
+    shares = [row["share"] for network in results["networks"] for row in network["onnx"]]
+    assert len(shares) == 24 and max(shares) <= 1e-4
+
+
 @pytest.mark.parametrize("path", (*FILES, *OTHERS), ids=page_name)
 def test_links_and_anchors_lead_somewhere(path):
     lost = []
@@ -181,7 +191,7 @@ def test_commands_that_are_not_run_are_right(command, monkeypatch):
     if program == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert {word for word in words if "=" not in word} <= set(targets)
-    elif words[0] in ("main.py", "predict.py"):
+    elif words[0] in ("main.py", "predict.py", "export.py"):
         options_of(*words[1:], entry=words[0])  # with all that is refused before a look at the disk
     elif program == "docker":
         assert words[0] in ("build", "run") and "robust-segmentation" in words
@@ -246,7 +256,8 @@ def test_commands_that_are_to_be_run_run(workplace, capsys):
             if entry == "-m":
                 make_classes(argv[1:])
             else:
-                {"main.py": main, "predict.py": predict}[entry](scaled(argv) if entry == "main.py" else argv)
+                call = {"main.py": main, "predict.py": predict, "export.py": export}[entry]
+                call(scaled(argv) if entry == "main.py" else argv)
         except SystemExit as stop:
             pytest.fail(f"{command}: exit code {stop.code}")
     printed = [without_figures(line) for line in capsys.readouterr().out.splitlines()]
