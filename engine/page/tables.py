@@ -76,8 +76,9 @@ def explain_scores(lines: list[dict]) -> list[str]:
 def _make_table(lines: list[dict], runs: list[str], shown: list[str], keys, *, caption: str, marked=()) -> Markup:
     """Return a sortable table: keys of the lines, then the scores of every run. keys: a dict gives them titles."""
     titles = keys if isinstance(keys, dict) else {key: key for key in keys}
-    top = tag("tr", *(tag("th", title, scope="col", rowspan=2, data_column=place)
-                      for place, title in enumerate(titles.values())),
+    top = tag("tr", *(tag("th", title, scope="col", rowspan=2, data_column=place,
+                          class_="number" if key in ("eps", "steps") else None)
+                      for place, (key, title) in enumerate(titles.items())),
               *(tag("th", run, scope="colgroup", colspan=len(shown)) for run in runs))
     below = tag("tr", *(tag("th", title, scope="col", data_column=len(titles) + place, data_run=run,
                             class_="number start" if title == shown[0] else "number")
