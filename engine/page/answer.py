@@ -1,29 +1,48 @@
 """The page's first table: at each radius, which run keeps the highest mIoU, how sure that is, and where it loses."""
 from engine.page.chart import draw_key, name_style
-from engine.page.markup import Markup, fit, join, show, table, tag
-from utils.text import format_score
+from engine.page.markup import Markup, fit, join, percent, show, subtract, table, tag
+from engine.records.corruptions import is_corruption
+from engine.records.rows import WORST
 
 LIMIT = 400_000
 NAMED = 12  # winners in the sentence
-HEAD = ("run", "", "mIoU", "loses most on", "IoU of that class")
-HOW = """\
-- The attack at each radius is the strongest that the records hold there. Another one may leave less.
-- In a worst case of 2 the adversary chooses for every image one of two recorded attacks or the clean image. (>= ...) is
-  a lower bound over all choices.
-- The interval of a difference is a 95 % bootstrap over images, with groups of runs over runs too; t is Student's
-  interval over runs.
-- A run is called higher only if these intervals lie above 0, its lower bound is above the other's mIoU, and there are
-  at least 10 images.
-- A class loses its clean IoU minus its IoU under this attack."""
+HEAD = ("run", "", "mIoU (%)", "loses most on", "IoU of that class (%)")
 ONE_TRAINING = (
     "These are single trainings: the intervals say whether the networks differ on such images, not whether a method "
     "would win again with another seed. For that, report groups of runs: --report A1,A2,A3 B1,B2,B3.")
 
 
+def list_terms(lines: list[dict], strongest: list[dict], *, groups: bool) -> list[str]:
+    """Return what the words of the page mean, without words that this page doesn't use."""
+    norms = {line["norm"] for line in lines}
+    worst = any(line["attack"].startswith(WORST) for line in lines)
+    lower = any(row["Mean IoU lower"] is not None for line in lines for row in line["rows"].values())
+    compared = any(line["highest"] is not None for line in strongest)
+    t = " For groups it is over runs too; t is Student's interval over runs." if groups else ""
+    linf = "linf: every channel of a pixel changes by at most eps. " if "linf" in norms else ""
+    l2 = "l2: the length of the change of all pixels together is at most eps. " if "l2" in norms else ""
+    race = any(line["attack"].startswith("race") for line in lines)
+    terms = {
+        "mIoU: intersection over union pooled over all images, mean over classes. All scores are in percent.": True,
+        f"eps: the largest change, on pixel values from 0 to 1. {linf}{l2}".strip(): bool(linf or l2),
+        "Run: one trained network. Record: its results on every image under one attack.": True,
+        "SAM: sharpness-aware minimization, an optimizer.": True,
+        "race: an attack that tries several losses and keeps the best candidate for each image.": race,
+        f"{WORST.capitalize()} of A, B: for every image the adversary chooses A, B or the clean image.": worst,
+        "\u2265: a lower bound over all such choices. The band in a chart goes down to it.": lower,
+        "The attack at each radius is the strongest recorded. A stronger attack may lower the mIoU further.": True,
+        f"The interval of a difference is a 95 % bootstrap over images.{t}": compared,
+        "A run is called higher only if the interval lies above 0, its lower bound is above the other's mIoU, and "
+        "there are at least 10 images.": compared,
+        "Lost: clean IoU minus IoU under the attack.": True}
+    return [text for text, used in terms.items() if used]
+
+
 def make_answer(strongest: list[dict], runs: list[str], *, members: dict[str, list[str]]) -> Markup:
     """Return the table, above it a sentence. members: {group: runs}."""
     bodies, note = fit(lambda line: _make_body(line, members, runs), strongest, LIMIT, of="radii")
-    head = tag("tr", *(tag("th", title, scope="col", class_="number" if title == "mIoU" else None) for title in HEAD))
+    head = tag("tr", *(tag("th", title, scope="col", class_="number" if title.startswith("mIoU") else None)
+                       for title in HEAD))
     single = len(members) > 1 and all(len(runs) == 1 for runs in members.values())
     return join(tag("p", _summarize(strongest), class_="lede"),
                 tag("p", ONE_TRAINING, class_="small") if single else "",
@@ -31,7 +50,9 @@ def make_answer(strongest: list[dict], runs: list[str], *, members: dict[str, li
 
 
 def name_radius(line: dict) -> str:
-    """Return the radius of a line: linf, eps 1/255."""
+    """Return the radius of a line: linf, eps 1/255; of a corruption its severity."""
+    if is_corruption(line):
+        return f"corruption, severity {line['eps']}"
     return "Clean images" if line["norm"] == "-" else f"{line['norm']}, eps {line['eps']}"
 
 
@@ -47,13 +68,14 @@ def _summarize(strongest: list[dict]) -> Markup:
     if not attacked:
         return show("The records hold no attack: only clean images are compared.")
     if all(line["highest"] is None for line in attacked):
-        return show("What the strongest attacks leave of the mIoU, and the class that each costs the most.")
+        return show("The mIoU under the strongest attacks, and the class that loses the most.")
     winners = {}
     for line in attacked:
         if line["highest"] is not None:
             winner = None if line["unclear"] else line["highest"]
             winners.setdefault(winner, {}).setdefault(line["norm"], []).append(line["eps"])
-    parts = [Markup(f"{tag('strong', name)} keeps the highest mIoU at {show(_enumerate_radii(radii))}")
+    height = "higher" if max(len(line["groups"]) for line in attacked) == 2 else "highest"
+    parts = [Markup(f"{tag('strong', name)} keeps the {height} mIoU at {show(_enumerate_radii(radii))}")
              for name, radii in winners.items() if name is not None]
     if None in winners:
         parts.append(show(f"at {_enumerate_radii(winners[None])} no difference is sure"))
@@ -84,9 +106,10 @@ def _judge(line: dict) -> list:
     if line["highest"] is None:
         return []
     difference = line["difference"]
-    intervals = ", ".join(f"{name}{low:+.4f} to {high:+.4f}" for name, (low, high) in (
+    intervals = ", ".join(f"{name}{100 * low:+.2f} to {100 * high:+.2f}" for name, (low, high) in (
         ("95 % interval ", difference["bootstrap"]), ("t ", difference["t"] or (0, 0)))[:2 if difference["t"] else 1])
-    by = f"{difference['mean']:.4f} above {line['next']} ({intervals})"
+    apart = subtract(*(line["groups"][line[key]]["mIoU"] for key in ("highest", "next")))
+    by = f"{apart:.2f} points above {line['next']} ({intervals})"
     if line["unclear"]:
         return ["No sure difference: ", tag("b", line["highest"]), f" is {by}, but {line['unclear']}."]
     return [tag("b", line["highest"]), f" is higher, {by}."]
@@ -97,17 +120,17 @@ def _make_row(name: str, found: dict | None, *, first: bool, style: int) -> Mark
     if found is None:
         return tag("tr", head, tag("td"), tag("td", "-", class_="number"), tag("td", "-"), tag("td", "-"))
     most = found["most"]
-    drop = "-" if most is None else (f"{format_score(most['clean'])} \u2192 {format_score(most['attacked'])} "
-                                     f"(\u2212{most['clean'] - most['attacked']:.4f})")
+    drop = "-" if most is None else (f"{percent(most['clean'])} \u2192 {percent(most['attacked'])} "
+                                     f"(\u2212{subtract(most['clean'], most['attacked']):.2f})")
     return tag("tr", head, tag("td", draw_bar(found["mIoU"], found["lower"], style)),
                tag("td", *_format_mean(found), class_="number"),
                tag("td", most["class"] if most else "-"), tag("td", drop), class_="first" if first else None)
 
 
 def _format_mean(found: dict) -> list:
-    spread = "" if found["spread"] is None else f" \u00b1 {found['spread']:.4f}"
-    lower = "" if found["lower"] is None else f" (>= {format_score(found['lower'])})"
-    return [format_score(found["mIoU"]), tag("small", spread + lower)]
+    spread = "" if found["spread"] is None else f" \u00b1 {100 * found['spread']:.2f}"
+    lower = "" if found["lower"] is None else f" (\u2265 {percent(found['lower'])})"
+    return [percent(found["mIoU"]), tag("small", spread + lower)]
 
 
 def draw_bar(value: float | None, inner: float | None, style: int) -> Markup:

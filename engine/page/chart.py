@@ -5,7 +5,7 @@ from engine.page.markup import Markup, details, fit, join, tabulate, tag
 
 LIMIT = 500_000
 WIDTH, HEIGHT = 380, 250  # of a chart, in its own units
-LEFT, RIGHT, TOP, BOTTOM = 40, 368, 12, 206  # the axes
+LEFT, RIGHT, TOP, BOTTOM = 48, 368, 12, 206  # the axes
 COLOURS, SHAPES = 7, ("M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z", "M-3.6-3.6h7.2v7.2h-7.2z", "M0-4.6L4.4 3.4h-8.8z",
                       "M0-5L4 0L0 5L-4 0z")
 XLABELS = {"linf": "eps (linf, n/255)", "severity": "severity"}
@@ -50,32 +50,40 @@ def draw_chart(panel, panels: list, runs: list[str], *, ylabel: str, value: str)
     """Return a panel as a figure."""
     furthest = max((point[0] for other in panels if other.norm == panel.norm for curve in other.curves.values()
                     for point in curve), default=0) or 1
-    curves = [_draw_curve(points, furthest, style=runs.index(run), stepped=panel.stepped)
+    top = find_top(panels)
+    curves = [_draw_curve(points, furthest, top, style=runs.index(run), stepped=panel.stepped)
               for run, points in panel.curves.items()]
-    marks = [_draw_point(run, point, furthest, panel.norm, style=runs.index(run), value=value)
+    marks = [_draw_point(run, point, furthest, top, panel.norm, style=runs.index(run), value=value)
              for run, points in panel.curves.items() for point in points]
     label = f"{panel.title}: {ylabel} against {XLABELS.get(panel.norm, f'eps ({panel.norm})')}"
-    svg = tag("svg", _draw_axes(furthest, panel.norm, ylabel), *curves, *marks, viewBox=f"0 0 {WIDTH} {HEIGHT}",
+    svg = tag("svg", _draw_axes(furthest, top, panel.norm, ylabel), *curves, *marks, viewBox=f"0 0 {WIDTH} {HEIGHT}",
               role="group", aria_label=label, class_="chart")
     return tag("figure", tag("figcaption", panel.title), svg)
 
 
-def _place(eps: float, percent: float, furthest: float) -> tuple[str, str]:
+def find_top(panels: list) -> int:
+    """Return the next ten from the highest value on, at most 100."""
+    highest = max((point[1] for panel in panels for curve in panel.curves.values() for point in curve
+                   if not math.isnan(point[1])), default=100)
+    return min(100, max(10, 10 * math.ceil(highest / 10)))
+
+
+def _place(eps: float, percent: float, furthest: float, top: int) -> tuple[str, str]:
     x = LEFT + (RIGHT - LEFT) * eps / furthest
-    return f"{x:.1f}", f"{BOTTOM - (BOTTOM - TOP) * percent / 100:.1f}"
+    return f"{x:.1f}", f"{BOTTOM - (BOTTOM - TOP) * percent / top:.1f}"
 
 
-def _draw_axes(furthest: float, norm: str, ylabel: str) -> Markup:
+def _draw_axes(furthest: float, top: int, norm: str, ylabel: str) -> Markup:
     parts = []
-    for percent in range(0, 101, 20):
-        _, y = _place(0, percent, furthest)
+    for percent in list_ticks(top):
+        _, y = _place(0, percent, furthest, top)
         parts += [tag("path", d=f"M{LEFT} {y}H{RIGHT}", class_="grid"),
-                  tag("text", percent, x=LEFT - 7, y=y, dy="0.32em", text_anchor="end")]
+                  tag("text", f"{percent:g}", x=LEFT - 7, y=y, dy="0.32em", text_anchor="end")]
     for tick in list_ticks(furthest):
-        x, _ = _place(tick, 0, furthest)
+        x, _ = _place(tick, 0, furthest, top)
         parts.append(tag("text", f"{tick:g}", x=x, y=BOTTOM + 17, text_anchor="middle"))
     parts += [tag("text", XLABELS.get(norm, f"eps ({norm})"), x=(LEFT + RIGHT) / 2, y=HEIGHT - 6, text_anchor="middle"),
-              tag("text", ylabel, text_anchor="middle", transform=f"translate(10 {(TOP + BOTTOM) / 2}) rotate(-90)")]
+              tag("text", ylabel, text_anchor="middle", transform=f"translate(9 {(TOP + BOTTOM) / 2}) rotate(-90)")]
     return tag("g", *parts, class_="axes", aria_hidden="true")
 
 
@@ -86,10 +94,10 @@ def list_ticks(furthest: float) -> list[float]:
     return [round(step * k, 12) for k in range(int(furthest / step + 1e-9) + 1)]
 
 
-def _draw_curve(points: list[tuple], furthest: float, *, style: int, stepped: bool) -> Markup:
+def _draw_curve(points: list[tuple], furthest: float, top: int, *, style: int, stepped: bool) -> Markup:
     """Return a run's line, and below it the range down to the lower bound."""
-    upper = [_place(eps, value, furthest) for eps, value, _ in points]
-    lower = [_place(eps, low, furthest) for eps, _, low in points]
+    upper = [_place(eps, value, furthest, top) for eps, value, _ in points]
+    lower = [_place(eps, low, furthest, top) for eps, _, low in points]
     bend = (lambda x, y: f"H{x}V{y}") if stepped else (lambda x, y: f"L{x} {y}")
     path = "M" + " ".join(upper[0]) + "".join(bend(*point) for point in upper[1:])
     area = "" if upper == lower else tag(
@@ -97,14 +105,14 @@ def _draw_curve(points: list[tuple], furthest: float, *, style: int, stepped: bo
     return tag("g", area, tag("path", d=path, class_="line"), class_=name_style(style), aria_hidden="true")
 
 
-def _draw_point(run: str, point: tuple, furthest: float, norm: str, *, style: int, value: str) -> Markup:
+def _draw_point(run: str, point: tuple, furthest: float, top: int, norm: str, *, style: int, value: str) -> Markup:
     eps, percent, lower = point
-    x, y = _place(eps, percent, furthest)
+    x, y = _place(eps, percent, furthest, top)
     bound = f" (at least {lower:.2f} %)" if lower != percent else ""
     axis = "severity" if norm == "severity" else "eps"
     label = f"{run}, {axis} {_format_eps(eps, norm)}: {value} {percent:.2f} %{bound}"
     return tag("g", tag("title", label), _draw_mark(style), class_=f"point {name_style(style)}", role="img",
-               aria_label=label, transform=f"translate({x} {y})")
+               aria_label=label, data_eps=f"{eps:.6g}", transform=f"translate({x} {y})")
 
 
 def _draw_mark(style: int) -> Markup:

@@ -1,8 +1,10 @@
 """The page's tables of classes: IoU clean and attacked, and what an attack costs each class."""
+from itertools import product
+
 from engine.page.answer import draw_bar, name_attack_of, name_radius
 from engine.page.chart import draw_key
-from engine.page.markup import Markup, fit, join, table, tag
-from utils.text import format_score, is_undefined
+from engine.page.markup import Markup, fit, join, percent, subtract, table, tag
+from utils.text import is_undefined
 
 LIMIT = 1_200_000
 DRAWN = 8  # runs: with more, numbers alone have room
@@ -33,23 +35,23 @@ def _make_choice(line: dict, clean: dict, runs: list[str], *, always: bool) -> M
     top = tag("tr", tag("th", "class", scope="col", rowspan=2, data_column=0), *(
         tag("th", draw_key(style), run, scope="colgroup", colspan=4) for run, style in present.items()))
     below = tag("tr", *(tag("th", name, scope="col", data_column=1 + place if name else None,
-                            class_="number" if name else "start")
-                        for place, name in enumerate(("", "clean", "attacked", "lost") * len(present))))
+                            class_="number" if name else "start", data_run=run)
+                        for place, (run, name) in enumerate(product(present, ("", "clean", "attacked", "lost")))))
     names = clean["rows"][runs[0]]["Class IoU"]
     rows = [_make_row(name, clean, line, present, drops, most) for name in names]
     return tag("section", tag("h3", title), tag("p", _say_most(most, drops), class_="most"),
-               table([top, below], [tag("tbody", join(*rows))], caption="IoU of each class", sortable=True,
+               table([top, below], [tag("tbody", join(*rows))], caption="IoU of each class (%)", sortable=True,
                      class_="scores classes"), class_="choice always" if always else "choice")
 
 
 def find_drops(clean: dict, attacked: dict) -> dict[str, float]:
-    """Return {class: clean IoU minus attacked IoU} of the classes that have both."""
-    return {name: before - after for name, before in clean["Class IoU"].items()
+    """Return {class: clean IoU minus attacked IoU, in percent} of the classes that have both."""
+    return {name: subtract(before, after) for name, before in clean["Class IoU"].items()
             if not is_undefined(before) and not is_undefined(after := attacked["Class IoU"][name])}
 
 
 def _say_most(most: dict[str, str | None], drops: dict) -> Markup:
-    return Markup("; ".join(tag("b", run) + " loses most on " + tag("b", name) + f" (\u2212{drops[run][name]:.4f})"
+    return Markup("; ".join(tag("b", run) + " loses most on " + tag("b", name) + f" (\u2212{drops[run][name]:.2f})"
                             for run, name in most.items() if name is not None and drops[run][name] > 0))
 
 
@@ -60,10 +62,10 @@ def _make_row(name: str, clean: dict, line: dict, styles: dict[str, int], drops:
         lost = drops[run].get(name)
         kind = "number largest" if name == most[run] and lost > 0 else "number"
         cells += [tag("td", draw_bar(before, after, styles[run]) if len(styles) <= DRAWN else "", class_="start"),
-                  *(tag("td", format_score(iou), class_="number") for iou in (before, after)),
+                  *(tag("td", percent(iou), class_="number") for iou in (before, after)),
                   tag("td", _format_loss(lost), class_=kind)]
     return tag("tr", tag("th", name, scope="row"), *cells)
 
 
 def _format_loss(lost: float | None) -> str:
-    return format_score(lost).replace("-0.0000", "0.0000")
+    return "-" if lost is None else f"{lost if abs(lost) > 0.005 else 0:.2f}"

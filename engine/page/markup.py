@@ -1,10 +1,12 @@
 """HTML and SVG from values: every text is escaped unless it is Markup."""
+import re
 from html import escape
 
-from utils.text import escape_unprintable
+from utils.text import escape_unprintable, is_undefined
 
 LONGEST = 500  # characters of one text: names and options of strangers may be of any length
 FILES = "report.md and report.json"
+NUMBER = re.compile(r"[-+\u2212]?\d[^a-zA-Z]*(?: x \d+)?|-|not found")  # a cell that is aligned to the right
 VOID = {"input", "img", "meta"}  # elements without an end
 
 
@@ -20,6 +22,16 @@ def show(value) -> Markup:
         return value
     text = escape_unprintable(str(value)[:LONGEST + 1], keep="")
     return Markup(escape(text if len(text) <= LONGEST else text[:LONGEST] + " ..."))
+
+
+def percent(value: float | None) -> str:
+    """Return a score in [0, 1] as percent with two decimals, - if it is undefined."""
+    return "-" if is_undefined(value) else f"{100 * value:.2f}"
+
+
+def subtract(before: float, after: float) -> float:
+    """Return the difference of two scores as percent() shows them, so that the three numbers agree."""
+    return round(100 * before, 2) - round(100 * after, 2)
 
 
 def tag(name: str, /, *content, **attributes) -> Markup:
@@ -61,10 +73,11 @@ def table(head, body, *, caption=None, sortable: bool = False, class_: str | Non
 
 def tabulate(columns: dict[str, list[str]], limit: int, *, caption=None) -> Markup:
     """Return columns {title: cells} as a sortable table of at most `limit` bytes."""
-    head = tag("tr", *(tag("th", title, scope="col") for title in columns))
-    kept, note = fit(lambda cells: tag("tr", *(tag("td", cell) for cell in cells)), zip(*columns.values(), strict=True),
-                     limit - len(head), of="lines of this table")
-    return join(table([head], [tag("tbody", join(*kept))], caption=caption, sortable=True), note)
+    kinds = ["number" if all(map(NUMBER.fullmatch, cells)) else None for cells in columns.values()]
+    head = tag("tr", *(tag("th", title, scope="col", class_=kind) for title, kind in zip(columns, kinds, strict=True)))
+    kept, note = fit(lambda cells: tag("tr", *(tag("td", cell, class_=kind) for cell, kind in zip(
+        cells, kinds, strict=True))), zip(*columns.values(), strict=True), limit - len(head), of="lines of this table")
+    return join(table([head], [tag("tbody", join(*kept))], caption=caption, sortable=True, class_="wrap"), note)
 
 
 def details(summary, *content, open_: bool = False) -> Markup:

@@ -11,7 +11,7 @@ function readKey(cell) {
 }
 
 function compareKeys(a, b) {
-  if (typeof a === typeof b && a !== null) return typeof a === "number" ? a - b : a.localeCompare(b, "en");
+  if (typeof a === typeof b && a !== null) return typeof a === "number" ? Math.sign(a - b) : a.localeCompare(b, "en");
   return a === null ? (b === null ? 0 : 2) : b === null ? -2 : typeof a === "number" ? -1 : 1;
 }
 
@@ -35,6 +35,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const button = document.createElement("button");
     button.type = "button";
     button.append(...header.childNodes);
+    if (header.dataset.run) button.setAttribute("aria-label", `${header.dataset.run}: ${button.textContent}`);
     button.addEventListener("click", () => sortBy(table, header, column));
     header.setAttribute("aria-sort", "none");
     header.append(button);
@@ -52,7 +53,9 @@ function showValue(point) {
   const at = point.querySelector(".mark").getBoundingClientRect();
   const left = Math.min(Math.max(8, at.left + at.width / 2 - value.offsetWidth / 2), innerWidth - value.offsetWidth - 8);
   value.style.left = `${left}px`;
-  value.style.top = `${at.top - value.offsetHeight - 8 < 0 ? at.bottom + 8 : at.top - value.offsetHeight - 8}px`;
+  const chart = point.closest("svg").getBoundingClientRect(); // beside it, as a box in it would hide other points
+  const above = chart.top - value.offsetHeight - 2;
+  value.style.top = `${Math.min(above < 0 ? chart.bottom + 2 : above, innerHeight - value.offsetHeight)}px`;
 }
 
 function hideValue() {
@@ -77,9 +80,11 @@ for (const chart of document.querySelectorAll("svg.chart")) {
     point.addEventListener("focus", () => showValue(point));
     point.addEventListener("blur", hideValue);
     point.addEventListener("keydown", (event) => {
-      const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      const turn = { ArrowDown: 1, ArrowUp: -1 }[event.key]; // to another run at the same eps
       if (event.key === "Escape") hideValue();
-      const next = points[place + step];
+      const level = points.filter((other) => other.dataset.eps === point.dataset.eps);
+      const next = turn ? level[level.indexOf(point) + turn] : points[place + step];
       if (!next) return;
       event.preventDefault();
       point.setAttribute("tabindex", "-1");
@@ -111,6 +116,27 @@ document.querySelectorAll(".choices").forEach((choices, number) => {
   choices.before(label);
   choose();
 });
+
+// Pictures: the view stays when the radius changes.
+const views = document.querySelectorAll(".views input");
+for (const input of views) {
+  input.addEventListener("change", () => {
+    for (const other of views) if (other.value === input.value) other.checked = true;
+  });
+}
+
+// Tables: only those that scroll are stops of the Tab key.
+function markScrolling() {
+  for (const frame of document.querySelectorAll(".scroll")) {
+    const scrolls = frame.scrollWidth > frame.clientWidth + 1 || frame.scrollHeight > frame.clientHeight + 1;
+    frame.toggleAttribute("tabindex", false);
+    if (scrolls) frame.tabIndex = 0;
+  }
+}
+addEventListener("resize", markScrolling);
+document.addEventListener("change", markScrolling);
+document.addEventListener("toggle", markScrolling, true);
+markScrolling();
 
 // Print: what is folded is opened, and folded again afterwards.
 let opened = [];

@@ -14,6 +14,7 @@ COLUMNS = {
     "image": ("clean", False), "adversarial image": ("attacked", False), "perturbation": ("perturbation", False),
     "clean prediction": ("clean", True), "attacked prediction": ("attacked perturbation", True), "target": ("", True),
 }
+TITLES = {"target": "label"}  # of columns whose name on the page differs
 VIEWS = ("clean", "attacked", "perturbation")
 
 
@@ -88,7 +89,8 @@ def _make_ball(ball: str, shown: list[tuple], *, number: int) -> Markup:
     if not shown:
         return Markup()
     switch = tag("fieldset", tag("legend", "Show"), *(
-        tag("label", tag("input", type="radio", name=f"view{number}", value=view, checked=view == "clean"), " ", view)
+        tag("label", tag("input", type="radio", name=f"view{number}", value=view, checked=view == "attacked"), " ",
+            view)
         for view in VIEWS), class_="views")
     return tag("section", tag("h3", ball), switch, *(_make_sheet(sheet.title, images) for sheet, images in shown),
                class_="choice sheets")
@@ -101,5 +103,6 @@ def _make_sheet(title: str, images: dict[str, dict[str, str]]) -> Markup:
 
 
 def _make_picture(name: str, column: str, uri: str) -> Markup:
-    return tag("figure", tag("img", src=Markup(uri), alt=f"{column} of {name}"),
-               tag("figcaption", tag("b", column), " ", show(name)), class_=COLUMNS[column][0] or None)
+    title = TITLES.get(column, column)
+    return tag("figure", tag("img", src=Markup(uri), alt=f"{title} of {name}"),
+               tag("figcaption", tag("b", title), " ", show(name)), class_=COLUMNS[column][0] or None)

@@ -8,15 +8,22 @@ from utils.strict_json import is_shallow, parse
 from utils.text import format_figure
 
 LIMIT = 400_000
+SHOWN, MOST_COMPARED = 6, 8  # options that differ, under the title, and runs with room for them
 LARGEST = 2_000_000  # bytes of a file that is read
 BEGIN, END = re.compile(r"-+ Options -+"), re.compile(r"-+ End -+")
 TRAINED, SCORED = "option", "recorded with"
+ABSOLUTE = re.compile(r"[/~]|[A-Za-z]:[\\/]|\\\\")
+NOT_METHODS = {"exp_name", "output_dir", "ckpt", "random_seed", "attack_seed"}
+
+
+NO_EFFECT = ("They are the options of the training, and its defaults for tests, not of this report. Some have no "
+             "effect in a run, such as rho with sgd.")
 
 
 def make_options(folders: dict[str, Path], subjects: dict[str, dict]) -> Markup:
     """Return the runs' options: what differs first. subjects: what each run's records say they are of."""
     read = {run: read_options(folder) for run, folder in folders.items()}
-    values = {run: {**{(TRAINED, key): text for key, text in (read[run] or {}).items()},
+    values = {run: {**{(TRAINED, key): hide_folders(text) for key, text in (read[run] or {}).items()},
                     **{(SCORED, key): format_value(value) for key, value in sorted(subjects[run].items())}}
               for run in folders}
     names = sorted({name for of_run in values.values() for name in of_run})
@@ -26,12 +33,38 @@ def make_options(folders: dict[str, Path], subjects: dict[str, dict]) -> Markup:
     parts = [tag("p", f"No opts.txt or results.json, so the options are not known: {', '.join(unknown)}.",
                  class_="note") if unknown else ""]
     if len(folders) == 1:
-        return join(*parts, _make_table(names, values, "Options of the run"))
-    parts.append(_make_table(differ, values, "What differs between the runs") if differ else
+        return join(*parts, tag("p", NO_EFFECT), _make_table(names, values, "Options of the training"))
+    parts.append(tag("p", NO_EFFECT))
+    parts.append(_make_table(differ, values, "Options of the training that differ between the runs") if differ else
                  tag("p", "These runs have the same options."))
     one = dict(list(values.items())[:1])
-    return join(*parts, details(f"{len(same)} that are the same in all runs", _make_table(
-        same, {"all runs": next(iter(one.values()))}, "The same in all runs")) if same else "")
+    return join(*parts, details(f"{len(same)} options that are the same in all runs", _make_table(
+        same, {"all runs": next(iter(one.values()))}, "Options of the training that are the same in all runs"))
+        if same else "")
+
+
+def describe_runs(folders: dict[str, Path], subjects: dict[str, dict]) -> str:
+    """Return model, iterations and the options that differ between the runs, as sentences."""
+    read = [read_options(folder) or {} for folder in folders.values()]
+    parts = []
+    for title, values in (("Model", [subject.get("model") for subject in subjects.values()]),
+                          ("Iterations", [options.get("total_itrs") for options in read])):
+        if len(set(values)) == 1 and values[0]:
+            parts.append(f"{title}: {values[0]}.")
+    names = [name for name in dict.fromkeys(name for options in read for name in options)
+             if name not in NOT_METHODS and len({options.get(name) for options in read}) > 1]
+    differ = [f"{name} {' / '.join(hide_folders(options.get(name, '-')) for options in read)}"
+              for name in names[:SHOWN]]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    if differ and len(read) <= MOST_COMPARED:
+        parts.append(f"Differing options: {', '.join(differ)}{more}.")
+    return " ".join(parts)
+
+
+def hide_folders(text: str) -> str:
+    """Return an option without the folders of absolute paths, which say where on a machine a file was."""
+    parts = re.split(rf" (?={ABSOLUTE.pattern})", text)
+    return " ".join(re.split(r"[/\\]", part.rstrip("/\\"))[-1] if ABSOLUTE.match(part) else part for part in parts)
 
 
 def _make_table(names: list[tuple], values: dict[str, dict], caption: str) -> Markup:
@@ -68,6 +101,12 @@ def format_value(value) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {format_value(item)}" for key, item in value.items())
     return str(value)
+
+
+def loses_in_rounding(folders: dict[str, Path]) -> bool:
+    """Return whether --verify says of a run that its eps is lost in 8-bit images."""
+    checks = [check for folder in folders.values() for check in _read_checks(folder / "verify.json") or []]
+    return any("lost in rounding" in str(check["figures"].get("8 bits")) for check in checks)
 
 
 def make_findings(folders: dict[str, Path]) -> Markup:

@@ -1,26 +1,33 @@
 """From a report's content to its page: the sections in order, in one file that loads nothing."""
 import base64
 import hashlib
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
 from string import Template
 
-from engine.page.answer import HOW, make_answer
+from engine.page.answer import list_terms, make_answer
 from engine.page.chart import draw_chart, make_charts, make_legend
 from engine.page.classes import get_key, make_classes
 from engine.page.markup import Markup, fit, join, show, tabulate, tag
 from engine.page.pictures import make_sheets
-from engine.page.runs import make_findings, make_options
-from engine.page.tables import list_members, make_scores
+from engine.page.runs import describe_runs, loses_in_rounding, make_findings, make_options
+from engine.page.tables import explain_scores, list_members, make_scores, name_worst_cases
+from engine.records.corruptions import is_corruption
 from engine.records.rows import WORST
 from utils.version import VERSION
 
 FOLDER = Path(__file__).parent
-MIOU, WITHIN = "mIoU (%)", "images with a radius of at most eps (%)"
+MIOU, WITHIN = "mIoU (%)", "images within eps (%)"
 LIMIT, MOST_PICTURES = 9_800_000, 5_000_000  # bytes
 PICTURES = "Pictures"
 NAMED = 3  # runs in the title
 CHART_LIMIT = 300_000
+NAME = "Robust segmentation"
+NO_CURVES = "Corruptions have no curves: their scores are in the table above."
+RADIUS = ("The smallest eps found at which an attack makes this share of an image's pixels wrong (column 'Wrong'). "
+          "Larger means more robust.")
 NO_PICTURES = "These runs have no pictures of these records; --sheet_images or --save_val_results write them."
 
 
@@ -28,13 +35,14 @@ NO_PICTURES = "These runs have no pictures of these records; --sheet_images or -
 class Content:
     """What a page shows, as the report has it.
 
-    lines: of align_rows(); strongest: of find_strongest(); members: {group: runs}; subjects: {run: what its records are
-    of}; cost, groups: columns of tables, and radii a list of them; legends: {"scores", "groups"}, Markdown lists;
-    panels, radius_panels: curves; folders: {run: folder}; sheets: pictures.
+    images: the number in all records; recorded: that in the largest. lines: of align_rows(); strongest: of
+    find_strongest(); members: {group: runs}; subjects: {run: what its records are of}; cost, groups: columns of tables,
+    and radii a list of them; legend: of groups, a Markdown list; panels, radius_panels: curves; folders: {run: folder};
+    sheets: pictures.
     """
 
     images: int
-    note: str
+    recorded: int
     lines: list[dict]
     strongest: list[dict]
     members: dict[str, list[str]]
@@ -42,7 +50,7 @@ class Content:
     cost: dict[str, list[str]]
     groups: dict[str, list[str]] | None
     radii: list[dict[str, list[str]]]
-    legends: dict[str, str]
+    legend: str
     panels: list
     radius_panels: list
     folders: dict[str, Path]
@@ -57,7 +65,9 @@ class Content:
 def make_page(content: Content) -> str:
     """Return the page, of less than LIMIT bytes. Equal content gives equal text."""
     style, script = ((FOLDER / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
-    panels = sorted(content.panels, key=lambda panel: not panel.title.startswith(WORST))
+    lines, strongest, panels = name_worst_cases(content.lines, content.strongest, content.panels)
+    content = replace(content, lines=lines, strongest=strongest)
+    panels = sorted(panels, key=lambda panel: not panel.title.startswith(WORST))
     answer, sections = _make_top(content, panels), _list_sections(content, panels)
     room = LIMIT - len(style + script) - sum(len(each.encode()) for each in (answer, *sections.values()))
     sections[PICTURES] = make_sheets(content.sheets, limit=min(room, MOST_PICTURES)) or tag("p", NO_PICTURES)
@@ -80,11 +90,16 @@ def _make_policy(style: str, script: str) -> str:
 
 
 def _state_facts(content: Content) -> Markup:
-    note = [tag("p", f"Note: {content.note}.", class_="note")] if content.note else []
+    some = (f"Only {content.images} of {content.recorded} images were evaluated under every attack in every run; every "
+            f"figure is over these {content.images}.") if content.images < content.recorded else ""
+    rounding = ("An eps below 1/255 is lost when the attacked image is saved with 8 bits."
+                if loses_in_rounding(content.folders) else "")
+    notes = [tag("p", note, class_="note") for note in (some, rounding) if note]
     first = next(iter(content.subjects.values()))
     of = f" of {first['dataset']}" if isinstance(first.get("dataset"), str) else ""
     number = f"{len(content.runs)} run{'s' * (len(content.runs) > 1)}, {content.images} image"
-    return join(tag("p", f"{number}{'s' * (content.images > 1)}{of}.", class_="facts"), *note)
+    return join(tag("p", f"{number}{'s' * (content.images > 1)}{of}. "
+                    f"{describe_runs(content.folders, content.subjects)}", class_="facts"), *notes)
 
 
 def _make_top(content: Content, panels: list) -> Markup:
@@ -92,7 +107,8 @@ def _make_top(content: Content, panels: list) -> Markup:
     used = [run for run in content.runs if run in panels[0].curves]
     chart = draw_chart(panels[0], panels[:1], content.runs, ylabel=MIOU, value="mIoU")
     shown = [make_legend(used, content.runs), chart] if len(chart) <= CHART_LIMIT else []
-    aside = tag("aside", *shown, tag("h2", "How to read this"), make_list(HOW))
+    aside = tag("aside", *shown, tag("h2", "How to read this"), make_list(list_terms(
+        content.lines, content.strongest, groups=bool(content.groups))))
     return tag("div", tag("div", answer), aside, class_="top")
 
 
@@ -102,15 +118,17 @@ def _list_sections(content: Content, panels: list) -> dict[str, Markup]:
     members = list_members(content.lines)
     return {
         "Groups of runs": _make_groups(content),
-        "Classes: what each loses": make_classes(content.lines, runs, first=first),
-        "Scores": join(make_scores(content.lines, runs), make_list(content.legends["scores"])),
-        "Curves": make_charts(panels, runs, ylabel=MIOU, value="mIoU", skip=1),
-        "Radius that each image needs": _make_radii(content),
+        "What each class loses": make_classes(content.lines, runs, first=first),
+        "Scores": join(make_scores(content.lines, runs, strongest=first),
+                       make_list(explain_scores(content.lines))),
+        "Curves": join(make_charts(panels, runs, ylabel=MIOU, value="mIoU", skip=1), tag("p", NO_CURVES) if any(
+            map(is_corruption, content.lines)) else ""),
+        "Smallest radius": _make_radii(content),
         PICTURES: Markup(),
         "Options": make_options(content.folders, content.subjects),
         "Verify: can attacks be trusted?": make_findings(content.folders),
         "Cost": join(tabulate(content.cost, LIMIT // 25, caption="Forward + backward passes per image"),
-                     tag("h3", "Members of the unions") if members else "", members),
+                     tag("h3", "Attacks in each worst case") if members else "", members),
         "How to cite": cite(content.images),
     }
 
@@ -119,27 +137,39 @@ def _make_groups(content: Content) -> Markup:
     if not content.groups:
         return Markup()
     members = "; ".join(f"{name}: {', '.join(runs)}" for name, runs in content.members.items())
-    return join(tag("p", members), tabulate(content.groups, LIMIT // 12), make_list(content.legends["groups"]))
+    legend = content.legend.removeprefix("- ").split("\n- ")
+    return join(tag("p", members), tabulate(content.groups, LIMIT // 12), make_list(legend))
 
 
 def _make_radii(content: Content) -> Markup:
     if not content.radii:
         return Markup()
     tables, note = fit(lambda columns: tabulate(columns, LIMIT // 20), content.radii, LIMIT // 20, of="tables")
-    return join(*tables, note,
+    return join(tag("p", RADIUS), *tables, note,
                 make_charts(content.radius_panels, content.runs, ylabel=WITHIN, value="images within it"))
 
 
-def make_list(markdown: str) -> Markup:
-    """Return a Markdown list of plain texts as HTML."""
-    items = markdown.removeprefix("- ").split("\n- ")
+def make_list(items: list[str]) -> Markup:
+    """Return texts as a list."""
     return tag("ul", *(tag("li", " ".join(item.split())) for item in items), class_="small")
 
 
 def cite(images: int) -> Markup:
     """Return what to write where these figures are used."""
+    title, version, year = (_read_citation(key) for key in ("title", "version", "date-released"))
+    version, year = version or VERSION, year[:4]
+    bibtex = "\n".join(filter(None, [
+        "@software{robust_segmentation,", f"  title = {{{title or NAME}}},", f"  version = {{{version}}},",
+        f"  year = {{{year}}}," if year else "", "}"]))
     return join(
-        tag("p", f"robust-segmentation, version {VERSION}: How robust is my segmentation network, and does SAM make it "
-            "more so? Software, MIT license.", class_="cite"),
-        tag("p", "Beside a figure of this page name the attack, its norm, eps and steps, and the number of images "
-            f"({images} here). It is what an attack of these records leaves: a stronger one may leave less."))
+        tag("p", f"{title or NAME}, version {version}{', ' + year if year else ''}. Software.", class_="cite"),
+        Markup(f"<pre>{escape(bibtex)}</pre>"),
+        tag("p", "When you quote a number, name the attack, its norm, eps and steps, and the number of images "
+            f"({images} here). A stronger attack may lower the mIoU further."))
+
+
+def _read_citation(key: str) -> str:
+    """Return a value of CITATION.cff, "" if the file, which an installed package lacks, or the key is missing."""
+    path = FOLDER.parents[1] / "CITATION.cff"
+    found = re.search(rf"^{key}: *(.+)$", path.read_text(encoding="utf-8") if path.is_file() else "", re.MULTILINE)
+    return found[1].strip("\"' ") if found else ""

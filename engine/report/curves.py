@@ -2,6 +2,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from engine.records.corruptions import is_corruption
 from engine.records.naming import format_radius, make_label, name_attack
 from engine.records.rows import WORST
 from engine.report.figures import Panel
@@ -21,24 +22,25 @@ class Sheet(NamedTuple):
     title: str
     grid: dict[str, dict[str, Path]]
     run: str
-    ball: str  # norm and eps
+    ball: str  # norm and eps, or the severity of a corruption
 
 
-def make_panels(rows: list[dict]) -> list[Panel]:
+def make_panels(rows: list[dict], *, limit: int | None = MAX_PANELS) -> list[Panel]:
     """Return a panel per attack, loss, norm and steps, with a curve per run that starts at clean.
 
-    At most MAX_PANELS, those with the most points (of equals, unions first). eps in grey levels n/255 for linf; mIoU
-    and its lower bound in percent.
+    At most `limit` (None: all), those with the most points (of equals, unions first). eps in grey levels n/255 for
+    linf; mIoU and its lower bound in percent.
     """
     clean = {row["run"]: row for row in rows if row["attack"] == "none"}
     attacked = [line for line in align_rows(rows) if line["norm"] != "-"]
     found = [_make_panel(lines, clean) for lines in group_lines(attacked, *CURVE)]
     if not found:
         return [Panel("clean", "linf", {run: [_make_point(row, "linf")] for run, row in clean.items()})]
-    if len(found) > MAX_PANELS:
-        logger.info("curves.png shows the %d attacks with the most points, of %d", MAX_PANELS, len(found))
+    if limit is None or len(found) <= limit:
+        return found
+    logger.info("curves.png shows the %d attacks with the most points, of %d", limit, len(found))
     by_points = sorted(range(len(found)), key=lambda k: (sum(map(len, found[k].curves.values())), k))
-    return [found[k] for k in sorted(by_points[-MAX_PANELS:])]
+    return [found[k] for k in sorted(by_points[-limit:])]
 
 
 def _make_panel(lines: list[dict], clean: dict[str, dict]) -> Panel:
@@ -94,10 +96,10 @@ def make_sheets(run: str, folder: Path, rows: list[dict], *, names: list[str]):
             grid = _find_grid(folder / clean["records"][0], folder / row["records"][0], names)
             if grid:
                 eps = format_radius(row)
-                title = (f"{make_label(row['settings'])}: mIoU {100 * row['Mean IoU']:.1f} %, "
-                         f"clean {100 * clean['Mean IoU']:.1f} %")
+                title = (f"{make_label(row['settings'])}: mIoU of {run} over all images "
+                         f"{100 * row['Mean IoU']:.2f} %, clean {100 * clean['Mean IoU']:.2f} %")
                 yield Sheet(f"sheet_{run}_{row['norm']}_{eps}.png".replace("/", "-"), f"{run}, {title}", grid, run,
-                            f"{row['norm']}, eps {eps}")
+                            f"corruption, severity {eps}" if is_corruption(row) else f"{row['norm']}, eps {eps}")
                 break
 
 

@@ -89,26 +89,31 @@ def format_groups(lines: list[dict]) -> str:
     return format_markdown(tabulate_groups(lines))
 
 
-def tabulate_groups(lines: list[dict]) -> dict[str, list[str]]:
-    """Return the columns {title: cells} of that table."""
+def tabulate_groups(lines: list[dict], *, percent: bool = False) -> dict[str, list[str]]:
+    """Return the columns {title: cells} of that table; percent: instead of fractions."""
+    scale, digits = (100, 2) if percent else (1, 4)
     shown = [(line, name, scores) for line in lines for name, scores in line["groups"].items()]
     columns = {key: [line[key] for line, *_ in shown] for key in ("attack", "loss", "norm", "eps", "steps")}
     columns["group"] = [name for _, name, _ in shown]
     for score in SCORES:
-        columns[score] = [_format_mean(scores[score]) for *_, scores in shown]
-        columns[f"{score} difference"] = [_format_difference(line["differences"].get(name, {}).get(score))
-                                          for line, name, _ in shown]
+        columns[score] = [_format_mean(scores[score], scale, digits) for *_, scores in shown]
+        columns[f"{score} difference"] = [_format_difference(
+            line["differences"].get(name, {}).get(score), scale, digits) for line, name, _ in shown]
     return columns
 
 
-def _format_mean(found: dict) -> str:
-    spread = "" if found["spread"] is None else f" +- {found['spread']:.4f}"
-    return f"{found['mean']:.4f}{spread}"
+def _format_mean(found: dict, scale: int, digits: int) -> str:
+    spread = "" if found["spread"] is None else f" +- {scale * found['spread']:.{digits}f}"
+    return f"{scale * found['mean']:.{digits}f}{spread}"
 
 
-def _format_difference(found: dict | None) -> str:
+def _format_difference(found: dict | None, scale: int, digits: int) -> str:
     if found is None:
         return "-"
-    low, high = found["bootstrap"]
-    t = "" if found["t"] is None else f"; t {found['t'][0]:+.4f} to {found['t'][1]:+.4f}"
-    return f"{found['mean']:+.4f} ({low:+.4f} to {high:+.4f}{t})"
+
+    def write(value: float) -> str:
+        return f"{scale * value:+.{digits}f}"
+
+    low, high = map(write, found["bootstrap"])
+    t = "" if found["t"] is None else "; t {} to {}".format(*map(write, found["t"]))
+    return f"{write(found['mean'])} ({low} to {high}{t})"

@@ -5,6 +5,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from engine.page.write import Content, make_page
+from engine.records.corruptions import is_corruption
 from engine.records.naming import finds_radius, format_radius
 from engine.records.radii import describe_radii, format_radii, tabulate_radii
 from engine.records.rows import make_rows
@@ -57,10 +58,10 @@ def write_report(runs: list[Path], folder: Path, *, groups: list[list[Path]] | N
     content = replace_nan({"runs": list(kept), "images": names, "rows": rows, "strongest": strongest,
                            **{key: found for key, found in (("groups", compared), ("radii", radii)) if found}})
     sheets = [sheet for run, path in folders.items() for sheet in _list_sheets(run, path, rows, names)]
-    page = _describe_page(rows, images=len(names), note=note, strongest=strongest, compared=compared, named=named,
+    page = _describe_page(rows, images=len(names), strongest=strongest, compared=compared, named=named,
                           radii=radii, kept=kept, folders=folders, sheets=sheets)
     with write_together(Path(folder)) as part:
-        pictures = _draw(part, page)
+        pictures = _draw(part, page, rows)
         _write(part / "report.md", _format_markdown(rows, compared, named, radii, images=len(names),
                                                     note=note, pictures=pictures))
         _write(part / "report.csv", tables.format_rows_as_csv(rows))
@@ -83,22 +84,26 @@ def _list_sheets(run: str, folder: Path, rows: list[dict], names: list[str]) -> 
     return sheets
 
 
-def _describe_page(rows: list[dict], *, images: int, note: str, strongest: list[dict], compared: list[dict],
+def _describe_page(rows: list[dict], *, images: int, strongest: list[dict], compared: list[dict],
                    named: dict[str, list[str]], radii: list[dict], kept: dict[str, list[Record]],
                    folders: dict[str, Path], sheets: list[curves.Sheet]) -> Content:
     """Return what report.html shows."""
     lines = tables.align_rows(rows)
+    recorded = max(len(record) for records in kept.values() for record in records)
     return Content(
-        images=images, note=note, lines=lines, strongest=strongest, members=named, folders=folders, sheets=sheets,
+        images=images, recorded=recorded, lines=lines, strongest=strongest, members=named, folders=folders,
+        sheets=sheets,
         subjects={run: records[0].header["subject"] for run, records in kept.items()},
-        cost=tables.tabulate_cost(lines, list(kept)), groups=tabulate_groups(compared) if compared else None,
-        radii=tabulate_radii(radii), legends={"scores": LEGEND, "groups": GROUPS_LEGEND},
-        panels=curves.make_panels(rows), radius_panels=curves.make_radius_panels(radii))
+        cost=tables.tabulate_cost(lines, list(kept)),
+        groups=tabulate_groups(compared, percent=True) if compared else None,
+        radii=tabulate_radii(radii), legend=GROUPS_LEGEND,
+        panels=curves.make_panels([row for row in rows if not is_corruption(row)], limit=None),
+        radius_panels=curves.make_radius_panels(radii))
 
 
-def _draw(part: Path, page: Content) -> list[str]:
+def _draw(part: Path, page: Content, rows: list[dict]) -> list[str]:
     """Draw curves.png, radii.png and the sheets; return their names."""
-    figures.draw_curves(part / "curves.png", page.panels)
+    figures.draw_curves(part / "curves.png", curves.make_panels(rows))
     drawn = ["curves.png"]
     if page.radius_panels:
         figures.draw_curves(part / "radii.png", page.radius_panels, ylabel="images with a radius of at most eps (%)")

@@ -77,10 +77,10 @@ def test_a_press_on_a_header_sorts_and_a_second_turns_the_order(page, content):
     values = sorted(row["Mean IoU"] for row in content["rows"] if row["run"] == "sgd")
     header.locator("button").click()
     assert header.get_attribute("aria-sort") == "ascending"
-    assert [cell.split()[0] for cell in cells(table, 5)] == [f"{value:.4f}" for value in values]
+    assert [cell.split()[0] for cell in cells(table, 5)] == [f"{100 * value:.2f}" for value in values]
     header.locator("button").click()
     assert header.get_attribute("aria-sort") == "descending"
-    assert [cell.split()[0] for cell in cells(table, 5)] == [f"{value:.4f}" for value in reversed(values)]
+    assert [cell.split()[0] for cell in cells(table, 5)] == [f"{100 * value:.2f}" for value in reversed(values)]
     other = table.locator("th[data-column='3']")
     other.locator("button").click()
     assert (header.get_attribute("aria-sort"), other.get_attribute("aria-sort")) == ("none", "ascending")
@@ -133,6 +133,10 @@ def test_arrows_go_from_point_to_point(page):
     page.keyboard.press("ArrowLeft")
     assert value.inner_text() == points.first.get_attribute("aria-label")
     assert page.locator("aside svg.chart .point[tabindex='0']").count() == 1
+    page.keyboard.press("ArrowDown")
+    assert value.inner_text().startswith("sam, eps 0/255")
+    page.keyboard.press("ArrowUp")
+    assert value.inner_text() == points.first.get_attribute("aria-label")
     page.keyboard.press("Escape")
     assert value.is_hidden()
 
@@ -140,15 +144,16 @@ def test_arrows_go_from_point_to_point(page):
 def test_pictures_are_switched(page):
     sheets = page.locator(".sheets").first
     shown = {
-        "clean": {"image", "clean prediction", "target"},
-        "attacked": {"adversarial image", "attacked prediction", "target"},
-        "perturbation": {"perturbation", "attacked prediction", "target"}}
-    assert sheets.locator("input[value=clean]").is_checked()
+        "clean": {"image", "clean prediction", "label"},
+        "attacked": {"adversarial image", "attacked prediction", "label"},
+        "perturbation": {"perturbation", "attacked prediction", "label"}}
+    assert sheets.locator("input[value=attacked]").is_checked()
     for view, expected in shown.items():
         sheets.get_by_label(view, exact=True).check()
         assert set(sheets.locator("figcaption b:visible").all_inner_texts()) == expected
     sheets.locator("input[value=perturbation]").focus()
     page.keyboard.press("ArrowLeft")
+    assert all(page.locator("input[value=attacked]").evaluate_all("inputs => inputs.map(input => input.checked)"))
     assert sheets.locator("input[value=attacked]").is_checked()
     assert all(sheets.locator("img").evaluate_all("images => images.map(image => image.naturalWidth === 40)"))
 
@@ -159,7 +164,7 @@ def test_an_attack_is_chosen_for_the_table_of_classes(page, content):
     visible = page.locator(".choice:visible", has=page.locator("caption", has_text="IoU of each class"))
     assert visible.locator("h3").all_inner_texts() == ["linf, eps 10/255: pgd, ce, 10 steps"]
     row, = [row for row in content["rows"] if row["run"] == "sgd" and row["eps"] == pytest.approx(10 / 255)]
-    assert cells(visible.locator("table"), 3) == [f"{iou:.4f}" for iou in row["Class IoU"].values()]
+    assert cells(visible.locator("table"), 3) == [f"{100 * iou:.2f}" for iou in row["Class IoU"].values()]
 
 
 def brightness(colour):

@@ -63,7 +63,7 @@ def read_eps(text):
 def row_of(content, run, cells):
     """The row of report.json that a line of a page's table is about; cells: attack, loss, norm, eps."""
     attack, loss, norm, eps = cells[:4]
-    attack = re.sub(r"^red-|(?<=worst case) of \d+$", "", attack)
+    attack = re.sub(r"^red-|(?<=worst case) of .*$", "", attack)
     return find(content["rows"], run, attack, None if loss == "-" else loss, read_eps(eps), norm)
 
 
@@ -71,7 +71,7 @@ def row_of(content, run, cells):
 
 
 def test_every_score_is_that_of_report_json(page, content):
-    top, below, *lines = cells_of(find_table(page, "Scores under attacks"))
+    top, below, *lines = cells_of(find_table(page, "Scores under attacks (%)"))
     assert top == ["attack", "loss", "norm", "eps", "steps", "sgd", "sam"]
     assert below == ["mIoU", "aAcc", "Image IoU", "ratio"] * 2
     assert len(lines) == len([row for row in content["rows"] if row["run"] == "sgd"]) - 1
@@ -79,12 +79,12 @@ def test_every_score_is_that_of_report_json(page, content):
         for run, cells in (("sgd", line[5:9]), ("sam", line[9:])):
             row = row_of(content, run, line)
             lower = row["Mean IoU lower"]
-            bound = "" if lower is None else f" (>= {lower:.4f})"
-            assert cells == [f"{row['Mean IoU']:.4f}{bound}", *(f"{row[key]:.4f}" for key in (
+            bound = "" if lower is None else f" (\u2265 {100 * lower:.2f})"
+            assert cells == [f"{100 * row['Mean IoU']:.2f}{bound}", *(f"{100 * row[key]:.2f}" for key in (
                 "Overall Acc", "Image IoU", "ratio"))]
-    _, _, (name, severity, *cells) = cells_of(find_table(page, "Scores under corruptions"))
+    _, _, (name, severity, *cells) = cells_of(find_table(page, "Scores under corruptions (%)"))
     assert (name, severity) == ("fog", "3")
-    assert cells[0::4] == [f"{find(content['rows'], run, 'fog', None, 3, 'severity')['Mean IoU']:.4f}"
+    assert cells[0::4] == [f"{100 * find(content['rows'], run, 'fog', None, 3, 'severity')['Mean IoU']:.2f}"
                            for run in ("sgd", "sam")]
 
 
@@ -93,15 +93,16 @@ def test_every_class_of_every_attack_is_that_of_report_json(page, content):
     tables = [section for section in sections if section.all("table")]
     assert len(tables) == len([row for row in content["rows"] if row["run"] == "sgd"]) - 1
     for section in tables:
-        norm, eps, name = re.fullmatch(r"(\w+), eps ([\d./]+): (.*)", section.all("h3")[0].text()).groups()
-        attack, loss, *_ = [*name.split(", "), None]
+        norm, eps, name = re.fullmatch(r"(\w+), (?:eps|severity) ([\d./]+): (.*)", section.all("h3")[0].text()).groups()
+        norm = norm.replace("corruption", "severity")
+        attack, loss, *_ = [name, None] if name.startswith("worst case") else [*name.split(", "), None]
         loss = None if loss and loss.endswith("steps") else loss
         for line in cells_of(section.all("table")[0])[2:]:
             for run, cells in (("sgd", line[1:5]), ("sam", line[5:])):
                 after = row_of(content, run, [attack, loss or "-", norm, eps])["Class IoU"][line[0]]
                 before = find(content["rows"], run, "none", None)["Class IoU"][line[0]]
-                assert cells[1:3] == [f"{before:.4f}", f"{after:.4f}"]
-                assert float(cells[3]) == pytest.approx(before - after, abs=6e-5)
+                assert cells[1:3] == [f"{100 * before:.2f}", f"{100 * after:.2f}"]
+                assert float(cells[3]) == pytest.approx(float(cells[1]) - float(cells[2]), abs=1e-9)
 
 
 def read_counts(folder, run, label):
@@ -119,13 +120,13 @@ def test_the_first_table_says_what_numpy_finds_in_the_records(page, folder):
     for run, (name, _, score, most, drop) in zip(iou, rows, strict=True):
         clean, attacked = iou[run]
         worst = (clean - attacked).argmax()
-        assert (name, most) == (run, CLASSES[worst]) and score == f"{attacked.mean():.4f}"
-        assert re.findall(r"[\d.]+", drop) == [f"{value:.4f}" for value in (
-            clean[worst], attacked[worst], clean[worst] - attacked[worst])]
+        assert (name, most) == (run, CLASSES[worst]) and score == f"{100 * attacked.mean():.2f}"
+        before, after = (f"{100 * value:.2f}" for value in (clean[worst], attacked[worst]))
+        assert re.findall(r"[\d.]+", drop) == [before, after, f"{float(before) - float(after):.2f}"]
     highest = max(iou, key=lambda run: iou[run][1].mean())
     assert body.all("b")[0].text() == highest
-    gap = abs(iou["sgd"][1].mean() - iou["sam"][1].mean())
-    assert f"{gap:.4f} above" in body.all("p")[0].text()
+    gap = abs(round(100 * iou["sgd"][1].mean(), 2) - round(100 * iou["sam"][1].mean(), 2))
+    assert f"{gap:.2f} points above" in body.all("p")[0].text()
 
 
 def test_the_strongest_attack_of_a_radius_is_the_worst_case(page, content):
@@ -205,8 +206,10 @@ def test_radii_groups_cost_and_members_are_what_report_md_has(folder):
                  if line.startswith("|") and not line.startswith("| -")]
         wanted = [line for line in lines if "Smallest radius" in line or line[1].startswith("min_radius")
                   or "+-" in line[6] or re.search(r"^\d+\.?\d* \+ ", line[-1])]
+        wanted = [tuple(re.sub(r"\d\.\d{4}", lambda found: f"{100 * float(found[0]):.2f}", cell) for cell in line)
+                  if "+-" in line[6] else line for line in wanted]
         assert len(wanted) >= 12 and set(wanted) <= shown
-        members = re.findall(r"^- (sgd: .*)$", text, re.MULTILINE)
+        members = re.findall(r"^- sgd: (.*)$", text, re.MULTILINE)
         assert members and set(members) <= {item.text() for item in root.all("li")}
     assert "Groups of runs" in [heading.text() for heading in root.all("h2")]
 
@@ -223,7 +226,7 @@ def test_groups_have_their_means_at_the_top(tmp_path):
     names = list(name_groups([[f"{name}_{seed}" for seed in (1, 2, 3)] for name in "ab"]))
     for name, cells in zip(names, rows, strict=True):
         values = [row["Mean IoU"] for row in content["rows"] if row["run"].startswith(name[0]) and row["eps"]]
-        assert cells[0] == name and cells[2] == f"{np.mean(values):.4f} \u00b1 {np.std(values, ddof=1):.4f}"
+        assert cells[0] == name and cells[2] == f"{100 * np.mean(values):.2f} \u00b1 {100 * np.std(values, ddof=1):.2f}"
     assert "single trainings" not in (tmp_path / "out" / "report.html").read_text()
 
 
@@ -259,6 +262,8 @@ def test_anchors_lead_to_sections(page):
     assert {link.attributes["href"][1:] for link in page.all("a")} <= set(ids)
 
 
+DIFFER = "Options of the training that differ between the runs"
+SAME = "Options of the training that are the same in all runs"
 HOSTILE = "<script>alert(1)</script>\"'`$x ${y} $$\n</title></style><!-- ]]>\u202e\x00"
 
 
@@ -360,9 +365,9 @@ def test_many_runs_with_long_names_stay_below_ten_megabytes(tmp_path, noise):
             "name": f"check {k}", "passed": True, "figures": {"a": "f" * 400}, "tolerance": "t" * 400, "why": ""}
             for k in range(15)]}))
     text = write.make_page(write.Content(
-        images=5, note="n" * 900, lines=lines, strongest=strongest, members={run: [run] for run in runs},
+        images=5, recorded=9, lines=lines, strongest=strongest, members={run: [run] for run in runs},
         subjects={run: {f"key {k}": run for k in range(50)} for run in runs}, cost=columns, groups=columns,
-        radii=[columns] * 9, legends={"scores": "- a\n- b", "groups": "- c"}, panels=panels, radius_panels=panels,
+        radii=[columns] * 9, legend="- c", panels=panels, radius_panels=panels,
         folders={run: tmp_path / run for run in runs}, sheets=[make_sheet(noise, run, "linf", 4) for run in runs]))
     assert 5_000_000 < len(text.encode()) < 10_000_000
     notes = Page(text).root.all("p", class_="note")
@@ -411,7 +416,7 @@ def test_the_page_shows_the_pictures_that_the_records_have(tmp_path):
     root = parse(tmp_path / "out" / "report.html")
     shown = {image.attributes["alt"]: decode(image.attributes["src"])[1].convert("RGB").getpixel((3, 3))
              for image in root.all("img")}
-    expected = {"image": (0, 0), "target": (0, 50), "clean prediction": (0, 100), "adversarial image": (100, 0),
+    expected = {"image": (0, 0), "label": (0, 50), "clean prediction": (0, 100), "adversarial image": (100, 0),
                 "perturbation": (100, 150), "attacked prediction": (100, 100)}
     assert {f"{name} of one" for name in expected} == set(shown)
     for name, (red, green) in expected.items():
@@ -434,10 +439,10 @@ def test_what_differs_comes_first_and_the_rest_is_there(tmp_path):
             f"------ Options ------\nlr: 9\n-- End --\n--- Options ---\nlr: 0.1\nrho: {rho}\n---- End ----\nodd: 1\n")
     found, _ = options_of({run: tmp_path / run for run in ("sgd", "sam")},
                           {run: {"data": "x", "weights": run} for run in ("sgd", "sam")})
-    assert list(found) == [("What differs between the runs",), ("The same in all runs",)]
-    assert found["What differs between the runs",] == [
+    assert list(found) == [(DIFFER,), (SAME,)]
+    assert found[DIFFER,] == [
         ["", "name", "sgd", "sam"], ["option", "rho", "0.0", "0.05"], ["recorded with", "weights", "sgd", "sam"]]
-    assert found["The same in all runs",][1:] == [["option", "lr", "0.1"], ["recorded with", "data", "x"]]
+    assert found[SAME,][1:] == [["option", "lr", "0.1"], ["recorded with", "data", "x"]]
 
 
 def test_without_opts_txt_the_options_are_those_of_the_evaluation(tmp_path):
@@ -489,7 +494,7 @@ def test_tables_without_values_and_clean_records_alone(tmp_path):
     write_report([tmp_path / "sgd"], tmp_path / "out")
     root = parse(tmp_path / "out" / "report.html")
     assert "The records hold no attack" in root.text() and "nan" not in root.all("main")[0].text()
-    assert cells_of(find_table(root, "Scores under attacks"))[2][5:] == ["0.0000", "2 of 3 classes", "0.0000", "0.0000",
+    assert cells_of(find_table(root, "Scores under attacks (%)"))[2][5:] == ["0.00", "2 of 3 classes", "0.00", "0.00",
                                                                          "-"]
     assert isinstance(root.all("main")[0], Element)
 
