@@ -132,7 +132,8 @@ def format_adjusted(methods: dict) -> str:
     plain = {name: seeds for name, seeds in methods.items() if not name.startswith(ADVERSARIAL)}
     columns = {"trained with": [NAMES[name] for name in plain if name != BASELINE]}
     for key, title in list_attacks(plain).items():
-        if key[0] in ("race", "pgd") and key[1] == "linf":
+        if key[0] in ("race", "pgd") and key[1] == "linf" and all(
+                key in records for seeds in plain.values() for records in seeds.values()):
             found = analysis.difference_at_equal_clean({
                 name: [analysis.pair(records, key) for records in seeds.values()] for name, seeds in plain.items()})
             columns[title] = [f"{value:+.1f}" + ("" if low is None else f" ({low:+.1f} to {high:+.1f})")
