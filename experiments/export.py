@@ -72,7 +72,9 @@ def main(argv=None):
     load_packages("onnx")
     versions = {name: import_optional(name).__version__ for name in ("torch", "onnx", "onnxscript", "onnxruntime")}
     found = json.loads(path.read_text())["networks"] if path.exists() else []
-    for name in MODELS.keys() - {row["model"] for row in found}:
+    for name in MODELS:
+        if name in {row["model"] for row in found}:
+            continue
         found = sorted([*found, measure(name)], key=lambda row: list(MODELS).index(row["model"]))
         results = {"command": f"python -m experiments.export --out {path.as_posix()}", "versions": versions,
                    "networks": found}

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from network.nearest import NearestByIndex
+from network.export_operations import Rewritten
 from utils.divergence import refuse_diverged
 from utils.errors import UserError
 from utils.memory import is_out_of_memory
@@ -26,10 +26,10 @@ from utils.optional import import_optional
 BOUND = 1e-4  # of the largest logit: float32 sums in another order differ by less
 OPSET = 18  # of ONNX
 MOST_BYTES = 2**31 - 2**24  # an ONNX file has less than 2 GiB: weights, and some room for the rest
-# batch, height, width, as traced: not as compared, and no two are equal, as those would be taken for one number
-EXAMPLE = (2, 97, 129)
-# Compared: odd sides, a batch of 1 and of 2, and features wider than the largest dilation at stride 8, which is 36.
-SIZES = ((1, 193, 321), (2, 257, 225))
+EXAMPLE = (2, 97, 129)  # batch, height, width, as traced: equal ones would be taken for one number
+# Compared: sides that leave other rests than the traced ones when halved, odd and even, a batch of 1 and of 2, and
+# features wider than the largest dilation at stride 8, which is 36.
+SIZES = ((1, 187, 311), (2, 262, 223))
 PARTS, METADATA = (5, 7), "metadata.json"  # coloured patches of an image; the file in the archive of torch.export
 Size = tuple[int, int, int]
 
@@ -99,7 +99,7 @@ def trace(model: nn.Module, *, size: tuple[int, int] | None = None) -> ExportedP
     batch, height, width = (EXAMPLE[0], *size) if size else EXAMPLE
     dynamic = {0: Dim.DYNAMIC} if size else {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     remedy = "give a size that it takes" if size else "give --height and --width to fix the size"
-    with eval_mode(model), explained("the network can't be exported", remedy), NearestByIndex():
+    with eval_mode(model), explained("the network can't be exported", remedy), Rewritten():
         program = torch.export.export(_Named(model).eval(), (torch.rand(batch, 3, height, width),),
                                       dynamic_shapes={"image": dynamic})
     for node in program.graph.nodes:  # the paths of source files, which a file for others must not hold

@@ -11,7 +11,7 @@ from torch import nn
 from experiments.export import build_random
 from network import MODELS, NormalizedModel, build_model, export
 from network.export import BOUND, EXAMPLE, SIZES, Difference, compare, encode, find_smallest_size, trace
-from network.nearest import resize_nearest
+from network.export_operations import Rewritten, resize_nearest
 from tests import thin
 from utils.errors import UserError
 
@@ -19,6 +19,7 @@ onnx = pytest.importorskip("onnx", reason="an extra: make extras")
 onnxruntime = pytest.importorskip("onnxruntime", reason="an extra: make extras")
 pytest.importorskip("onnxscript", reason="an extra: make extras")
 ODD = ((1, 65, 97), (2, 98, 51))
+RESTS = ((1, 66, 67), (2, 69, 73), (1, 80, 64))  # sides with every rest modulo 4, and others modulo 32
 
 
 class Small(nn.Module):
@@ -55,7 +56,9 @@ def content(model):
 
 def test_what_is_compared_is_not_what_was_traced():
     assert len({*SIZES, EXAMPLE}) == 3 and {size[0] for size in SIZES} == {1, 2}
-    assert all(side % 2 for size in SIZES for side in size[1:])
+    sides = [side for size in SIZES for side in size[1:]]
+    assert {side % 2 for side in sides} == {0, 1}
+    assert not {side % 4 for side in sides} & {side % 4 for side in EXAMPLE[1:]}
     numbers = [number for size in (*SIZES, EXAMPLE) for number in size[1:]]
     assert len({*numbers}) == len(numbers)
 
@@ -74,6 +77,8 @@ def test_each_network_is_the_same_in_onnxruntime(name, root):
     assert logits.std((2, 3)).max() > 0.1 * logits.abs().max() / 4
     measured = json.loads((root / "results" / "export.json").read_text())["networks"]
     assert [*find_smallest_size(program)] == next(row["smallest_size"] for row in measured if row["model"] == name)
+    assert all(difference.share == 0 for difference in compare(
+        encode(program, format="torch_export", metadata={}), model, format="torch_export", sizes=RESTS))
     assert not {tensor.data_location for tensor in onnx.load_from_string(content).graph.initializer} - {0}
 
 
@@ -107,6 +112,17 @@ def test_nearest_values_are_those_of_interpolate():
         for times in (2, 4, 8):
             row = torch.arange(-(-side // times), dtype=torch.float32).view(1, 1, 1, -1)
             assert (resize_nearest(row, (1, side)) == F.interpolate(row, size=(1, side))).all(), (side, times)
+
+
+def test_pooling_in_another_form_has_the_same_values():
+    layers = [nn.MaxPool2d(3, stride=2, padding=1), nn.MaxPool2d(2), nn.MaxPool2d((3, 5), (3, 2), padding=(1, 2)),
+              nn.MaxPool2d(3, stride=2, ceil_mode=True), nn.MaxPool2d(3, stride=2, dilation=2)]
+    for height, width in ((9, 12), (10, 11), (23, 24)):
+        images = torch.randn(2, 3, height, width)
+        for layer in layers:
+            with Rewritten():
+                found = layer(images)
+            assert found.shape == layer(images).shape and (found == layer(images)).all(), layer
 
 
 @pytest.mark.slow
