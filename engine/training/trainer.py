@@ -62,7 +62,7 @@ class Trainer:
             try:
                 with distributed.fail_together():
                     self.progress.open(itr=self.cur_itrs, validated=self.validated,
-                                       continues=self.latest_itr is not None)
+                                       continues=self.latest_itr is not None or self.cur_itrs > 0)
                 if not distributed.broadcast_object(self.paths["latest"].exists()):
                     self.save("latest")  # so that one always exists and the folder is known to be writable
                 self._train(batches, total_itrs, print_interval, val_interval, save_interval)
