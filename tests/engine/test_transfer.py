@@ -1,5 +1,6 @@
 """--transfer_from: images made on other networks, scored on this one, and never mixed with those made on itself."""
 import json
+import re
 
 import pytest
 import torch
@@ -253,5 +254,5 @@ def test_two_processes_write_what_one_writes(run, start, best, make, tmp_path):
     out, err = done.communicate(timeout=600)
     assert done.returncode == 0, err
     assert out.count("pgd from one+two linf 8/255: 3 gradients per image, 4 images") == 1
-    assert out.count("pgd from one+two linf 8/255: about 1 s for 4 images") == 1
+    assert len(re.findall(r"pgd from one\+two linf 8/255: about [\d smin]+ for 4 images", out)) == 1
     assert files_of(tmp_path / "both") == files_of(tmp_path / "one")
