@@ -96,7 +96,7 @@ def make_sheets(run: str, folder: Path, rows: list[dict], *, names: list[str]):
             grid = _find_grid(folder / clean["records"][0], folder / row["records"][0], names)
             if grid:
                 eps = format_radius(row)
-                title = (f"{make_label(row['settings'])}: mIoU of {run} over all images "
+                title = (f"{make_label(row['settings'])}: mIoU over all images "
                          f"{100 * row['Mean IoU']:.2f} %, clean {100 * clean['Mean IoU']:.2f} %")
                 yield Sheet(f"sheet_{run}_{row['norm']}_{eps}.png".replace("/", "-"), f"{run}, {title}", grid, run,
                             f"corruption, severity {eps}" if is_corruption(row) else f"{row['norm']}, eps {eps}")
