@@ -32,6 +32,7 @@ def flags_as_markdown() -> str:
 
 def _entry(flag: Flag) -> str:
     value = "" if flag.kind is bool else f" {flag.metavar or flag.name.upper()}" + (" ..." if flag.many else "")
+    value = f" [{value.strip()}]" if flag.bare else value
     lines = [f"### `--{flag.name}{value}`", f"{_sentence(format_help(flag))}"]
     if flag.choices and flag.metavar is None:
         lines.append(f"One of {', '.join(f'`{choice}`' for choice in flag.choices)}.")

@@ -45,5 +45,15 @@ def record(run, settings, *, names=NAMES, seed=None, subject="a", class_names=CL
     return records.path
 
 
+def record_without_first_class(run):
+    """Write a clean record in which no pixel is labelled or predicted as the first class, and none is right."""
+    nothing = {name: (np.zeros(3, int), pixels_of(name) * [0, 1, 1]) for name in NAMES}
+    path = record(run, CLEAN, change=nothing)
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines[1:]:
+        line["pixels"][0] = 0
+    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+
+
 def hash_of(settings):
     return sum(map(ord, json.dumps(settings, sort_keys=True)))

@@ -8,6 +8,7 @@ from engine.records.naming import make_title, name_attack
 from engine.records.summary import format_table
 from utils.images import choose_evenly, read_rgb, to_uint8
 
+MOST_SAMPLES = 8  # images under each attack
 XLABEL = "eps (linf in grey levels, n/255)"
 
 
@@ -67,12 +68,12 @@ def show_robustness(dashboard, rows: list[dict]):
 
 
 def _show_samples(dashboard, title: str, clean: Path, attacked: Path, names: list[str]):
-    """Show image | target | prediction | prediction under attack | perturbation (scaled) where pictures exist."""
-    for name in names:
-        paths = [*(clean / f"{name}_{kind}.png" for kind in ("image", "target", "pred")),
-                 *(attacked / f"{name}_{kind}.png" for kind in ("pred", "perturbation"))]
-        if all(path.is_file() for path in paths):
-            dashboard.image(f"{name}: {title}", _place_side_by_side([read_rgb(path) for path in paths]))
+    """Show image | target | prediction | prediction under attack | perturbation (scaled) of images with pictures."""
+    paths = {name: [*(clean / f"{name}_{kind}.png" for kind in ("image", "target", "pred")),
+                    *(attacked / f"{name}_{kind}.png" for kind in ("pred", "perturbation"))] for name in names}
+    whole = [name for name in names if all(path.is_file() for path in paths[name])]
+    for k in choose_evenly(len(whole), MOST_SAMPLES) if whole else []:
+        dashboard.image(f"{whole[k]}: {title}", _place_side_by_side([read_rgb(path) for path in paths[whole[k]]]))
 
 
 def _place_side_by_side(pictures: list[np.ndarray]) -> np.ndarray:

@@ -81,6 +81,8 @@ class Flag:
             if text not in ("True", "False"):
                 raise ValueError(f"{text!r}: write True or False")
             return text == "True"
+        if self.bare and text == "True":  # in opts.txt; a folder of that name is ./True
+            return True
         if self.choices and text not in map(str, self.choices):
             return self._read_other(text)
         return self.kind(text)

@@ -170,7 +170,7 @@ ANSWERS = (
           "what a report of an error needs"),
 )
 
-predict = partial(Flag, group="segmented images", scope="call", modes=(PREDICT,))
+predict = partial(Flag, group="segmented images", scope="once", modes=(PREDICT,))
 SEGMENTED = (
     predict("input", plain_text, None, "images, folders that are searched throughout, .txt lists of one image a line",
             many=True, metavar="PATH", required="name an image, a folder of images, or a .txt list of images"),
@@ -184,7 +184,7 @@ SEGMENTED = (
 ENDINGS = {"onnx": ".onnx", "torch_export": ".pt2"}  # of the files of each --format
 RIGHT_ENDING = Need(lambda options: options.output.endswith(ENDINGS[options.format]),
                     lambda options: f"the name must end in {ENDINGS[options.format]} for --format {options.format}")
-export = partial(Flag, group="exported networks", scope="call", modes=(EXPORT,))
+export = partial(Flag, group="exported networks", scope="once", modes=(EXPORT,))
 EXPORTED = (
     export("format", plain_text, None, "of the file: ONNX (.onnx), or PyTorch's archive of torch.export (.pt2)",
            choices=list_registered("network/export.py", "FORMATS"), required="give onnx or torch_export"),

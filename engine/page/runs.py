@@ -14,8 +14,6 @@ BEGIN, END = re.compile(r"-+ Options -+"), re.compile(r"-+ End -+")
 TRAINED, SCORED = "option", "recorded with"
 ABSOLUTE = re.compile(r"[/~]|[A-Za-z]:[\\/]|\\\\")
 NOT_METHODS = {"exp_name", "output_dir", "ckpt", "random_seed", "attack_seed"}
-
-
 NO_EFFECT = ("They are the options of the training, and its defaults for tests, not of this report. Some have no "
              "effect in a run, such as rho with sgd.")
 

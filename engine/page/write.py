@@ -16,6 +16,7 @@ from engine.page.runs import describe_runs, loses_in_rounding, make_findings, ma
 from engine.page.tables import explain_scores, list_members, make_scores, name_worst_cases
 from engine.records.corruptions import is_corruption
 from engine.records.rows import WORST
+from utils.text import count_of
 from utils.version import VERSION
 
 FOLDER = Path(__file__).parent
@@ -97,9 +98,8 @@ def _state_facts(content: Content) -> Markup:
     notes = [tag("p", note, class_="note") for note in (some, rounding) if note]
     first = next(iter(content.subjects.values()))
     of = f" of {first['dataset']}" if isinstance(first.get("dataset"), str) else ""
-    number = f"{len(content.runs)} run{'s' * (len(content.runs) > 1)}, {content.images} image"
-    return join(tag("p", f"{number}{'s' * (content.images > 1)}{of}. "
-                    f"{describe_runs(content.folders, content.subjects)}", class_="facts"), *notes)
+    counts = f"{count_of(len(content.runs), 'run')}, {count_of(content.images, 'image')}{of}."
+    return join(tag("p", f"{counts} {describe_runs(content.folders, content.subjects)}", class_="facts"), *notes)
 
 
 def _make_top(content: Content, panels: list) -> Markup:

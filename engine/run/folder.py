@@ -13,10 +13,11 @@ from utils.errors import UserError
 from utils.logging import logger
 from utils.user_code import is_code
 
+HISTORY = "history.csv"
 JOB = "torchrun.txt"  # the call of torchrun that trains here, which may restart its processes
 OWN_FILES = (*CHECKPOINTS, "*.pth.tmp", "*.pth.damaged*", "opts.txt", "log.txt",
              "val_images.txt", JOB, "results*.json", "val_results*", "records", "shards", "report", "verify*.json",
-             "history.csv", "tensorboard")
+             HISTORY, "tensorboard")
 
 
 class Run:
@@ -47,7 +48,7 @@ class Run:
 
         All ranks check, before they join, so that none waits for one that has been refused.
         """
-        if not self.files(CHECKPOINTS):
+        if not self.files((*CHECKPOINTS, HISTORY) if training else CHECKPOINTS):
             return
         foreign = ckpt is not None and Path(ckpt).resolve().parent != self.folder.resolve()
         if not training:

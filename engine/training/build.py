@@ -12,10 +12,10 @@ from engine.options.rules import refuse_small_shares
 from engine.options.types import compute_step_size, find_base_optimizer, find_start_itr
 from engine.run import checkpoints
 from engine.training.class_pixels import WEIGHTS, ClassPixels, find_class_weights
-from engine.training.meter import Progress
+from engine.training.meter import ROBUST, Progress
 from engine.training.step import TrainingStep
 from engine.training.trainer import Trainer
-from engine.training.validation import ROBUST, UnderAttack, make_validation
+from engine.training.validation import UnderAttack, make_validation
 from network import find_backbone, group_parameters, parallelize, precise, windowed
 from optim import WeightAverage, build_loss, build_optimizer, build_scheduler, norm_parameters
 from utils import distributed, launch

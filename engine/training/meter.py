@@ -15,7 +15,8 @@ FORMATS = {"Gradient norm": "|g|={:.3g}", "Perturbation": "|e|={:.3g}", "Sharpne
            "Adversarial share": "", "Learning rate": "lr={:.3g}", "Images/s": "{:.3g} images/s", "ETA": "ETA {}",
            "Memory": "{:.2f} GiB"}
 MEASURED = ["Loss", *(name for name in FORMATS if name != "ETA")]
-SCORES = ["Overall Acc", "Mean Acc", "FreqW Acc", "Mean IoU", "Robust Mean IoU"]
+ROBUST = "Robust Mean IoU"  # of --val_attack
+SCORES = ["Overall Acc", "Mean Acc", "FreqW Acc", "Mean IoU", ROBUST]
 
 
 class Meter:

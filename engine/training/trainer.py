@@ -60,11 +60,11 @@ class Trainer:
         # closing() ends the loader's processes; they start first, as torch then sets a handler that we replace.
         with closing(self.loader.iterate_from(self.cur_itrs)) as batches, self.interrupts:
             try:
-                with distributed.fail_together():
-                    self.progress.open(itr=self.cur_itrs, validated=self.validated,
-                                       continues=self.latest_itr is not None or self.cur_itrs > 0)
+                continues = self.latest_itr is not None or self.cur_itrs > 0
                 if not distributed.broadcast_object(self.paths["latest"].exists()):
                     self.save("latest")  # so that one always exists and the folder is known to be writable
+                with distributed.fail_together():
+                    self.progress.open(itr=self.cur_itrs, validated=self.validated, continues=continues)
                 self._train(batches, total_itrs, print_interval, val_interval, save_interval)
             except (Stopped, UserError, distributed.OtherRankFailed) as stop:  # in this process or another
                 if not self._unwritable:

@@ -7,11 +7,10 @@ from attacks import Attack
 from datasets import list_batches, select_batches
 from engine.evaluation.dashboard import Samples, show_validation
 from engine.evaluation.evaluate import evaluate
+from engine.training.meter import ROBUST
 from metrics import StreamSegMetrics
 from utils.images import choose_evenly
 from utils.logging import logger
-
-ROBUST = "Robust Mean IoU"
 
 
 @dataclass

@@ -4,7 +4,6 @@ Each network has a journal <folder>/<network>.jsonl, with a line for each comman
 network holds its lock.
 """
 import json
-import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy
 import torch
 import torchvision
 
+from engine.about.versions import ROOT, find_commit
 from experiments.sharpness.plan import Job, Network, Plan
 from experiments.sharpness.probes import probe
 from main import main
@@ -20,7 +20,6 @@ from utils.errors import UserError
 from utils.files import AppendOnly
 from utils.logging import logger
 
-ROOT = Path(__file__).resolve().parents[2]
 SECONDS_PER_PASS = 0.35  # before anything is measured
 PACKAGES = torch, torchvision, numpy
 
@@ -100,7 +99,7 @@ def _run(plan: Plan, network: Network, job: Job, folder: Path, extra: tuple[str,
             if not (job.name == "verify" and code == 1):  # 1: a check failed, which is a result
                 raise
     return {"job": job.name, "command": _describe(network, job), "seconds": round(time.monotonic() - start, 1),
-            "exit": code, "commit": _read_commit(),
+            "exit": code, "commit": find_commit(ROOT),
             "versions": {package.__name__: package.__version__ for package in PACKAGES}}
 
 
@@ -109,9 +108,3 @@ def _describe(network: Network, job: Job) -> str:
     if job.name == "probe":
         return f"python -m experiments.sharpness.probes RUNS/{network.name}"
     return " ".join(["python main.py --exp_name", network.name, *job.arguments])
-
-
-def _read_commit() -> str:
-    found = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"], cwd=ROOT, capture_output=True,
-                           text=True, check=False)
-    return found.stdout.strip() or "unknown"

@@ -16,7 +16,7 @@ from engine.records.store import Record, read
 from engine.report import curves, figures, tables
 from engine.report import write as writing
 from engine.report.write import write_report
-from tests.recorded import CLASSES, CLEAN, NAMES, apgd, pgd, pixels_of, record
+from tests.recorded import CLASSES, CLEAN, NAMES, apgd, pgd, pixels_of, record, record_without_first_class
 from utils.errors import UserError
 from utils.logging import logger
 
@@ -434,12 +434,7 @@ def test_class_and_cost_tables(run, tmp_path):
 
 
 def test_what_is_undefined_is_null(tmp_path):
-    nothing = {name: (np.zeros(3, int), pixels_of(name) * [0, 1, 1]) for name in NAMES}
-    path = record(tmp_path / "sgd", CLEAN, change=nothing)
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    for line in lines[1:]:
-        line["pixels"][0] = 0
-    path.write_text("\n".join(map(json.dumps, lines)) + "\n")
+    record_without_first_class(tmp_path / "sgd")
     (row,) = write_report([tmp_path / "sgd"], tmp_path / "out")["rows"]
     assert row["Class IoU"] == {"background": None, "road": 0.0, "sky": 0.0} and row["Mean IoU"] == 0
     assert row["Classes"] == 2 and row["ratio"] is None, "no share of nothing"

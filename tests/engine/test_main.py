@@ -85,6 +85,16 @@ def test_what_was_there_is_never_lost(trained, tmp_path, small, refused):
     assert sorted((path.name, path.stat().st_mtime_ns) for path in (trained / "exp").iterdir()) == before
 
 
+def test_a_history_without_checkpoints_is_kept(tmp_path, small, refused):
+    """Whoever deleted the checkpoints of a run may want its curves."""
+    folder = tmp_path / "exp"
+    folder.mkdir()
+    (folder / "history.csv").write_text("Iteration,Epoch,Split\n7,1,train\n")
+    assert "holds an earlier run" in refused([*small, "--output_dir", str(tmp_path), "--total_itrs", "1"])
+    assert [path.name for path in folder.iterdir()] == ["history.csv"]
+    assert (folder / "history.csv").read_text().endswith("7,1,train\n")
+
+
 def test_overwrite_starts_again(tmp_path, train, real_network):
     train(tmp_path, "--exp_name", "a")
     (tmp_path / "a" / "notes.md").write_text("mine")

@@ -20,7 +20,8 @@ def written(tmp_path, *argv: str):
     return path
 
 
-@pytest.mark.parametrize("argv", [[], LONG, ["--ckpt", "some file.pth"]])
+@pytest.mark.parametrize("argv", [[], LONG, ["--ckpt", "some file.pth"], ["--tensorboard"],
+                                  ["--tensorboard", "a folder"]])
 def test_the_file_has_every_option_exactly(tmp_path, argv):
     first = options_of(*argv)
     again = options_of("--options", str(written(tmp_path, *argv)))

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from attacks import APGD, FGSM, PGD, SegPGD, SignNoise, Square
-from engine.evaluation.dashboard import Samples, show_robustness
+from engine.evaluation.dashboard import Samples, show_results, show_robustness
 from engine.evaluation.evaluate import Scored
 from engine.evaluation.pictures import Pictures
 from engine.records import naming
@@ -170,3 +170,23 @@ def test_robustness_lines_start_at_clean():
     assert lines == {"fgsm linf": [(0.0, 0.125), (pytest.approx(2), 0.125)],
                      "pgd-js l2": [(0.0, 0.125), (0.7, 0.125)],
                      "worst case linf": [(0.0, 0.125), (pytest.approx(2), 0.125)]}
+
+
+def test_samples_under_attack_are_a_few_of_the_images_that_have_pictures(tmp_path):
+    """--save_val_results writes pictures of all images, of which a dashboard would show thousands."""
+    names = [f"img_{k:02}" for k in range(30)]
+    table = [{**row, "settings": {**row, "target": None}, "records": [row["attack"]], "members": [],
+              "Class IoU": {"a": 0.5}, "Overall Acc": 0.5, "Image IoU": 0.5, "Mean IoU lower": None}
+             for row in rows()[:2]]
+    for level, row in enumerate(table):
+        (tmp_path / row["records"][0]).mkdir()
+        for name in names[3:]:
+            for k, kind in enumerate(("image", "target", "pred", "perturbation")):
+                Image.new("RGB", (5, 4), (level, k, 0)).save(tmp_path / row["records"][0] / f"{name}_{kind}.png")
+    dashboard = Recorder()
+    show_results(dashboard, table, tmp_path, names)
+    shown = [(args[0], args[1]) for what, args, _ in dashboard.calls if what == "image"]
+    assert len(shown) == 8 and shown[0][0] == "img_03: fgsm linf 2/255" and shown[-1][0].startswith("img_29: ")
+    picture = shown[0][1]
+    assert picture.shape == (3, 4, 25)
+    assert picture[0, 0, ::5].tolist() == [0, 0, 0, 1, 1] and picture[1, 0, ::5].tolist() == [0, 1, 2, 2, 3]

@@ -105,6 +105,15 @@ def test_a_single_network_has_no_interval_at_equal_clean_scores():
     assert None not in analysis.difference_at_equal_clean({"sgd": two, "sam": two})["sam"]
 
 
+def test_attacks_that_a_method_lacks_are_left_out_of_the_table_at_equal_clean_scores(monkeypatch):
+    """race with other steps is measured on the first networks of some methods only."""
+    race, longer = ("race", "linf", 0.002, 30), ("race", "linf", 0.002, 60)
+    monkeypatch.setattr(analysis, "pair", lambda records, key: (40.0, records[key]))
+    text = table.format_adjusted({"sgd": {1: {race: 20.0, longer: 19.0}}, "sam_0.02": {1: {race: 23.0, longer: 22.0}},
+                                  "asam_0.2": {1: {race: 21.5}}})
+    assert "race-30" in text and "race-60" not in text and "+3.0" in text and "+1.5" in text
+
+
 # The plan
 
 

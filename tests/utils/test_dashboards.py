@@ -129,9 +129,9 @@ def test_a_server_that_dies_costs_one_warning(visdom_server, capsys):
 
 def test_a_server_that_hangs_costs_one_warning_and_a_short_wait(visdom_server, capsys, monkeypatch):
     port, process = visdom_server
-    monkeypatch.setattr(client, "TIMEOUT", 0.5)
-    start_log()
     dashboard = Dashboards([VisdomDashboard(port)])
+    monkeypatch.setattr(client, "TIMEOUT", 0.5)  # only now: a busy machine may need longer to connect
+    start_log()
     process.send_signal(signal.SIGSTOP)
     for itr in range(3):
         dashboard.scalar("Loss", itr, 1.0)
