@@ -139,6 +139,7 @@ def test_a_server_that_hangs_costs_one_warning_and_a_short_wait(visdom_server, c
     assert capsys.readouterr().out.count("the visdom server stopped") == 1
 
 
+@pytest.mark.usefixtures("tensorboard")
 def test_one_that_fails_leaves_the_others(tmp_path, capsys):
     class Broken(Dashboard):
         title = "the broken one"
