@@ -13,8 +13,8 @@ from pathlib import Path
 
 from engine.run.exits import reported_errors
 from experiments.sharpness.collect import restore
-from experiments.sharpness.plan import CAMVID, QUICK
-from experiments.sharpness.table import name_archive, write_tables
+from experiments.sharpness.plan import PLANS, QUICK
+from experiments.sharpness.results import name_archive, write_results
 from experiments.sharpness.work import work
 from utils.logging import logger
 
@@ -26,17 +26,19 @@ def main(argv=None):
     parser.add_argument("steps", nargs="+", choices=("restore", "train", "attack", "table"), metavar="STEP",
                         help="train, attack (needs trained networks), table (of the networks that are done), restore "
                         "(take those that the results hold into the folder, without their weights)")
+    parser.add_argument("--plan", choices=PLANS, default="camvid", help="what is trained and measured (plan.py)")
     parser.add_argument("--quick", action="store_true", help="the whole way in two minutes, on synthetic data")
     parser.add_argument("--data_root", help="folder of CamVid")
     parser.add_argument("--backbone_weights", help="file of the ImageNet backbone (default: torchvision's, downloaded)")
-    parser.add_argument("--folder", type=Path, help="of the runs (default: checkpoints/sharpness)")
+    parser.add_argument("--folder", type=Path, help="of the runs (default: checkpoints/sharpness_PLAN)")
     parser.add_argument("--results", type=Path, help="folder of the JSON files, tables and pictures (default: results; "
                         "with --quick FOLDER/results)")
+    parser.add_argument("--page", type=Path, help="page of documentation whose tables and pictures are made new")
     args = parser.parse_args(argv)
     if "train" in args.steps and not args.quick and not args.data_root:
         parser.error("--data_root: give the folder of CamVid (docs/data.md#camvid)")
-    plan = QUICK if args.quick else CAMVID
-    folder = args.folder or Path("checkpoints/sharpness" + "_quick" * args.quick)
+    plan = QUICK if args.quick else PLANS[args.plan]
+    folder = args.folder or Path(f"checkpoints/sharpness_{plan.name}")
     extra, at_start = ((flag, str(Path(path).resolve())) if path else () for flag, path in (
         ("--data_root", args.data_root), ("--backbone_weights", args.backbone_weights)))
     complete = True
@@ -49,7 +51,7 @@ def main(argv=None):
             complete = work(plan, folder, train="train" in args.steps, attack="attack" in args.steps, extra=extra,
                             at_start=at_start)
         if "table" in args.steps:
-            write_tables(plan, folder, results)
+            write_results(plan, folder, results, page=args.page)
     return 0 if complete else 3
 
 

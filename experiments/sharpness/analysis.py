@@ -2,6 +2,7 @@
 from statistics import mean, stdev
 
 import numpy as np
+from scipy import optimize, stats
 
 from engine.records.naming import finds_radius
 from engine.records.radii import describe_radii
@@ -29,14 +30,15 @@ def score(record: Record, what: str = "mIoU", *, names: list[str] | None = None)
     return 100 * pooled_means(*(counts[None] for counts in count(record, names)[what])).item()
 
 
-def score_corruptions(records: dict[tuple, Record]) -> float:
-    """Return the mean mIoU over the corruptions of a network, in percent."""
-    return mean(score(record) for key, record in records.items() if key[1:2] == ("severity",))
+def score_corruptions(records: dict[tuple, Record]) -> float | None:
+    """Return the mean mIoU over the corruptions of a network, in percent; None if unmeasured."""
+    scores = [score(record) for key, record in records.items() if key[1:2] == ("severity",)]
+    return mean(scores) if scores else None
 
 
-def pair(records: dict[tuple, Record], key: tuple) -> tuple[float, float]:
-    """Return a network's clean mIoU and that under an attack, both over the images that were attacked."""
-    return score(records[CLEAN], names=records[key].names), score(records[key])
+def pair(records: dict[tuple, Record], key: tuple, what: str = "mIoU") -> tuple[float, float]:
+    """Return a network's clean score and that under an attack, both over the images that were attacked."""
+    return score(records[CLEAN], what, names=records[key].names), score(records[key], what)
 
 
 def group_by_method(records: dict[str, list[Record]]) -> dict[str, dict[int, dict]]:
@@ -50,11 +52,24 @@ def group_by_method(records: dict[str, list[Record]]) -> dict[str, dict[int, dic
     return found
 
 
-def list_radii(networks: list[dict], attack: str) -> list[tuple]:
-    """Return the keys of an attack's linf radii that all networks have, by eps, with the steps that most radii have."""
-    keys = [key for key in set.intersection(*map(set, networks)) if key[:2] == (attack, "linf")]
+def list_radii(networks: list[dict], attack: str, norm: str = "linf") -> list[tuple]:
+    """Return the keys of an attack that all networks have, by eps, with the number of steps that most radii have."""
+    keys = [key for key in set.intersection(*map(set, networks)) if key[:2] == (attack, norm)]
     steps = [key[3] for key in keys]
-    return sorted((key for key in keys if key[3] == max(sorted({*steps}), key=steps.count)), key=lambda key: key[2])
+    usual = max(sorted({*steps}), key=steps.count, default=None)
+    return sorted((key for key in keys if key[3] == usual), key=lambda key: key[2])
+
+
+def list_convergence(methods: dict) -> list[tuple[str, float, list[tuple[int, float]]]]:
+    """Return (method, eps, [(steps, mIoU)]) of each first network that race attacked with several numbers of steps."""
+    found = []
+    for name, seeds in methods.items():
+        races = {key: record for key, record in seeds.get(1, {}).items() if key[:2] == ("race", "linf")}
+        for eps in sorted({key[2] for key in races}):
+            curve = sorted((key[3], score(record)) for key, record in races.items() if key[2] == eps)
+            if len(curve) > 1:
+                found.append((name, eps, curve))
+    return found
 
 
 def summarize(values: list[float]) -> dict:
@@ -62,11 +77,45 @@ def summarize(values: list[float]) -> dict:
     return {"mean": mean(values), "spread": stdev(values) if len(values) > 1 else None, "networks": len(values)}
 
 
-def difference(method: dict[int, dict], baseline: dict[int, dict], key: tuple, what: str = "mIoU") -> Difference:
-    """Return the method's score under an attack minus the baseline's, over the seeds that both have, in shares of 1."""
-    seeds = sorted({*method} & {*baseline})
+def difference(method: dict[int, dict], baseline: dict[int, dict], key: tuple, what: str = "mIoU") -> Difference | None:
+    """Return the method's score under an attack minus the baseline's, over the seeds that both have, in shares of 1.
+
+    None if no seed has both.
+    """
+    if not (seeds := _common_seeds(method, baseline, key)):
+        return None
     groups = [[count(of_method[seed][key])[what] for seed in seeds] for of_method in (method, baseline)]
     return compare(*(tuple(map(np.stack, zip(*group, strict=True))) for group in groups))
+
+
+def paired_scores(method: dict[int, dict], baseline: dict[int, dict], key: tuple) -> tuple[list[float], list[float]]:
+    """Return the mIoU in percent of both methods' networks, by the seeds that both have."""
+    return tuple([score(of_method[seed][key]) for seed in _common_seeds(method, baseline, key)]
+                 for of_method in (method, baseline))
+
+
+def _common_seeds(method: dict[int, dict], baseline: dict[int, dict], key: tuple) -> list[int]:
+    return [seed for seed in sorted({*method} & {*baseline}) if key in method[seed] and key in baseline[seed]]
+
+
+def detectable(differences: list[np.ndarray], *, power: float = 0.8) -> float | None:
+    """Return the smallest true mean difference whose 95 % t interval leaves out 0 with this probability.
+
+    differences: of each method, one for each seed; their variance within methods is pooled, and the number of seeds is
+    that of the smallest method. None without two differences of a method. (Noncentral t; Cohen, "Statistical Power
+    Analysis for the Behavioral Sciences", 1988, chapter 2.)
+    """
+    if not differences:
+        return None
+    freedom = sum(len(each) - 1 for each in differences)
+    spread = (sum(((each - each.mean()) ** 2).sum() for each in differences) / freedom) ** 0.5
+    seeds = min(map(len, differences))
+    limit = stats.t.ppf((1 + CONFIDENCE) / 2, seeds - 1)
+
+    def lack(shift: float) -> float:
+        return power - stats.nct.sf(limit, seeds - 1, shift)  # an interval on the wrong side of 0 doesn't count
+
+    return float(optimize.brentq(lack, 0, 30) * spread / seeds ** 0.5)
 
 
 def difference_at_equal_clean(scores: dict[str, list[tuple[float, float]]], *, seed: int = 1) -> dict[str, tuple]:
@@ -96,7 +145,8 @@ def _adjust(arrays: dict[str, np.ndarray]) -> dict[str, float]:
     return {method: float(level - levels[BASELINE]) for method, level in levels.items()}
 
 
-def median_radius(record: Record) -> float | None:
-    """Return the median over images of the smallest radius, in grey levels; None if that image has none."""
-    found = describe_radii(record, record.names)["median"]
+def median_radius(records: dict[tuple, Record]) -> float | None:
+    """Return the median over images of the smallest radius, in grey levels; None if unmeasured or not found."""
+    record = records.get(("min_radius",))
+    found = record and describe_radii(record, record.names)["median"]
     return None if found is None else 255 * found

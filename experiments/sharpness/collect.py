@@ -28,7 +28,7 @@ def pack(plan: Plan, folder: Path, archive: Path) -> list[str]:
     with (archive.open("wb") as file, gzip.GzipFile(fileobj=file, mode="wb", mtime=0, filename="") as packed,
           tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar):
         for name in names:
-            paths = [folder / f"{name}.jsonl", *(folder / name / extra for extra in EXTRAS),
+            paths = [folder / f"{name}.jsonl", *(path for extra in EXTRAS if (path := folder / name / extra).exists()),
                      *sorted((folder / name / "records").glob("*.jsonl")), *_list_pictures(folder, name)]
             for path in paths:
                 content = path.read_bytes() if path.name != "verify.json" else _read_checks(path)
@@ -78,15 +78,16 @@ def describe(folder: Path, network: Network) -> dict:
         rows += [row for row in make_rows([clean, *of_size], of_size[0].names, class_names=clean.header["class_names"])
                  if row["attack"] != "worst case"]
     on_all = make_rows([clean], clean.names, class_names=clean.header["class_names"])
-    verified = json.loads((folder / network.name / "verify.json").read_text())["checks"]
+    found = {path.stem: json.loads(path.read_text()) for extra in EXTRAS
+             if (path := folder / network.name / extra).exists()}
     return {
         "name": network.name, "method": network.method, "seed": network.seed,
         "commands": read_journal(folder, network),
         "rows": [{key: row[key] for key in KEPT} for row in [*on_all, *rows]],
         "radii": [{key: value for key, value in describe_radii(record, record.names).items() if key != "settings"}
                   for record in records if finds_radius(record.settings)],
-        "failed checks": [check["name"] for check in verified if not check["passed"]],
-        "probe": json.loads((folder / network.name / "probe.json").read_text())}
+        "failed checks": [check["name"] for check in found["verify"]["checks"] if not check["passed"]],
+        "probe": found.get("probe")}
 
 
 def _read_checks(path: Path) -> bytes:

@@ -59,6 +59,7 @@ CONVERGENCE = ("sgd", "sam_0.02", "at_1")  # methods whose first network shows h
 class Plan:
     """An experiment: the flags that all trainings share, and how much is measured."""
 
+    name: str
     data: tuple[str, ...]
     recipe: tuple[str, ...]
     methods: dict[str, Method]
@@ -72,6 +73,7 @@ class Plan:
     corruptions: tuple[str, ...] = ("all",)
     verified: tuple[str, ...] = ("--val_images", "4")  # flags of --verify
     probe_iterations: int = 30
+    measured: tuple[str, ...] = ()  # names of jobs; all without any
     crop_share: float = 240 * 240 / (360 * 480)  # pixels of a training crop as a share of a whole image's
 
     def networks(self) -> list[Network]:
@@ -101,7 +103,7 @@ class Plan:
         def attack(name: str, *flags: str, passes: float) -> Job:
             return Job(name, (*some, "--attack", *flags), passes * count)
 
-        return [
+        jobs = [
             attack("race", "race", "--steps", str(self.race_steps), "--eps", *eps, passes=len(eps) * self.race_steps),
             attack("pgd", "pgd", "--steps", "10", "--eps", *eps, passes=len(eps) * 10),
             attack("l2", "race", "--steps", str(self.race_steps), "--attack_norm", "l2", "--eps", self.l2_eps,
@@ -115,15 +117,22 @@ class Plan:
             *(attack(f"race-{steps}", "race", "--steps", str(steps), "--eps", middle, passes=steps)
               for steps in self.other_race_steps if network.seed == 1 and network.method in CONVERGENCE),
         ]
+        return [job for job in jobs if not self.measured or job.name in self.measured]
 
 
 CAMVID = Plan(
-    data=("--dataset", "camvid"),
+    name="camvid", data=("--dataset", "camvid"),
     recipe=("--model", "deeplabv3_mobilenet", "--output_stride", "16", "--lr", "0.05", "--backbone_lr_mult", "0.2",
             "--bn_momentum", "0.1", "--crop_size", "240", "--batch_size", "8", "--save_interval", "50",
             "--keep", "1", "--num_workers", "1"), methods=METHODS)
+# A second network, shorter and with less measured: is the sign the same?
+CAMVID_V3PLUS = replace(
+    CAMVID, name="camvid_v3plus", recipe=("--model", "deeplabv3plus_mobilenet", *CAMVID.recipe[2:]), iterations=500,
+    methods={name: METHODS[name] for name in ("sgd", "sgd_twice", "sam_0.02")}, other_race_steps=(),
+    measured=("race", "pgd", "verify"))
+PLANS = {plan.name: plan for plan in (CAMVID, CAMVID_V3PLUS)}
 QUICK = Plan(
-    data=("--dataset", "synthetic"),
+    name="synthetic", data=("--dataset", "synthetic"),
     recipe=("--model", "deeplabv3_mobilenet", "--output_stride", "16", "--no-pretrained_backbone", "--lr", "0.1",
             "--backbone_lr_mult", "1", "--bn_momentum", "0.1", "--crop_size", "65", "--batch_size", "4",
             "--keep", "1", "--num_workers", "0"),

@@ -1,0 +1,66 @@
+"""What is written of the networks that are done: figures of each, records, tables and pictures."""
+import json
+import re
+from pathlib import Path
+
+from experiments.sharpness import figures
+from experiments.sharpness.analysis import BASELINE
+from experiments.sharpness.collect import describe, pack
+from experiments.sharpness.plan import Plan
+from experiments.sharpness.tables import make_tables, read_archive
+from utils.errors import UserError
+from utils.files import write_atomically
+from utils.logging import logger
+
+
+def write_results(plan: Plan, folder: Path, results: Path, *, page: Path | None = None):
+    """Write <name>.json and <name>_records.tar.gz into `results`, then the tables and pictures.
+
+    Without a page tables (<name>.md) and pictures stand beside them. With a page, its tables are made new (fill()), and
+    the pictures stand in the folder img beside its folder.
+    """
+    text = page.read_text() if page else ""
+    archive = name_archive(plan, results)
+    name = archive.name.removesuffix("_records.tar.gz")
+    done = pack(plan, folder, archive)
+    if not any(network.startswith(f"{BASELINE}-") for network in done):
+        raise UserError(f"no network of {BASELINE} is trained and measured in {folder}: run the steps train and attack")
+    networks = [network for network in plan.networks() if network.name in done]
+    content = {"protocol": {"recipe": [*plan.data, *plan.recipe], "iterations": plan.iterations},
+               "networks": [describe(folder, network) for network in networks]}
+    write_atomically(results / f"{name}.json", json.dumps(content, indent=1) + "\n")
+    tables = make_tables(archive)
+    write_atomically(page or results / f"{name}.md", fill(text, tables) if page else format_tables(tables))
+    methods, _ = read_archive(archive)
+    pictures = page.parent.parent / "img" if page else results
+    figures.draw_all(pictures, name, methods)
+    figures.draw_sheet_of_methods(pictures / f"{name}_sheet.png", folder, methods)
+    logger.info("%s\n%d of %d networks are done; %s.json and _records.tar.gz are in %s, the tables in %s",
+                format_tables(tables), len(done), len(plan.networks()), name, results, page or f"{name}.md there")
+
+
+def name_archive(plan: Plan, results: Path) -> Path:
+    """Return the file of the records."""
+    return results / f"sharpness_{plan.name}_records.tar.gz"
+
+
+def format_tables(tables: dict[str, str]) -> str:
+    """Return the tables with their titles, as Markdown."""
+    return "\n\n".join(f"**{title}**\n\n{table}" for title, table in tables.items()) + "\n"
+
+
+def fill(page: str, tables: dict[str, str]) -> str:
+    """Return a page with the tables between its lines `<!-- table: TITLE -->` and `<!-- end -->` made new.
+
+    Raises UserError if it has a table of another title, or no table.
+    """
+    def renew(found: re.Match) -> str:
+        if found[1] not in tables:
+            raise UserError(f"the page asks for a table that does not exist: {found[1]} (there are: "
+                            f"{'; '.join(tables)})")
+        return f"<!-- table: {found[1]} -->\n{tables[found[1]]}\n<!-- end -->"
+
+    filled, count = re.subn(r"<!-- table: (.*?) -->\n.*?<!-- end -->", renew, page, flags=re.DOTALL)
+    if not count:
+        raise UserError("the page has no line such as <!-- table: Pixel accuracy in % -->, with <!-- end --> after it")
+    return filled
