@@ -2,6 +2,8 @@
 from pathlib import Path
 from statistics import mean, stdev
 
+from PIL import Image
+
 from engine.report.figures import COLOURS, DASHES, MARKERS, draw_sheet
 from experiments.sharpness import analysis
 from experiments.sharpness.plan import CONVERGENCE, METHODS
@@ -42,6 +44,8 @@ def draw_sheet_of_methods(path: Path, folder: Path, methods: dict):
             "image": clean / f"{image}_image.png", "target": clean / f"{image}_target.png",
             "clean": clean / f"{image}_pred.png", attack: race / f"{image}_pred.png"}
             for title, (clean, race, attack) in grid.items()})
+        with Image.open(path) as drawn:
+            drawn.convert("RGB").quantize(128).save(path, optimize=True)  # a third of the bytes
 
 
 def _draw_curves(axes, methods: dict):

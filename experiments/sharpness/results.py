@@ -6,8 +6,8 @@ from pathlib import Path
 from experiments.sharpness import figures
 from experiments.sharpness.analysis import BASELINE
 from experiments.sharpness.collect import describe, pack
-from experiments.sharpness.plan import Plan
-from experiments.sharpness.tables import make_tables, read_archive
+from experiments.sharpness.plan import PLANS, Plan
+from experiments.sharpness.tables import format_lengths, make_tables, read_archive
 from utils.errors import UserError
 from utils.files import write_atomically
 from utils.logging import logger
@@ -30,13 +30,29 @@ def write_results(plan: Plan, folder: Path, results: Path, *, page: Path | None 
                "networks": [describe(folder, network) for network in networks]}
     write_atomically(results / f"{name}.json", json.dumps(content, indent=1) + "\n")
     tables = make_tables(archive)
-    write_atomically(page or results / f"{name}.md", fill(text, tables) if page else format_tables(tables))
+    write_atomically(page or results / f"{name}.md",
+                     fill(text, collect_tables(results)) if page else format_tables(tables))
     methods, _ = read_archive(archive)
     pictures = page.parent.parent / "img" if page else results
     figures.draw_all(pictures, name, methods)
     figures.draw_sheet_of_methods(pictures / f"{name}_sheet.png", folder, methods)
     logger.info("%s\n%d of %d networks are done; %s.json and _records.tar.gz are in %s, the tables in %s",
                 format_tables(tables), len(done), len(plan.networks()), name, results, page or f"{name}.md there")
+
+
+def collect_tables(results: Path) -> dict[str, str]:
+    """Return {title: table} of all that a page can hold, from the files in `results` alone.
+
+    Titles begin with the plan's name, except those of the first plan.
+    """
+    found = {}
+    for place, plan in enumerate(PLANS.values()):
+        if (archive := name_archive(plan, results)).exists():
+            found |= {f"{plan.name}: {title}" if place else title: table
+                      for title, table in make_tables(archive).items()}
+    if (lengths := results / "sharpness_length.json").exists():
+        found["Mean IoU by the length of training, in %"] = format_lengths(json.loads(lengths.read_text()))
+    return found
 
 
 def name_archive(plan: Plan, results: Path) -> Path:

@@ -114,8 +114,8 @@ def format_differences(methods: dict, attacks: dict[tuple, str], interval: str, 
     columns = _start_columns(others)
     for key, title in {CLEAN: "clean, all images", **attacks}.items():
         found = [analysis.difference(seeds, methods[baseline], key) for seeds in others.values()]
-        columns[title] = ["-" if each is None else _format_difference(each.mean, getattr(each, interval))
-                          for each in found]
+        columns[title] = ["-" if each is None else  # one pair of networks has no interval: the unit is the network
+                          _format_difference(each.mean, each.t and getattr(each, interval)) for each in found]
     return _drop_empty(columns)
 
 
@@ -163,6 +163,13 @@ def format_failures(methods: dict, files: dict) -> str:
         columns["failed"].append("; ".join(f"{check['name']} (seed {seed})" for seed, every in checks.items()
                                            for check in every if not check["passed"]) or "none")
     return format_markdown(columns)
+
+
+def format_lengths(scores: dict[str, dict]) -> str:
+    """Return a table of what length.py measured: {iterations: its scores}."""
+    return format_markdown({"iterations": list(scores), **{title: [f"{100 * each[key]:.1f}" for each in scores.values()]
+                                                           for title, key in (("mIoU", "Mean IoU"),
+                                                                              ("pixel accuracy", "Overall Acc"))}})
 
 
 def _drop_empty(columns: dict[str, list[str]]) -> str:
