@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("training", "weights", "sharpness", "adversarial", "resume", "data", "evaluation", "predict", "export",
          "attacks", "records", "verify", "gpus", "dashboards", "python", "differences", "development", "flags",
          "performance", "scaling",
-         "experiments/camvid", "experiments/voc")
+         "experiments/sharpness", "experiments/camvid", "experiments/voc")
 FILES = (ROOT / "README.md", *(ROOT / "docs" / f"{page}.md" for page in PAGES))
 OTHERS = (ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md")
 PACKAGES = ("engine", "network", "datasets", "optim", "attacks", "metrics", "utils", "benchmarks", "tests", "docs",
