@@ -1,12 +1,12 @@
 """Compare the smallest radius that min_radius finds with a bisection over race, of as many gradients.
 
     python -m benchmarks.radius --name voc --dataset voc --data_root VOC --ckpt deeplabv3_mobilenet_voc.pth \\
-        --crop 256 256 --images 3 --out results/min_radius.json
+        --crop 256 256 --images 3 --bracket 1/64 4 --out results/min_radius.json
 
 Images are centre crops, chosen as benchmarks.attack_strength chooses them. min_radius gets all gradients. The bisection
-knows beforehand that the radius is between BRACKET; it runs race with a fifth of the gradients at the geometric mean of
-its bounds, five times, and keeps the smallest radius at which 99 % of the labelled pixels were wrong. The networks that
---out already has stay there.
+knows beforehand that the radius is within --bracket; five times it runs race with a fifth of the gradients at the
+geometric mean of its bounds, and keeps the smallest radius at which 99 % of the labelled pixels were wrong. The
+networks that --out already has stay there.
 """
 import argparse
 import json
@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 
 from attacks import MinRadius, Race
-from benchmarks.attack_strength import Crops, load_network
+from benchmarks.attack_strength import Crops, fraction, load_network
 from datasets import build_datasets
 from utils.images import choose_evenly
 from utils.text import format_markdown
 
-BRACKET = {"linf": (1 / 16 / 255, 16 / 255), "l2": (1 / 16, 16.0)}
+UNITS = {"linf": 255, "l2": 1}  # --bracket is in 1 / these
 TRIES, SHARE = 5, 0.99  # radii of the bisection; of the labelled pixels that must be wrong
 METHODS = ("min_radius", "bisection")
 
@@ -33,9 +33,9 @@ def search(model, image, label, *, norm: str, gradients: int) -> float | None:
     return measure_success(model, image, label, attack(model, image, label, image_ids=[0]), norm)
 
 
-def bisect(model, image, label, *, norm: str, gradients: int, seed: int = 1) -> float | None:
+def bisect(model, image, label, *, norm: str, gradients: int, bracket, seed: int = 1) -> float | None:
     """Return the smallest radius at which race with a fifth of the gradients succeeds, None if it never does."""
-    (low, high), found = BRACKET[norm], None
+    (low, high), found = (bound / UNITS[norm] for bound in bracket), None
     for _ in range(TRIES):
         eps = math.sqrt(low * high)
         attack = Race(eps=eps, norm=norm, steps=gradients // TRIES, seed=seed)
@@ -66,10 +66,11 @@ def measure(args) -> list[dict]:
     some = range(args.first, len(val_set), args.every)
     data = Crops(val_set, [some[place] for place in choose_evenly(len(some), args.images)], args.crop)
     lines = []
-    for norm in BRACKET:
+    for norm in UNITS:
         for k in range(len(data)):
             image, label = (values[None] for values in data[k])
-            found = (method(model, image, label, norm=norm, gradients=args.gradients) for method in (search, bisect))
+            found = (search(model, image, label, norm=norm, gradients=args.gradients),
+                     bisect(model, image, label, norm=norm, gradients=args.gradients, bracket=args.bracket))
             lines.append({"norm": norm, "image": data.name(k), **dict(zip(METHODS, found, strict=True))})
             print(args.name, lines[-1], flush=True)
     return lines
@@ -77,21 +78,20 @@ def measure(args) -> list[dict]:
 
 def format_table(networks: dict[str, dict]) -> str:
     """Return a table with a line for each network and image; linf radii in 1/255, and which are larger."""
-    columns = {"network": [], "norm": [], "image": [], **{method: [] for method in METHODS}, "is": []}
+    columns = {"network": [], "norm": [], "image": [], **{method: [] for method in METHODS}, "min_radius is": []}
     for name, network in networks.items():
         for line in network["results"]:
-            radii = [line[method] for method in METHODS]
-            cells = [name, line["norm"], line["image"], *(_format_radius(radius, line["norm"]) for radius in radii),
-                     "larger: missed" if is_missed(line) else "smaller"]
+            cells = [name, line["norm"], line["image"],
+                     *(_format_radius(line[method], line["norm"]) for method in METHODS), compare(line)]
             for column, cell in zip(columns.values(), cells, strict=True):
                 column.append(cell)
     return format_markdown(columns)
 
 
-def is_missed(line: dict) -> bool:
-    """Return whether min_radius found a larger radius than the bisection, or none where the bisection found one."""
+def compare(line: dict) -> str:
+    """Return whether min_radius found the smaller radius; one that was not found counts as larger than all."""
     ours, other = (math.inf if line[method] is None else line[method] for method in METHODS)
-    return ours > other
+    return "larger, missed" if ours > other else "smaller" if ours < other else "equal"
 
 
 def _format_radius(radius: float | None, norm: str) -> str:
@@ -112,6 +112,8 @@ def main():
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--gradients", type=int, default=100)
+    parser.add_argument("--bracket", type=fraction, nargs=2, default=[1 / 16, 16.0], metavar=("LOW", "HIGH"),
+                        help="of the bisection: in 1/255 for linf, as it is for l2 (default: 1/16 16)")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     results = measure(args)
