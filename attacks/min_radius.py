@@ -40,9 +40,10 @@ class MinRadius(Attack):
                  min_radius_share: float = 0.99):
         super().__init__(eps=MAX_EPS.get(norm, 0) if max_eps is None else max_eps, norm=norm)
         self.steps, self.share = int(steps), float(min_radius_share)
-        if self.steps < 2 or not 0 < self.share <= 1:
-            raise ValueError(f"steps {steps}, min_radius_share {min_radius_share}: steps must be at least 2, the share "
-                             "above 0 and at most 1")
+        if self.steps < 2:
+            raise ValueError(f"steps {steps}: min_radius needs at least 2, the first is spent on the clean image")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"min_radius_share {min_radius_share}: must be above 0 and at most 1")
 
     def _run_attempts(self, problem, image_ids, start):  # noqa: ARG002
         """Step on, each image in a ball of its own radius; from `start`, if given, after a look at the clean image."""

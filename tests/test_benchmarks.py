@@ -1,13 +1,14 @@
 """benchmarks: the comparison of two files, ratios by hand, and that the plain way loads what ours loads."""
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks import compare as comparison
-from benchmarks import data_loading, plain, timing
+from benchmarks import data_loading, plain, table, timing
 
 
 def result(median, *, low=None, high=None, case="SGD", better="higher"):
@@ -51,6 +52,14 @@ def test_what_is_not_results_is_an_error(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         comparison.main([str(tmp_path / "a"), str(tmp_path / "b")])
     assert stop.value.code == 2 and "can't read the results" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("better", "median", "missed"), [
+    ("higher", 1.25, False), ("higher", 1.24, True), ("lower", 1.25, False), ("lower", 1.26, True)])
+def test_a_goal_is_missed_on_one_side_of_its_bound(write, monkeypatch, better, median, missed):
+    monkeypatch.setattr(table, "GOALS", (("a goal", 1.25, {"": ("train_step", "SGD", "plain")}),))
+    path = Path(write("a", result(median, better=better)))
+    assert f"| {median:.2f}{' (missed)' * missed}" in table.format_goals([path])
 
 
 def test_ratios_are_those_of_pairs():

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.plot_strength import format_table
+from benchmarks.table import format_goals
 from benchmarks.table import format_table as format_speed
 from datasets import synthetic
 from datasets.make_classes import main as make_classes
@@ -110,10 +111,11 @@ def test_tables_of_strength_are_those_of_the_results(name):
     assert format_table(summary) in (ROOT / "docs" / "attacks.md").read_text()
 
 
-def test_the_table_of_speed_is_that_of_the_results():
+def test_the_tables_of_speed_are_those_of_the_results():
     page = (ROOT / "docs" / "performance.md").read_text()
     results = ROOT / "benchmarks" / "results"
-    assert format_speed([results / "cpu.json", results / "cpu_again.json"]) in page
+    files = [results / "cpu.json", results / "cpu_again.json"]
+    assert format_speed(files) in page and format_goals(files) in page
 
 
 def test_the_table_of_exported_networks_is_that_of_the_results():

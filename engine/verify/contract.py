@@ -4,7 +4,7 @@ import copy
 import torch
 from torch import Tensor
 
-from attacks import APGD, FGSM, PGD, Attack
+from attacks import APGD, FGSM, PGD, Attack, Race
 from engine.verify.bench import Bench, Finding, judge, pooled_accuracy
 from utils.modes import eval_mode
 from utils.snapshots import differences, take_snapshot
@@ -12,7 +12,7 @@ from utils.wide import to_float64
 
 ROUNDING = 1e-5  # of eps
 SPREAD = 1e-3  # of the largest logit: the order in which fp32 and TF32 convolutions sum depends on the batch size
-SHORT_ATTACKS = ((FGSM, {}), (PGD, {"steps": 2}), (APGD, {"steps": 2}))
+SHORT_ATTACKS = ((FGSM, {}), (PGD, {"steps": 2}), (APGD, {"steps": 2}), (Race, {"steps": 4}))
 VOID_LABELS = (-1, 254, 255, 1000)  # labels outside the classes, all to be treated like 255
 
 
@@ -92,7 +92,8 @@ def void_invariance(bench: Bench) -> Finding:
     nothing[:] = 255
     read, moved = [], []
     for attack in (bench.make_attack(FGSM), bench.make_attack(PGD, steps=2, random_start=False),
-                   bench.make_attack(APGD, steps=2, attack_loss="mce", random_start=False)):
+                   bench.make_attack(APGD, steps=2, attack_loss="mce", random_start=False),
+                   bench.make_attack(Race, steps=4, random_start=False)):
         one, other, still = (bench.run(attack, k, labels=labels).images for labels in (half, replaced, nothing))
         read += [attack.name] * (not torch.equal(one, other))
         moved += [attack.name] * (not torch.equal(still, image))

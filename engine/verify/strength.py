@@ -4,7 +4,7 @@ import itertools
 from attacks import APGD, FGSM, PGD, Noise, Race, Square
 from engine.verify.bench import Bench, Finding, judge, pooled_accuracy, pooled_mean_iou
 
-SINGLE_LOSSES = ("ce", "segpgd", "cospgd", "mce", "js")
+SINGLE_LOSSES = ("ce", "segpgd", "cospgd", "mce", "mce_even", "logodds", "js")
 
 
 def step_order(bench: Bench) -> Finding:
@@ -35,15 +35,20 @@ def more_steps(bench: Bench) -> Finding:
 
 
 def losses(bench: Bench) -> Finding:
-    """Losses made for segmentation, together, attack at least as well as cross-entropy with as many gradients.
+    """The best of the losses made for segmentation, for each image, attacks at least as well as cross-entropy.
 
-    Of each alone that is no law: which loss is strongest differs between images of honest networks.
+    Race, which sums them, is one of them. Of a single one, race included, that is no law: which is strongest differs
+    between images of honest networks.
     """
     attacks = {loss: bench.make_attack(PGD, steps=20, best_iterate=True, attack_loss=loss) for loss in SINGLE_LOSSES}
-    found = {loss: pooled_accuracy(bench.score_attacked(attack, bench.few)) for loss, attack in attacks.items()}
-    race = pooled_accuracy(bench.score_attacked(bench.make_attack(Race, steps=20), bench.few))
-    return judge({**found, "race": race}, {"race <= ce + 0.3": race <= found["ce"] + 0.3},
-                 means="Losses that should be stronger together are not: masked gradients, or a wrong loss.")
+    attacks["race"] = bench.make_attack(Race, steps=20)
+    scored = {name: bench.score_attacked(attack, bench.few) for name, attack in attacks.items()}
+    found = {name: pooled_accuracy(results) for name, results in scored.items()}
+    others = [results for name, results in scored.items() if name != "ce"]
+    best = pooled_accuracy({k: min((results[k] for results in others), key=lambda result: result.correct)
+                            for k in bench.few})
+    return judge({**found, "best of the others": best}, {"best of the others <= ce + 0.3": best <= found["ce"] + 0.3},
+                 means="Losses that should be stronger together are not: masked gradients, or wrong losses.")
 
 
 def eps_monotone(bench: Bench) -> Finding:

@@ -98,27 +98,37 @@ def test_the_targeted_weights_are_those_of_the_paper(name, t, steps, case):
 
 
 @pytest.mark.parametrize(("name", "t", "steps"), [("js", 1, 1), ("tsallis", 1, 5), ("tsallis", 4, 5),
-                                                  ("tsallis", 5, 5)])
+                                                  ("tsallis", 5, 5), ("logodds", 1, 1)])
 def test_the_gradient_agrees_with_finite_differences(name, t, steps, case):
     logits, labels, _ = case
     pixels = Pixels(logits, labels, t=t, steps=steps)
     log_weight, h = LOSSES[name].log_weight(pixels), 1e-5
 
-    def loss(u, y):
+    def odds_of(p):
+        return math.log(p / (1 - p))
+
+    def loss(u, y, b):
         total = sum(map(math.exp, u))
         p = [math.exp(value) / total for value in u]
+        if name == "logodds":  # T sigma(-m / T) falls as m does; T, of the whole image, is held constant
+            return temperatures[b] / (1 + math.exp(odds_of(p[y]) / temperatures[b]))
         if name == "js":
             m = [(value + (k == y)) / 2 for k, value in enumerate(p)]
             return 0.5 * (sum(a * math.log(a / b) for a, b in zip(p, m, strict=True)) - math.log(m[y]))
         q = -2 + 3 * t / steps
         return -math.log(p[y]) if q == 1 else (1 - p[y] ** (1 - q)) / (1 - q)
 
+    right = [[image.softmax(0)[y, row, column].item() for row in range(6) for column in range(7)
+              if (y := label[row, column].item()) != 255 and image[:, row, column].argmax() == y]
+             for image, label in zip(logits, labels, strict=True)]
+    temperatures = [sum(map(odds_of, image)) / len(image) / 2 for image in right]
+    assert min(temperatures) > 0.1  # below, the program takes 0.1
     for b, row, column in [(0, 0, 0), (1, 5, 6), (2, 1, 3), (0, 4, 2), (2, 5, 0)]:
         u, y = logits[b, :, row, column].tolist(), labels[b, row, column].item()
         p = logits[b, :, row, column].softmax(0)
         for k in range(5):
             up, down = ([value + sign * h * (j == k) for j, value in enumerate(u)] for sign in (1, -1))
-            expected = (loss(up, y) - loss(down, y)) / (2 * h)
+            expected = (loss(up, y, b) - loss(down, y, b)) / (2 * h)
             found = log_weight[b, row, column].exp() * (p[k] - float(k == y))
             assert found.item() == pytest.approx(expected, rel=1e-6, abs=1e-10)
 

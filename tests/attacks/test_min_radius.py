@@ -198,10 +198,11 @@ def test_invalid_settings_are_errors():
         with pytest.raises(ValueError, match="eps"):
             MinRadius(max_eps=max_eps)
     for share in (0, -0.1, 1.01, float("nan")):
-        with pytest.raises(ValueError, match="min_radius_share"):
+        with pytest.raises(ValueError, match=f"^min_radius_share {share}: must be above 0 and at most 1$"):
             MinRadius(min_radius_share=share)
-    with pytest.raises(ValueError, match="steps 0"):
-        MinRadius(steps=0)
+    for steps in (0, 1):
+        with pytest.raises(ValueError, match=f"^steps {steps}: min_radius needs at least 2[^_]*$"):
+            MinRadius(steps=steps)
     with pytest.raises(ValueError, match="choose from linf, l2"):
         MinRadius(norm="l1")
     assert MinRadius().eps == 64 / 255 and MinRadius(norm="l2").eps == 64 and MinRadius(max_eps=0.0).eps == 0

@@ -96,9 +96,12 @@ def test_damaged_candidates_are_an_error(candidates):
         check_line({**good, "candidates": candidates}, classes=2)
 
 
-def test_too_few_steps_for_a_race_are_refused(trained, refused):
-    line = refused(["--test_only", "--output_dir", str(trained), "--attack", "race", "--steps", "3"])
-    assert "steps 3: race needs at least 4" in line
+@pytest.mark.parametrize(("name", "steps", "words"), [
+    ("race", 3, "--steps: steps 3: race needs at least 4"),
+    ("min_radius", 1, "--steps: steps 1: min_radius needs at least 2")])
+def test_too_few_steps_are_refused(name, steps, words, trained, refused):
+    line = refused(["--test_only", "--output_dir", str(trained), "--attack", name, "--steps", str(steps)])
+    assert words in line and "share" not in line
 
 
 def test_predict_refuses_a_radius_that_8_bits_undo(trained, refused, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from attacks import APGD, LOSSES, PGD
+from attacks import APGD, LOSSES, PGD, Race
 from attacks.base import Attack
 from attacks.losses import Loss
 from attacks.norms import LinfBall
@@ -252,6 +252,21 @@ def other_void_labels_as_classes(monkeypatch):
             labels == 255, labels, labels % num_classes))
 
 
+def race_beyond_eps(monkeypatch):
+    """Also where eps is 0."""
+    attempt = Race.attempt
+    monkeypatch.setattr(Race, "attempt", lambda self, *args: (attempt(self, *args)[0].mul(0.99), None))
+
+
+def race_with_void_as_class_0(monkeypatch):
+    def attempt(self, problem, initial):
+        problem.labels = problem.labels % 255
+        return honest(self, problem, initial)
+
+    honest = Race.attempt
+    monkeypatch.setattr(Race, "attempt", attempt)
+
+
 def gradients_left_behind(monkeypatch):
     def run(self, model, *args, **settings):
         next(model.parameters()).grad = torch.zeros_like(next(model.parameters()))
@@ -313,6 +328,8 @@ def no_warm_start(monkeypatch):
     (a_start_beyond_eps, {"eps 0", "constraint", "void invariance"}),
     (void_as_class_0, {"void invariance"}),
     (other_void_labels_as_classes, {"void invariance"}),
+    (race_beyond_eps, {"eps 0", "void invariance"}),
+    (race_with_void_as_class_0, {"void invariance"}),
     (gradients_left_behind, {"model untouched"}),
     (eval_mode_left_behind, {"model untouched"}),
     (descent_for_ascent, {"gradient", "step order", "black box"}),
@@ -324,6 +341,23 @@ def no_warm_start(monkeypatch):
 def test_a_defect_of_an_attack_fails_its_check(smooth, failed, monkeypatch, defect, expected):
     defect(monkeypatch)
     assert failed(smooth, *expected) == expected
+
+
+def test_of_the_losses_the_best_for_each_image_counts(smooth, pairs, monkeypatch):
+    """A race that does nothing is no failure: which one is strongest is no law."""
+    monkeypatch.setattr(Race, "attempt", lambda self, problem, begin: (problem.images, None))
+    bench = Bench(smooth, *pairs, eps=EPS)
+    check, = run_checks(smooth, *pairs, eps=EPS, only=["losses"])
+    figures = check["figures"]
+    assert check["passed"] and figures["race"] == pytest.approx(pooled_accuracy({k: bench.clean[k] for k in bench.few}))
+    assert set(figures) == {"ce", "segpgd", "cospgd", "mce", "mce_even", "logodds", "js", "race", "best of the others"}
+    fewest = dict.fromkeys(bench.few, float("inf"))
+    for loss in set(figures) - {"ce", "race", "best of the others"}:
+        scored = bench.score_attacked(PGD(eps=EPS, steps=20, best_iterate=True, attack_loss=loss), bench.few)
+        assert figures[loss] == pytest.approx(pooled_accuracy(scored))
+        fewest = {k: min(fewest[k], scored[k].correct) for k in bench.few}
+    pixels = sum(int(bench.clean[k].pixels.sum()) for k in bench.few)
+    assert figures["best of the others"] == pytest.approx(100 * sum(fewest.values()) / pixels)
 
 
 @pytest.fixture
