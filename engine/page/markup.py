@@ -34,6 +34,11 @@ def subtract(before: float, after: float) -> float:
     return round(100 * before, 2) - round(100 * after, 2)
 
 
+def sign(value: float) -> str:
+    """Return a difference in percent points with its sign, a minus as wide as the plus."""
+    return f"{100 * value:+.2f}".replace("-", "\u2212")
+
+
 def tag(name: str, /, *content, **attributes) -> Markup:
     """Return an element. content: texts and Markup. attributes: class_ is class, aria_label is aria-label; None and
     False leave one out, True gives it no value."""

@@ -18,8 +18,13 @@ def name_worst_cases(lines: list[dict], others: list[dict], panels: list) -> tup
     """Return lines, other lines of the same attacks, and panels, with the members of worst cases in their names."""
     worst = [line for line in lines if line["attack"].startswith(WORST)]
     names = {tuple(line[key] for key in ATTACK): _name_worst_case(line["curve"], [line], steps=True) for line in worst}
-    renamed = [[{**line, "attack": names.get(tuple(line[key] for key in ATTACK), line["attack"])} for line in each]
-               for each in (lines, others)]
+
+    def rename(line: dict) -> dict:
+        stronger = {"stronger": {run: rename(each) for run, each in line["stronger"].items()}} if line.get(
+            "stronger") else {}
+        return {**line, "attack": names.get(tuple(line[key] for key in ATTACK), line["attack"]), **stronger}
+
+    renamed = [list(map(rename, each)) for each in (lines, others)]
     titled = []
     for panel in panels:
         own = [line for line in worst if line["norm"] == panel.norm
@@ -61,8 +66,9 @@ def explain_scores(lines: list[dict]) -> list[str]:
     """Return what the scores are, and the attacks that combine others, as far as the lines have them."""
     names = {line["attack"] for line in lines}
     over = "over" in list_scores([row for line in lines for row in line["rows"].values()])
+    shared = "that all runs have" if len({run for line in lines for run in line["rows"]}) > 1 else "recorded"
     texts = {
-        "\u25c2 marks the strongest attack at each norm and eps.": any(line["norm"] != "-" for line in lines),
+        f"\u25c2 marks the strongest attack {shared} at each norm and eps.": any(line["norm"] != "-" for line in lines),
         "A class in no label and no prediction is -, and mIoU leaves it out: \"over\" says over how many it is.": over,
         "aAcc: share of labelled pixels that are correct. Image IoU: mean over images of each one's own mIoU. ratio: "
         "mIoU as a share of the clean one.": True,

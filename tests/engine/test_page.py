@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engine.page.answer import make_answer
 from engine.page.chart import draw_chart, list_ticks
 from engine.page.markup import LONGEST, Markup, fit, show, tag
 from engine.page.pictures import choose_images, encode, make_sheets
@@ -21,11 +22,12 @@ from engine.report.groups import name_groups
 from engine.report.strongest import _find_doubt
 from engine.report.write import write_report
 from tests.parsed_page import Element, Page, cells_of, find_table, parse
-from tests.recorded import CLASSES, CLEAN, apgd, pgd, record, record_without_first_class
+from tests.recorded import CLASSES, CLEAN, apgd, pgd, pixels_of, record, record_without_first_class
 
 MANY = [f"image {k}" for k in range(12)]
 ATTACKS = (CLEAN, pgd(), pgd(2 / 255), apgd("mce"), apgd("js"), apgd("mce_bal"), pgd(1.0, norm="l2"))
 FOG = {"attack": "fog", "attack_loss": None, "norm": "severity", "eps": 3, "steps": 0, "target": None}
+RACE = {**pgd(), "attack": "race", "attack_loss": None, "steps": 120}
 MIN_RADIUS = {**pgd(64 / 255), "attack": "min_radius", "min_radius_share": 0.5}
 
 
@@ -162,6 +164,74 @@ def test_with_few_images_no_run_is_called_higher(tmp_path):
     root = parse(tmp_path / "out" / "report.html")
     assert not root.all("tr", class_="first") and "4 images are too few" in root.text()
     assert "at eps 4/255 (linf) no difference is sure" in root.all("p", class_="lede")[0].text()
+
+
+def share_of(correct, names=MANY, seed=0):
+    """Counts of each image in which about this share of every class is right, for record(change=)."""
+    rng = np.random.default_rng(seed)
+    return {name: (rng.binomial(pixels_of(name), correct), pixels_of(name) + 20) for name in names}
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """Three runs, of which low is clearly below the two others; low alone has race, which is stronger."""
+    root = tmp_path_factory.mktemp("three")
+    for seed, (run, share) in enumerate({"low": 0.2, "near": 0.6, "high": 0.605}.items()):
+        record(root / run, CLEAN, names=MANY, change=share_of(0.9, seed=seed))
+        record(root / run, pgd(), names=MANY, change=share_of(share, seed=seed))
+    record(root / "low", RACE, names=MANY, change=share_of(0.1))
+    write_report([root / run for run in ("low", "near", "high")], root / "out")
+    return root
+
+
+def test_the_highest_of_three_runs_is_compared_with_each_other_one(three):
+    page, content = parse(three / "out" / "report.html"), json.loads((three / "out" / "report.json").read_text())
+    line = content["strongest"][1]
+    ranked = sorted(line["groups"], key=lambda name: -line["groups"][name]["mIoU"])
+    assert [line["highest"], *line["others"]] == ranked and ranked[2] == "low"
+    first, second, _ = ranked
+    assert line["others"]["low"]["unclear"] == "" and "chance" in line["others"][second]["unclear"]
+    gap = line["groups"][first]["mIoU"] - line["groups"]["low"]["mIoU"]
+    assert line["others"]["low"]["difference"]["mean"] == pytest.approx(gap)
+    assert page.all("p", class_="lede")[0].text().endswith(
+        f"at eps 4/255 (linf) {first} is surely above low, but not surely above {second}.")
+    (body,) = page.all("tbody", **{"data-radius": "linf 4/255"})
+    judged = body.all("p")[0].text()
+    assert judged.startswith(f"{first} is highest. No sure difference: it is ") and f"points above {second} (" in judged
+    assert re.search(r"Surely higher: it is \d+\.\d\d points above low \(95 % interval \+", judged)
+    assert not body.all("tr", class_="first"), "the highest is not surely above all"
+
+
+def test_a_run_above_all_others_and_one_above_none_are_said():
+    def say(*doubts):
+        others = {name: {"difference": {"bootstrap": [0.1, 0.2], "t": None}, "unclear": doubt}
+                  for name, doubt in zip(("near", "low"), doubts, strict=True)}
+        groups = {name: {"mIoU": 0.5, "lower": None, "spread": None, "most": None} for name in ("high", "near", "low")}
+        line = {"attack": "pgd", "loss": "ce", "norm": "linf", "eps": "1/255", "steps": "10", "groups": groups,
+                "highest": "high", "others": others, "stronger": {}}
+        return Page(make_answer([line], [*groups], members={name: [name] for name in groups})).root
+
+    page = say("", "")
+    assert "have, high keeps the highest mIoU at eps 1/255 (linf)." in page.text()
+    assert [row.all("th")[0].text() for row in page.all("tr", class_="first")] == ["high"]
+    page = say("why", "why")
+    assert "at eps 1/255 (linf) high is highest, but not surely above any other." in page.text()
+
+
+def test_the_attack_is_one_that_all_runs_have_and_stronger_ones_are_named(three, page, content):
+    text = parse(three / "out" / "report.html")
+    found = json.loads((three / "out" / "report.json").read_text())
+    row = find(found["rows"], "low", "race", None, 4 / 255)
+    line = found["strongest"][1]
+    assert line["attack"] == "pgd" and list(line["stronger"]) == ["low"]
+    assert line["stronger"]["low"] == {"attack": "race", "loss": "-", "norm": "linf", "eps": "4/255", "steps": "120",
+                                       "mIoU": row["Mean IoU"]}
+    (body,) = text.all("tbody", **{"data-radius": "linf 4/255"})
+    assert body.all("p")[1].text() == (
+        f"Stronger attacks, recorded here for single runs: low {100 * row['Mean IoU']:.2f} % under race, 120 steps.")
+    assert "Under the strongest attack that all runs have, " in text.text()
+    assert all(line["stronger"] == {} for line in content["strongest"]), "the worst case is the strongest of all"
+    assert "single runs" not in page.text()
 
 
 def test_points_of_the_curves_are_the_rows_of_report_json(page, content):
@@ -352,8 +422,9 @@ def test_many_runs_with_long_names_stay_below_ten_megabytes(tmp_path, noise):
     most = {"class": classes[0], "clean": 0.5, "attacked": 0.1}
     found = {run: {"mIoU": 0.5, "lower": 0.4, "spread": None, "most": most} for run in runs}
     difference = {"mean": 0.1, "bootstrap": [0.1, 0.2], "t": None}
-    strongest = [{**{key: line[key] for key in keys}, "groups": found, "highest": runs[k], "next": runs[k + 1],
-                  "difference": difference, "unclear": ""} for k, line in enumerate(lines)]
+    others = dict.fromkeys(runs[1:], {"difference": difference, "unclear": ""})
+    strongest = [{**{key: line[key] for key in keys}, "groups": found, "highest": runs[0], "others": others,
+                  "stronger": {run: {**line, "mIoU": 0.1} for run in runs}} for line in lines]
     panels = [Panel(f"worst case {k}", "linf", {run: [(float(x), 50.0, 40.0) for x in range(30)] for run in runs})
               for k in range(12)]
     columns = {run: ["y" * 300] * 60 for run in runs}
