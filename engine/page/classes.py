@@ -35,7 +35,7 @@ def _make_choice(line: dict, clean: dict, runs: list[str], *, always: bool) -> M
     top = tag("tr", tag("th", "class", scope="col", rowspan=2, data_column=0), *(
         tag("th", draw_key(style), run, scope="colgroup", colspan=4) for run, style in present.items()))
     below = tag("tr", *(tag("th", name, scope="col", data_column=1 + place if name else None,
-                            class_="number" if name else "start", data_run=run)
+                            class_="number" if name else "start", data_of=run)
                         for place, (run, name) in enumerate(product(present, ("", "clean", "attacked", "lost")))))
     names = clean["rows"][runs[0]]["Class IoU"]
     rows = [_make_row(name, clean, line, present, drops, most) for name in names]

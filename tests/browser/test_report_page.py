@@ -207,6 +207,13 @@ def test_without_script_all_is_there(open_page):
     assert "adversarial image" in page.locator(".sheets").first.locator("figcaption b:visible").all_inner_texts()
 
 
+@pytest.mark.parametrize("size", [(360, 640), (1280, 620), (1920, 300)])
+def test_the_answer_is_never_in_a_box_that_scrolls(page, size):
+    page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+    whole, shown = page.locator(".scroll:has(> .answer)").evaluate("box => [box.scrollHeight, box.clientHeight]")
+    assert whole == shown > 300
+
+
 @pytest.mark.parametrize("width", [360, 768, 1920])
 def test_the_page_is_never_wider_than_its_window(page, width):
     page.set_viewport_size({"width": width, "height": 800})
