@@ -22,7 +22,8 @@ def make_charts(panels: list, runs: list[str], *, ylabel: str, value: str, skip:
                       of="charts")
     used = [run for run in runs if any(run in panel.curves for panel in panels)]
     return join(make_legend(used, runs) if drawn else "", tag("div", join(*drawn), class_="charts"), note,
-                details(f"Values of these curves: {ylabel}", tabulate(list_values(panels), LIMIT)))
+                details(f"Values of these curves: {ylabel}", tabulate(list_values(panels), LIMIT), class_="values"),
+                tag("p", "The values of these curves are on the page on a screen.", class_="printed"))
 
 
 def make_legend(used: list[str], runs: list[str]) -> Markup:

@@ -85,6 +85,6 @@ def tabulate(columns: dict[str, list[str]], limit: int, *, caption=None) -> Mark
     return join(table([head], [tag("tbody", join(*kept))], caption=caption, sortable=True, class_="wrap"), note)
 
 
-def details(summary, *content, open_: bool = False) -> Markup:
+def details(summary, *content, open_: bool = False, class_: str | None = None) -> Markup:
     """Return content that opens below its summary."""
-    return tag("details", tag("summary", summary), join(*content), open_=open_)
+    return tag("details", tag("summary", summary), join(*content), open_=open_, class_=class_)

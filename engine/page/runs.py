@@ -86,7 +86,7 @@ def read_options(run: Path) -> dict[str, str] | None:
             if colon:
                 found[name] = value
         return found
-    saved = _read_json(run / "results.json")
+    saved = read_json(run / "results.json")
     saved = saved.get("options") if isinstance(saved, dict) else None
     return {name: format_value(value) for name, value in saved.items() if value is not None} if isinstance(
         saved, dict) and saved else None
@@ -140,7 +140,7 @@ def _make_finding(run: str, folder: Path) -> Markup:
 
 def _read_checks(path: Path) -> list[dict] | None:
     """Return the checks in a verify.json, None if it isn't one; it may come from a stranger."""
-    content = _read_json(path)
+    content = read_json(path)
     checks = content.get("checks") if isinstance(content, dict) else None
     kinds = {"name": str, "passed": bool, "figures": dict, "tolerance": str, "why": str}
     if not isinstance(checks, list) or not checks or not all(isinstance(check, dict) and all(
@@ -149,7 +149,7 @@ def _read_checks(path: Path) -> list[dict] | None:
     return checks
 
 
-def _read_json(path: Path):
+def read_json(path: Path):
     """Return what a file holds, None if it is missing, too large or damaged."""
     text = _read_text(path)
     try:

@@ -11,7 +11,7 @@ from engine.page.answer import list_terms, make_answer
 from engine.page.chart import draw_chart, make_charts, make_legend
 from engine.page.classes import get_key, make_classes
 from engine.page.markup import Markup, fit, join, show, tabulate, tag
-from engine.page.pictures import make_sheets
+from engine.page.pictures import find_colours, make_sheets
 from engine.page.runs import describe_runs, loses_in_rounding, make_findings, make_options
 from engine.page.tables import explain_scores, list_members, make_scores, name_worst_cases
 from engine.records.corruptions import is_corruption
@@ -71,7 +71,10 @@ def make_page(content: Content) -> str:
     panels = sorted(panels, key=lambda panel: not panel.title.startswith(WORST))
     answer, sections = _make_top(content, panels), _list_sections(content, panels)
     room = LIMIT - len(style + script) - sum(len(each.encode()) for each in (answer, *sections.values()))
-    sections[PICTURES] = make_sheets(content.sheets, limit=min(room, MOST_PICTURES)) or tag("p", NO_PICTURES)
+    classes = list(next(iter(lines[0]["rows"].values()))["Class IoU"])
+    colours = find_colours(content.folders, content.subjects, classes)
+    sections[PICTURES] = make_sheets(content.sheets, limit=min(room, MOST_PICTURES), colours=colours) or tag(
+        "p", NO_PICTURES)
     whole = {title: body for title, body in sections.items() if body}
     anchors = {title: title.split()[0].strip(":").lower() for title in whole}
     title = ", ".join(content.runs[:NAMED])

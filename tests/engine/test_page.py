@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets import ImageSet
+from datasets.camvid import CamVid
+from datasets.synthetic import Synthetic
 from engine.page.answer import make_answer
 from engine.page.chart import draw_chart, list_ticks
 from engine.page.markup import LONGEST, Markup, fit, show, tag
-from engine.page.pictures import choose_images, encode, make_sheets
+from engine.page.pictures import choose_images, encode, find_colours, make_class_legend, make_sheets
 from engine.page.runs import make_findings, make_options, read_options
 from engine.report.curves import Sheet
 from engine.report.figures import Panel
@@ -493,6 +496,27 @@ def test_the_page_shows_the_pictures_that_the_records_have(tmp_path):
     for name, (red, green) in expected.items():
         assert shown[f"{name} of one"] == pytest.approx((red, green, 0), abs=4)
     assert [each.attributes["value"] for each in root.all("input")] == ["clean", "attacked", "perturbation"]
+
+
+def test_the_legend_has_the_colours_that_were_recorded_or_those_of_the_data_set(tmp_path):
+    shown = ["#000000", "#0102ff"]
+    (tmp_path / "results.json").write_text('{"class_colours": {"a": [0, 0, 0], "b": [1, 2, 255]}}')
+    assert list(find_colours({"run": tmp_path}, {}, ["a", "b"]).values()) == shown
+    assert find_colours({"run": tmp_path}, {}, ["b", "a"]) == {}
+    for colours in ('{"a": [0, 0, 0], "b": "red"}', '{"a": [0, 0, 0], "b": [0, 0, 256]}', "[1]", "null"):
+        (tmp_path / "results.json").write_text(f'{{"class_colours": {colours}}}')
+        assert find_colours({"run": tmp_path}, {"run": {"dataset": "voc"}}, ["a", "b"]) == {}
+    camvid = find_colours({"run": tmp_path}, {"run": {"dataset": "camvid"}}, list(CamVid.class_names))
+    assert camvid["Sky"] == "#808080" and len(camvid) == 11
+    items = Page(make_class_legend({"a<": "#000000", "b": "#0102ff"})).root.all("li")
+    assert [(item.text(), item.all("rect")[0].attributes["fill"]) for item in items] == [
+        ("a<", shown[0]), ("b", shown[1])]
+
+
+def test_an_evaluation_records_the_colours_of_its_classes():
+    data = Synthetic("val")
+    assert ImageSet(data).list_colours() == {
+        name: data.palette[k].tolist() for k, name in enumerate(data.class_names)}
 
 
 # Options and findings
