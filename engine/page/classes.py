@@ -3,7 +3,7 @@ from itertools import product
 
 from engine.page.answer import draw_bar, name_attack_of, name_radius
 from engine.page.chart import draw_key
-from engine.page.markup import Markup, fit, join, percent, subtract, table, tag
+from engine.page.markup import Markup, fit, join, percent, subtract, table, tag, write_minus
 from utils.text import is_undefined
 
 LIMIT = 1_200_000
@@ -68,4 +68,4 @@ def _make_row(name: str, clean: dict, line: dict, styles: dict[str, int], drops:
 
 
 def _format_loss(lost: float | None) -> str:
-    return "-" if lost is None else f"{lost if abs(lost) > 0.005 else 0:.2f}"
+    return "-" if lost is None else write_minus(f"{lost if abs(lost) > 0.005 else 0:.2f}")

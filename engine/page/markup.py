@@ -35,8 +35,13 @@ def subtract(before: float, after: float) -> float:
 
 
 def sign(value: float) -> str:
-    """Return a difference in percent points with its sign, a minus as wide as the plus."""
-    return f"{100 * value:+.2f}".replace("-", "\u2212")
+    """Return a difference in percent points with its sign."""
+    return write_minus(f"{100 * value:+.2f}")
+
+
+def write_minus(text: str) -> str:
+    """Return a text whose numbers have a minus as wide as the plus, and a plus-minus sign for +-."""
+    return re.sub(r"(?<![\w.-])-(?=\d)", "\u2212", text.replace("+-", "\u00b1"))
 
 
 def tag(name: str, /, *content, **attributes) -> Markup:

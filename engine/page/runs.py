@@ -3,7 +3,7 @@ import re
 import shlex
 from pathlib import Path
 
-from engine.page.markup import Markup, details, fit, join, table, tag
+from engine.page.markup import Markup, details, fit, join, table, tag, write_minus
 from utils.strict_json import is_shallow, parse
 from utils.text import format_figure
 
@@ -13,6 +13,7 @@ LARGEST = 2_000_000  # bytes of a file that is read
 BEGIN, END = re.compile(r"-+ Options -+"), re.compile(r"-+ End -+")
 TRAINED, SCORED = "option", "recorded with"
 ABSOLUTE = re.compile(r"[/~]|[A-Za-z]:[\\/]|\\\\")
+WITHOUT_SAM = ("sgd", "adam", "adamw")
 NOT_METHODS = {"exp_name", "output_dir", "ckpt", "random_seed", "attack_seed"}
 NO_EFFECT = ("They are the options of the training, and its defaults for tests, not of this report. Some have no "
              "effect in a run, such as rho with sgd.")
@@ -49,14 +50,21 @@ def describe_runs(folders: dict[str, Path], subjects: dict[str, dict]) -> str:
                           ("Iterations", [options.get("total_itrs") for options in read])):
         if len(set(values)) == 1 and values[0]:
             parts.append(f"{title}: {values[0]}.")
-    names = [name for name in dict.fromkeys(name for options in read for name in options)
-             if name not in NOT_METHODS and len({options.get(name) for options in read}) > 1]
-    differ = [f"{name} {' / '.join(hide_folders(options.get(name, '-')) for options in read)}"
-              for name in names[:SHOWN]]
+    values = {name: [_find_effect(options, name) for options in read]
+              for name in dict.fromkeys(name for options in read for name in options) if name not in NOT_METHODS}
+    names = [name for name, texts in values.items() if len(set(texts)) > 1]
+    differ = [f"{name} {' / '.join(map(hide_folders, values[name]))}" for name in names[:SHOWN]]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     if differ and len(read) <= MOST_COMPARED:
         parts.append(f"Differing options: {', '.join(differ)}{more}.")
     return " ".join(parts)
+
+
+def _find_effect(options: dict[str, str], name: str) -> str:
+    """Return an option, - where it is missing or one of SAM's in a training without SAM."""
+    of_sam = name in ("rho", "adaptive", "eta", "base_optimizer") or name.startswith("sam_")
+    without = options.get("optimizer") in WITHOUT_SAM and options.get("awp_gamma", "0.0") in ("0", "0.0", "None")
+    return "-" if of_sam and without else options.get(name, "-")
 
 
 def hide_folders(text: str) -> str:
@@ -131,7 +139,8 @@ def _make_finding(run: str, folder: Path) -> Markup:
     head = tag("tr", *(tag("th", name, scope="col") for name in ("check", "result", "figures", "required")))
     rows = [tag("tr", tag("th", check["name"], scope="row"), tag("td", "passed" if check["passed"] else "FAILED",
                 class_=None if check["passed"] else "failed"),
-                tag("td", ", ".join(f"{name} {format_figure(value)}" for name, value in check["figures"].items())),
+                tag("td", ", ".join(f"{name} {write_minus(format_figure(value))}"
+                                    for name, value in check["figures"].items())),
                 tag("td", check["tolerance"] if check["passed"] else f"{check['tolerance']}: {check['why']}"))
             for check in checks]
     return details(title, table([head], [tag("tbody", join(*rows))], caption=f"Checks of {run}", sortable=True,

@@ -10,7 +10,7 @@ from string import Template
 from engine.page.answer import list_terms, make_answer
 from engine.page.chart import draw_chart, make_charts, make_legend
 from engine.page.classes import get_key, make_classes
-from engine.page.markup import Markup, fit, join, show, tabulate, tag
+from engine.page.markup import Markup, fit, join, show, tabulate, tag, write_minus
 from engine.page.pictures import find_colours, make_sheets
 from engine.page.runs import describe_runs, loses_in_rounding, make_findings, make_options
 from engine.page.tables import explain_scores, list_members, make_scores, name_worst_cases
@@ -140,8 +140,10 @@ def _make_groups(content: Content) -> Markup:
     if not content.groups:
         return Markup()
     members = "; ".join(f"{name}: {', '.join(runs)}" for name, runs in content.members.items())
-    legend = content.legend.removeprefix("- ").split("\n- ")
-    return join(tag("p", members), tabulate(content.groups, LIMIT // 12), make_list(legend))
+    legend = write_minus(content.legend).removeprefix("- ").split("\n- ")
+    columns = {title: list(map(write_minus, cells)) if title.startswith(("mIoU", "aAcc")) else cells
+               for title, cells in content.groups.items()}
+    return join(tag("p", members), tabulate(columns, LIMIT // 12), make_list(legend))
 
 
 def _make_radii(content: Content) -> Markup:

@@ -16,9 +16,9 @@ from datasets.camvid import CamVid
 from datasets.synthetic import Synthetic
 from engine.page.answer import make_answer
 from engine.page.chart import draw_chart, list_ticks
-from engine.page.markup import LONGEST, Markup, fit, show, tag
+from engine.page.markup import LONGEST, Markup, fit, show, tag, write_minus
 from engine.page.pictures import choose_images, encode, find_colours, make_class_legend, make_sheets
-from engine.page.runs import make_findings, make_options, read_options
+from engine.page.runs import describe_runs, hide_folders, make_findings, make_options, read_options
 from engine.report.curves import Sheet
 from engine.report.figures import Panel
 from engine.report.groups import name_groups
@@ -107,7 +107,8 @@ def test_every_class_of_every_attack_is_that_of_report_json(page, content):
                 after = row_of(content, run, [attack, loss or "-", norm, eps])["Class IoU"][line[0]]
                 before = find(content["rows"], run, "none", None)["Class IoU"][line[0]]
                 assert cells[1:3] == [f"{100 * before:.2f}", f"{100 * after:.2f}"]
-                assert float(cells[3]) == pytest.approx(float(cells[1]) - float(cells[2]), abs=1e-9)
+                lost = float(cells[3].replace("\u2212", "-"))
+                assert lost == pytest.approx(float(cells[1]) - float(cells[2]), abs=1e-9)
 
 
 def read_counts(folder, run, label):
@@ -242,9 +243,11 @@ def test_points_of_the_curves_are_the_rows_of_report_json(page, content):
     row = find(content["rows"], "sam", "worst case", None, 4 / 255)
     bound = f"(at least {100 * row['Mean IoU lower']:.2f} %)"
     assert f"sam, eps 4/255: mIoU {100 * row['Mean IoU']:.2f} % {bound}" in labels
-    values = [cells for table in page.all("table") for cells in cells_of(table) if cells[0] == "pgd, ce, 10 steps"]
+    values = [cells for table in page.all("table") for cells in cells_of(table) if cells[0].startswith("pgd, ce, ")]
     row = find(content["rows"], "sgd", "pgd", "ce", 2 / 255)
-    assert ["pgd, ce, 10 steps", "sgd", "2/255", *[f"{100 * row['Mean IoU']:.2f}"] * 2] in values
+    assert ["pgd, ce, 10 steps, linf", "sgd", "2/255", f"{100 * row['Mean IoU']:.2f}", "-"] in values
+    captions = [each.text() for each in page.all("figcaption")]
+    assert {"pgd, ce, 10 steps, linf", "pgd, ce, 10 steps, l2"} <= {*captions} and len({*captions}) == len(captions)
     assert len(labels) >= 2 * 3
 
 
@@ -277,9 +280,10 @@ def test_radii_groups_cost_and_members_are_what_report_md_has(folder):
                  for cells in cells_of(table)}
         lines = [tuple(cell.strip() for cell in line.strip("|").split(" | ")) for line in text.splitlines()
                  if line.startswith("|") and not line.startswith("| -")]
-        wanted = [line for line in lines if "Smallest radius" in line or line[1].startswith("min_radius")
+        wanted = [line for line in lines if "median" in line or line[1].startswith("min_radius")
                   or "+-" in line[6] or re.search(r"^\d+\.?\d* \+ ", line[-1])]
-        wanted = [tuple(re.sub(r"\d\.\d{4}", lambda found: f"{100 * float(found[0]):.2f}", cell) for cell in line)
+        wanted = [tuple(re.sub(r"\d\.\d{4}", lambda found: f"{100 * float(found[0]):.2f}", cell).replace(
+            "+-", "\u00b1").replace("(-", "(\u2212").replace(" -", " \u2212") for cell in line)
                   if "+-" in line[6] else line for line in wanted]
         assert len(wanted) >= 12 and set(wanted) <= shown
         members = re.findall(r"^- sgd: (.*)$", text, re.MULTILINE)
@@ -520,6 +524,39 @@ def test_an_evaluation_records_the_colours_of_its_classes():
 
 
 # Options and findings
+
+
+def test_a_minus_is_a_minus_sign_and_names_keep_their_hyphens():
+    assert write_minus("0.1 +- 0.2 (-0.1 to +0.3), t -1") == "0.1 \u00b1 0.2 (\u22120.1 to +0.3), t \u22121"
+    assert write_minus("pgd-10, sgd-1, -") == "pgd-10, sgd-1, -"
+
+
+def test_corruptions_take_no_passes_and_have_no_line_under_cost(page):
+    cost = find_table(page, "Forward + backward passes per image")
+    names = [cells[0] for cells in cells_of(cost)]
+    assert "fog" not in names and {"none", "pgd"} <= {*names}
+
+
+def test_the_first_line_names_what_differs(tmp_path):
+    for run, text in (("sgd-1", "optimizer: sgd\nrho: 0.05\nsam_mode: full\nckpt: /a/b.pth"),
+                      ("sam-1", "optimizer: SAM\nrho: 0.05\nsam_mode: full\nckpt: /a/c.pth"),
+                      ("sam-2", "optimizer: SAM\nrho: 0.2\nsam_mode: full\nckpt: /a/c.pth")):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "opts.txt").write_text(
+            f"--- Options ---\ntotal_itrs: 30\n{text}\ndata_root: /home/me/{run}\n--- End ---\n")
+    runs = [path.name for path in sorted(tmp_path.iterdir(), reverse=True)]
+    found = describe_runs({run: tmp_path / run for run in runs}, dict.fromkeys(runs, {"model": "net"}))
+    assert found == ("Model: net. Iterations: 30. Differing options: optimizer sgd / SAM / SAM, rho - / 0.2 / 0.05, "
+                     "sam_mode - / full / full, data_root sgd-1 / sam-2 / sam-1.")
+    few = describe_runs({"sgd-1": tmp_path / "sgd-1"}, {"sgd-1": {}})
+    assert few == "Iterations: 30."
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("/home/me/data/CamVid", "CamVid"), ("~/x/y.pth", "y.pth"), ("C:\\Users\\me\\z", "z"), ("a/b c", "a/b c"),
+    ("/data/a /other/b/", "a b"), ("0.5/255", "0.5/255")])
+def test_folders_of_a_machine_are_left_out(text, shown):
+    assert hide_folders(text) == shown
 
 
 def options_of(folders, subjects=None):
