@@ -9,6 +9,7 @@ from utils.text import format_figure
 
 LIMIT = 400_000
 SHOWN, MOST_COMPARED = 6, 8  # options that differ, under the title, and runs with room for them
+STEP = 1 / 255  # of an 8-bit image
 LARGEST = 2_000_000  # bytes of a file that is read
 BEGIN, END = re.compile(r"-+ Options -+"), re.compile(r"-+ End -+")
 TRAINED, SCORED = "option", "recorded with"
@@ -109,10 +110,10 @@ def format_value(value) -> str:
     return str(value)
 
 
-def loses_in_rounding(folders: dict[str, Path]) -> bool:
-    """Return whether --verify says of a run that its eps is lost in 8-bit images."""
-    checks = [check for folder in folders.values() for check in _read_checks(folder / "verify.json") or []]
-    return any("lost in rounding" in str(check["figures"].get("8 bits")) for check in checks)
+def loses_in_rounding(lines: list[dict]) -> bool:
+    """Return whether a line's eps is below a step of an 8-bit image."""
+    return any(line["norm"] == "linf" and 0 < row["eps"] < STEP * (1 - 1e-9) for line in lines
+               for row in line["rows"].values())
 
 
 def make_findings(folders: dict[str, Path]) -> Markup:

@@ -96,8 +96,8 @@ def _make_policy(style: str, script: str) -> str:
 def _state_facts(content: Content) -> Markup:
     some = (f"Only {content.images} of {content.recorded} images were evaluated under every attack in every run; every "
             f"figure is over these {content.images}.") if content.images < content.recorded else ""
-    rounding = ("An eps below 1/255 is lost when the attacked image is saved with 8 bits."
-                if loses_in_rounding(content.folders) else "")
+    rounding = ("An eps below 1/255 is less than a step of an 8-bit image: such an attack is lost when the image is "
+                "saved with 8 bits.") if loses_in_rounding(content.lines) else ""
     notes = [tag("p", note, class_="note") for note in (some, rounding) if note]
     first = next(iter(content.subjects.values()))
     of = f" of {first['dataset']}" if isinstance(first.get("dataset"), str) else ""
@@ -161,13 +161,15 @@ def make_list(items: list[str]) -> Markup:
 
 def cite(images: int) -> Markup:
     """Return what to write where these figures are used."""
-    title, version, year = (_read_citation(key) for key in ("title", "version", "date-released"))
-    version, year = version or VERSION, year[:4]
+    title, version, year, author = (_read_citation(key) for key in ("title", "version", "date-released", "  - name"))
+    title, version, year = title or NAME, version or VERSION, year[:4]
+    author = author or f"{NAME} contributors"
     bibtex = "\n".join(filter(None, [
-        "@software{robust_segmentation,", f"  title = {{{title or NAME}}},", f"  version = {{{version}}},",
+        "@software{robust_segmentation,", f"  author = {{{{{author}}}}},", f"  title = {{{title}}},",
+        f"  version = {{{version}}},",
         f"  year = {{{year}}}," if year else "", "}"]))
     return join(
-        tag("p", f"{title or NAME}, version {version}{', ' + year if year else ''}. Software.", class_="cite"),
+        tag("p", f"{author}{f' ({year})' if year else ''}: {title}, version {version}. Software.", class_="cite"),
         Markup(f"<pre>{escape(bibtex)}</pre>"),
         tag("p", "When you quote a number, name the attack, its norm, eps and steps, and the number of images "
             f"({images} here). A stronger attack may lower the mIoU further."))

@@ -14,11 +14,13 @@ from PIL import Image
 from datasets import ImageSet
 from datasets.camvid import CamVid
 from datasets.synthetic import Synthetic
-from engine.page.answer import make_answer
+from engine.page.answer import list_terms, make_answer
 from engine.page.chart import draw_chart, list_ticks
 from engine.page.markup import LONGEST, Markup, fit, show, tag, write_minus
 from engine.page.pictures import choose_images, encode, find_colours, make_class_legend, make_sheets
-from engine.page.runs import describe_runs, hide_folders, make_findings, make_options, read_options
+from engine.page.runs import describe_runs, hide_folders, loses_in_rounding, make_findings, make_options, read_options
+from engine.page.tables import explain_scores, name_worst_cases
+from engine.page.write import cite
 from engine.report.curves import Sheet
 from engine.report.figures import Panel
 from engine.report.groups import name_groups
@@ -521,6 +523,92 @@ def test_an_evaluation_records_the_colours_of_its_classes():
     data = Synthetic("val")
     assert ImageSet(data).list_colours() == {
         name: data.palette[k].tolist() for k, name in enumerate(data.class_names)}
+
+
+# Words and facts
+
+
+def words_of(lines, strongest=None, **more):
+    return list_terms(lines, strongest or [{"groups": {"a": {}}, "highest": None, "others": {}}], **{
+        "groups": False, **more})
+
+
+def line_of(norm="linf", attack="pgd", lower=None, eps=0.1):
+    row = {"Mean IoU lower": lower, "eps": eps, "Class IoU": {"a": 0.5}, "members": []}
+    return {"attack": attack, "norm": norm, "loss": "-", "steps": "10", "rows": {"a": row}}
+
+
+def test_terms_are_those_that_the_page_uses():
+    said = " ".join(words_of([line_of("-")]))
+    for word in ("linf", "l2", "race", "Worst case", "\u2265", "interval", "groups"):
+        assert word not in said, word
+    assert "the strongest attack recorded" in said and "mIoU: intersection over union" in said
+    said = " ".join(words_of([line_of("l2", "race", lower=0.1), line_of("linf", "worst case of pgd, race")]))
+    for word in ("linf: every", "l2: the length", "race: an attack", "Worst case of A, B", "\u2265: a lower bound"):
+        assert word in said, word
+
+
+def test_terms_of_several_runs_say_how_they_are_compared():
+    two = {"groups": {"a": {}, "b": {}}, "highest": "a", "others": {"b": {}}}
+    three = {"groups": {"a": {}, "b": {}, "c": {}}, "highest": "a", "others": {"b": {}, "c": {}}}
+    assert "that all runs have" in " ".join(words_of([line_of()], [two]))
+    assert "with one another" not in " ".join(words_of([line_of()], [two]))
+    assert "with one another" in " ".join(words_of([line_of()], [three]))
+    assert "that the most runs have" in " ".join(words_of([line_of()], [two, three]))
+    assert "Student" in " ".join(words_of([line_of()], [two], groups=True))
+
+
+def test_scores_are_explained_as_far_as_they_are_there():
+    row = {"Class IoU": {"a": 0.5}, "Mean IoU lower": None}
+    clean = {"attack": "none", "norm": "-", "rows": {"x": row}}
+    said = " ".join(explain_scores([clean]))
+    assert "aAcc" in said and not {"marks", "sea:", "ensemble:", "worst case:", "over how many"} & {*said.split()}
+    assert "\u25c2" not in said and "says over" not in said
+    lines = [clean, *({"attack": name, "norm": "linf", "rows": dict.fromkeys("xy", row)}
+                      for name in ("sea", "ensemble", "worst case of 2"))]
+    said = " ".join(explain_scores(lines))
+    for word in ("\u25c2 marks the strongest attack that all runs have", "sea: APGD", "ensemble: APGD",
+                 "worst case: of"):
+        assert word in said, word
+    missing = {**clean, "rows": {"x": {**row, "Class IoU": {"a": float("nan"), "b": 0.5}}}}
+    assert "says over how many" in " ".join(explain_scores([missing]))
+
+
+def test_worst_cases_are_named_by_their_members():
+    members = ["pgd_linf_4-255_10steps", "race_linf_4-255_10steps", "race_linf_4-255_30steps"]
+    row = {"members": members, "norm": "linf", "eps": 4 / 255}
+    keys = {"loss": "-", "norm": "linf", "eps": "4/255", "steps": "-"}
+    worst = {**keys, "attack": "worst case of 3", "curve": "worst case", "rows": {"a": row}}
+    other = {**keys, "attack": "pgd", "curve": "pgd", "rows": {"a": {**row, "members": []}}}
+    strongest = [{**other, "stronger": {"a": {**keys, "attack": "worst case of 3", "mIoU": 0.1}}}]
+    panels = [Panel("worst case of 3", "linf", {}), Panel("pgd", "linf", {}), Panel("worst case of 3", "l2", {})]
+    lines, found, titled = name_worst_cases([worst, other], strongest, panels)
+    name = "worst case of pgd, race (10, 30 steps)"
+    assert [line["attack"] for line in lines] == [name, "pgd"]
+    assert found[0]["attack"] == "pgd" and found[0]["stronger"]["a"]["attack"] == name
+    assert [panel.title for panel in titled] == ["worst case of pgd, race", "pgd", "worst case of 3"]
+
+
+@pytest.mark.parametrize(("line", "lost"), [
+    (line_of(eps=0.5 / 255), True), (line_of(eps=1 / 255), False), (line_of("l2", eps=1e-3), False),
+    (line_of(eps=4 / 255), False), (line_of("-", eps=0.0), False)])
+def test_a_note_on_8_bits_is_for_an_eps_below_their_step(line, lost):
+    assert loses_in_rounding([line_of("-", eps=0.0), line]) is lost
+
+
+def test_the_page_has_that_note_only_then(page):
+    assert "8-bit" not in page.text()
+
+
+def test_the_citation_is_that_of_the_file():
+    text = Page(cite(12)).root.text()
+    file = (Path(__file__).parents[2] / "CITATION.cff").read_text().partition("references:")[0]
+    given = dict(re.findall(r"^(?:  - )?([\w-]+): (.+)$", file, re.MULTILINE))
+    year = given["date-released"][:4]
+    assert f"{given['name']} ({year}): {given['title']}, version {given['version']}." in text and "(12 here)" in text
+    for line in (f"author = {{{{{given['name']}}}}},", f"title = {{{given['title']}}},", f"year = {{{year}}},",
+                 f"version = {{{given['version']}}},"):
+        assert line in text, line
 
 
 # Options and findings
