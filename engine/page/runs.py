@@ -61,11 +61,11 @@ def describe_runs(folders: dict[str, Path], subjects: dict[str, dict]) -> str:
     return " ".join(parts)
 
 
-def _find_effect(options: dict[str, str], name: str) -> str:
+def _find_effect(given: dict[str, str], name: str) -> str:
     """Return an option, - where it is missing or one of SAM's in a training without SAM."""
     of_sam = name in ("rho", "adaptive", "eta", "base_optimizer") or name.startswith("sam_")
-    without = options.get("optimizer") in WITHOUT_SAM and options.get("awp_gamma", "0.0") in ("0", "0.0", "None")
-    return "-" if of_sam and without else options.get(name, "-")
+    without = given.get("optimizer") in WITHOUT_SAM and given.get("awp_gamma", "0.0") in ("0", "0.0", "None")
+    return "-" if of_sam and without else given.get(name, "-")
 
 
 def hide_folders(text: str) -> str:
