@@ -52,7 +52,8 @@ def describe_runs(folders: dict[str, Path], subjects: dict[str, dict]) -> str:
         if len(set(values)) == 1 and values[0]:
             parts.append(f"{title}: {values[0]}.")
     values = {name: [_find_effect(options, name) for options in read]
-              for name in dict.fromkeys(name for options in read for name in options) if name not in NOT_METHODS}
+              for name in dict.fromkeys(name for options in read for name in options)
+              if name not in NOT_METHODS and len({options.get(name) for options in read}) > 1}
     names = [name for name, texts in values.items() if len(set(texts)) > 1]
     differ = [f"{name} {' / '.join(map(hide_folders, values[name]))}" for name in names[:SHOWN]]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""

@@ -635,7 +635,7 @@ def test_the_first_line_names_what_differs(tmp_path):
     runs = [path.name for path in sorted(tmp_path.iterdir(), reverse=True)]
     found = describe_runs({run: tmp_path / run for run in runs}, dict.fromkeys(runs, {"model": "net"}))
     assert found == ("Model: net. Iterations: 30. Differing options: optimizer sgd / SAM / SAM, rho - / 0.2 / 0.05, "
-                     "sam_mode - / full / full, data_root sgd-1 / sam-2 / sam-1.")
+                     "data_root sgd-1 / sam-2 / sam-1.")
     few = describe_runs({"sgd-1": tmp_path / "sgd-1"}, {"sgd-1": {}})
     assert few == "Iterations: 30."
 
