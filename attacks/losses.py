@@ -105,10 +105,10 @@ def _weigh_log_odds(pixels, left):
 
 # ce: cross-entropy. segpgd: Gu et al., ECCV 2022. mce (masked CE), mce_bal (class-balanced, for mIoU), js
 # (Jensen-Shannon): Croce, Singh and Hein, "Towards Reliable Evaluation and Fast Training of Robust Semantic
-# Segmentation Models", ECCV 2024. cospgd: Agnihotri, Jung and Keuper, ICML 2024. tsallis: tsallis_pgd (2026). Of this
-# program: mce_even (mce balanced over the classes that are still correct in the image), logodds (of the label, so that
-# confident pixels have a gradient too), blend (of losses that differ in which pixels they push first; no loss starves
-# another) and blend_late (its tsallis turns from confident pixels to all of them during the run).
+# Segmentation Models", ECCV 2024. cospgd: Agnihotri, Jung and Keuper, ICML 2024. tsallis: Matyasko et al.,
+# IJCNN 2026. Of this program: mce_even (mce balanced over the classes that are still correct in the image), logodds (of
+# the label, so that confident pixels have a gradient too), blend (of losses that differ in which pixels they push
+# first; no loss starves another) and blend_late (its tsallis turns from confident pixels to all during the run).
 LOSSES = {
     "ce": Loss(_ce, _ce),
     "segpgd": Loss(_segpgd, _segpgd_targeted),

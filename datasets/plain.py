@@ -38,6 +38,11 @@ class ImageSet:
             return self.dataset.decode_target(mask)
         return COLOURS[np.asarray(mask)]
 
+    def list_colours(self) -> dict[str, list[int]]:
+        """Return {class: [red, green, blue]}, as decode_target() draws it."""
+        shown = self.decode_target(np.arange(self.num_classes)[None])[0]
+        return dict(zip(self.class_names, np.asarray(shown).tolist(), strict=True))
+
     def digest(self, loader: DataLoader) -> str:
         """Return what tells the images and labels of `loader` from all others."""
         if hasattr(self.dataset, "digest"):

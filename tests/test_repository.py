@@ -71,9 +71,10 @@ def test_pull_requests_are_checked_by_ci_run():
 
 def test_a_citation_is_of_this_version():
     text = (ROOT / "CITATION.cff").read_text()
-    holder = re.search(r"^Copyright \(c\) \d+ (.*)$", (ROOT / "LICENSE").read_text(), re.MULTILINE)[1]
-    assert f"\nversion: {VERSION}\n" in text and f"\n  - name: {holder}\n" in text
-    assert f"## {VERSION}, " in (ROOT / "CHANGELOG.md").read_text()
+    title = re.search(r"^title: (.*)$", text, re.MULTILINE)[1]
+    assert f"\nversion: {VERSION}\n" in text and f"\n  - name: {title} contributors\n" in text
+    released = re.search(r"^date-released: (.*)$", text, re.MULTILINE)[1]
+    assert f"## {VERSION}, {released}\n" in (ROOT / "CHANGELOG.md").read_text()
     cited = read_yaml(ROOT / "CITATION.cff")
     assert {"cff-version", "message", "title", "authors"} <= cited.keys() and len(cited["references"]) == 6
     assert all(reference["title"] and reference["authors"] for reference in cited["references"])

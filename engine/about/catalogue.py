@@ -88,8 +88,8 @@ ATTACKS = {
     "sea": Attack("apgd on 3 losses, each image's worst", BOTH, False, 300, 3, "Croce et al., ECCV 2024"),
     "ensemble": Attack("apgd on 9 losses, each image's worst", BOTH, False, 300, 9, "this program"),
     "race": Attack("blends of losses; each image's best goes on", BOTH, False, 30, 1, "this program"),
-    "min_radius": Attack("the smallest eps at which an image is wrong", BOTH, False, 100, 1, "Pintor et al., 2021"),
-    "square": Attack("random search; a step is a forward pass", LINF, False, 1000, 0, "Andriushchenko et al., 2020"),
+    "min_radius": Attack("the least eps that makes an image wrong", BOTH, False, 100, 1, "Pintor et al., NeurIPS 2021"),
+    "square": Attack("random search; forward passes only", LINF, False, 1000, 0, "Andriushchenko et al., ECCV 2020"),
     "noise": Attack("uniform and sign noise, the baseline", BOTH, False, 0, 0, None),
 }
 TRAINED, ATTACKED = "--loss_type", "--attack_loss"
@@ -107,7 +107,7 @@ LOSSES = {
     "logodds": Loss(ATTACKED, "pixels that are right with certainty keep a gradient", "this program"),
     "cospgd": Loss(ATTACKED, "pixels count by their certainty", "Agnihotri et al., ICML 2024"),
     "js": Loss(ATTACKED, "from the Jensen-Shannon divergence", "Croce et al., ECCV 2024"),
-    "tsallis": Loss(ATTACKED, "certain pixels first, all of them later", "tsallis_pgd, 2026"),
+    "tsallis": Loss(ATTACKED, "certain pixels first, all of them later", "Matyasko et al., IJCNN 2026"),
     "blend": Loss(ATTACKED, "logodds, mce, mce_even, js and cospgd, equally strong", "this program"),
     "blend_late": Loss(ATTACKED, "logodds, mce, mce_even and tsallis, equally strong", "this program"),
 }

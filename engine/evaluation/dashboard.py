@@ -51,18 +51,27 @@ def show_results(dashboard, rows: list[dict], pictures: Path, names: list[str]):
     clean = next(row for row in rows if row["attack"] == "none")
     for row in rows:
         if row["settings"] and row is not clean:
-            _show_samples(dashboard, make_title(row["settings"]), pictures / clean["records"][0],
+            _show_samples(dashboard, _name_samples(row["settings"]), pictures / clean["records"][0],
                           pictures / row["records"][0], names)
+
+
+def _name_samples(settings: dict) -> str:
+    """Return an attack with its steps: those of 10 and of 30 at one eps have windows of their own."""
+    steps, restarts = settings.get("steps") or 0, settings.get("restarts") or 1
+    times = f"{restarts} x " if restarts > 1 else ""
+    return make_title(settings) + (f", {times}{steps} steps" if steps > 1 or restarts > 1 else "")
 
 
 def show_robustness(dashboard, rows: list[dict]):
     """Show the window Robust Mean IoU: a line per attack and norm over eps (linf in grey levels) from clean on."""
     clean = next(result["Mean IoU"] for result in rows if result["attack"] == "none")
+    attacked = [(f"{name_attack(row['settings'] or row)} {row['norm']}", row) for row in rows
+                if row["attack"] != "none" and row["norm"] in NORMS]  # not corruptions
     lines = {}
-    for row in rows:
-        if row["attack"] != "none" and row["norm"] in NORMS:  # not corruptions
-            points = lines.setdefault(f"{name_attack(row['settings'] or row)} {row['norm']}", [(0.0, clean)])
-            points.append((row["eps"] * (255 if row["norm"] == "linf" else 1), row["Mean IoU"]))
+    for name, row in attacked:
+        several = len({other["steps"] for title, other in attacked if title == name}) > 1
+        points = lines.setdefault(f"{name}, {row['steps']} steps" if several else name, [(0.0, clean)])
+        points.append((row["eps"] * (255 if row["norm"] == "linf" else 1), row["Mean IoU"]))
     if lines:
         dashboard.curves("Robust Mean IoU", {line: sorted(points) for line, points in lines.items()}, xlabel=XLABEL)
 

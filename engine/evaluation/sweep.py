@@ -167,7 +167,7 @@ class _Sweep:
         corrupted = describe_corruptions(rows, self.names, self.baseline)
         more = {key: found for key, found in (("radii", radii), ("corruptions", corrupted)) if found}
         results = {"options": self.described, "images": self.names, "skipped_images": self.images.skipped,
-                   "results": rows, **more, "complete": complete}
+                   "class_colours": self.images.list_colours(), "results": rows, **more, "complete": complete}
         if rows:
             tables = [format_table(rows), *(TABLES[key](found) for key, found in more.items())]
             logger.info("\n%s\n", "\n\n".join(tables))

@@ -22,7 +22,8 @@ def make_charts(panels: list, runs: list[str], *, ylabel: str, value: str, skip:
                       of="charts")
     used = [run for run in runs if any(run in panel.curves for panel in panels)]
     return join(make_legend(used, runs) if drawn else "", tag("div", join(*drawn), class_="charts"), note,
-                details(f"Values of these curves: {ylabel}", tabulate(list_values(panels), LIMIT)))
+                details(f"Values of these curves: {ylabel}", tabulate(list_values(panels), LIMIT), class_="values"),
+                tag("p", "The values of these curves are on the page on a screen.", class_="printed"))
 
 
 def make_legend(used: list[str], runs: list[str]) -> Markup:
@@ -40,10 +41,15 @@ def draw_key(style: int) -> Markup:
 def list_values(panels: list) -> dict[str, list[str]]:
     """Return the points of all panels as columns {title: cells}."""
     points = [(panel, run, point) for panel in panels for run, curve in panel.curves.items() for point in curve]
-    return {"curve": [panel.title for panel, *_ in points], "run": [run for _, run, _ in points],
+    return {"curve": [_name_curve(panel) for panel, *_ in points], "run": [run for _, run, _ in points],
             "eps": [_format_eps(point[0], panel.norm) for panel, _, point in points],
             "value (%)": [f"{point[1]:.2f}" for *_, point in points],
-            "at least (%)": [f"{point[2]:.2f}" for *_, point in points]}
+            "at least (%)": [f"{point[2]:.2f}" if point[2] < point[1] else "-" for *_, point in points]}
+
+
+def _name_curve(panel) -> str:
+    """Return the title with the norm, as one attack may have a chart for each."""
+    return panel.title if panel.norm == "severity" or panel.title == "clean" else f"{panel.title}, {panel.norm}"
 
 
 def draw_chart(panel, panels: list, runs: list[str], *, ylabel: str, value: str) -> Markup:
@@ -55,10 +61,10 @@ def draw_chart(panel, panels: list, runs: list[str], *, ylabel: str, value: str)
               for run, points in panel.curves.items()]
     marks = [_draw_point(run, point, furthest, top, panel.norm, style=runs.index(run), value=value)
              for run, points in panel.curves.items() for point in points]
-    label = f"{panel.title}: {ylabel} against {XLABELS.get(panel.norm, f'eps ({panel.norm})')}"
+    label = f"{_name_curve(panel)}: {ylabel} against {XLABELS.get(panel.norm, f'eps ({panel.norm})')}"
     svg = tag("svg", _draw_axes(furthest, top, panel.norm, ylabel), *curves, *marks, viewBox=f"0 0 {WIDTH} {HEIGHT}",
               role="group", aria_label=label, class_="chart")
-    return tag("figure", tag("figcaption", panel.title), svg)
+    return tag("figure", tag("figcaption", _name_curve(panel)), svg)
 
 
 def find_top(panels: list) -> int:

@@ -3,7 +3,7 @@ from itertools import product
 
 from engine.page.answer import draw_bar, name_attack_of, name_radius
 from engine.page.chart import draw_key
-from engine.page.markup import Markup, fit, join, percent, subtract, table, tag
+from engine.page.markup import Markup, fit, join, percent, subtract, table, tag, write_minus
 from utils.text import is_undefined
 
 LIMIT = 1_200_000
@@ -35,7 +35,7 @@ def _make_choice(line: dict, clean: dict, runs: list[str], *, always: bool) -> M
     top = tag("tr", tag("th", "class", scope="col", rowspan=2, data_column=0), *(
         tag("th", draw_key(style), run, scope="colgroup", colspan=4) for run, style in present.items()))
     below = tag("tr", *(tag("th", name, scope="col", data_column=1 + place if name else None,
-                            class_="number" if name else "start", data_run=run)
+                            class_="number" if name else "start", data_of=run)
                         for place, (run, name) in enumerate(product(present, ("", "clean", "attacked", "lost")))))
     names = clean["rows"][runs[0]]["Class IoU"]
     rows = [_make_row(name, clean, line, present, drops, most) for name in names]
@@ -68,4 +68,4 @@ def _make_row(name: str, clean: dict, line: dict, styles: dict[str, int], drops:
 
 
 def _format_loss(lost: float | None) -> str:
-    return "-" if lost is None else f"{lost if abs(lost) > 0.005 else 0:.2f}"
+    return "-" if lost is None else write_minus(f"{lost if abs(lost) > 0.005 else 0:.2f}")

@@ -34,6 +34,16 @@ def subtract(before: float, after: float) -> float:
     return round(100 * before, 2) - round(100 * after, 2)
 
 
+def sign(value: float) -> str:
+    """Return a difference in percent points with its sign."""
+    return write_minus(f"{100 * value:+.2f}")
+
+
+def write_minus(text: str) -> str:
+    """Return a text whose numbers have a minus as wide as the plus, and a plus-minus sign for +-."""
+    return re.sub(r"(?<![\w.-])-(?=\d)", "\u2212", text.replace("+-", "\u00b1"))
+
+
 def tag(name: str, /, *content, **attributes) -> Markup:
     """Return an element. content: texts and Markup. attributes: class_ is class, aria_label is aria-label; None and
     False leave one out, True gives it no value."""
@@ -80,6 +90,6 @@ def tabulate(columns: dict[str, list[str]], limit: int, *, caption=None) -> Mark
     return join(table([head], [tag("tbody", join(*kept))], caption=caption, sortable=True, class_="wrap"), note)
 
 
-def details(summary, *content, open_: bool = False) -> Markup:
+def details(summary, *content, open_: bool = False, class_: str | None = None) -> Markup:
     """Return content that opens below its summary."""
-    return tag("details", tag("summary", summary), join(*content), open_=open_)
+    return tag("details", tag("summary", summary), join(*content), open_=open_, class_=class_)

@@ -35,7 +35,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const button = document.createElement("button");
     button.type = "button";
     button.append(...header.childNodes);
-    if (header.dataset.run) button.setAttribute("aria-label", `${header.dataset.run}: ${button.textContent}`);
+    if (header.dataset.of) button.setAttribute("aria-label", `${header.dataset.of}: ${button.textContent}`);
     button.addEventListener("click", () => sortBy(table, header, column));
     header.setAttribute("aria-sort", "none");
     header.append(button);

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from datasets import DATASETS
 from engine.page.markup import Markup, join, show, tag
+from engine.page.runs import read_json
 
 LONGEST_SIDE = 360  # pixels
 # Of a column of a sheet: the views that show it, and whether its colours are classes.
@@ -18,11 +20,11 @@ TITLES = {"target": "label"}  # of columns whose name on the page differs
 VIEWS = ("clean", "attacked", "perturbation")
 
 
-def make_sheets(sheets: list, *, limit: int) -> Markup:
+def make_sheets(sheets: list, *, limit: int, colours: dict[str, str] | None = None) -> Markup:
     """Return the sheets by norm and eps, each with a switch between VIEWS; nothing without sheets.
 
-    sheets: with run, ball (norm and eps), title and grid {image: {column: path}}. Within `limit` bytes every sheet
-    gets its first image before any gets its second.
+    colours: {class: #rrggbb}, for a legend. sheets: with run, ball (norm and eps), title and grid {image: {column:
+    path}}. Within `limit` bytes every sheet gets its first image before any gets its second.
     """
     if not sheets:
         return Markup()
@@ -33,7 +35,44 @@ def make_sheets(sheets: list, *, limit: int) -> Markup:
              for number, ball in enumerate(balls)]
     note = tag("p", f"{left_out} images of these sheets are left out to keep this page small; the sheet_*.png beside "
                "this page have them all.", class_="note") if left_out else ""
-    return join(tag("div", *shown, class_="choices", data_label="Radius"), note)
+    printed = tag("p", "The pictures of the other radii are on the page on a screen.", class_="printed") if len(
+        balls) > 1 else ""
+    return join(make_class_legend(colours or {}), tag("div", *shown, class_="choices", data_label="Radius"), printed,
+                note)
+
+
+def make_class_legend(colours: dict[str, str]) -> Markup:
+    """Return a swatch and the name of each class, as masks show them; what has no label is in none of these colours."""
+    if not colours:
+        return Markup()
+    swatches = [tag("li", tag("svg", tag("rect", width="16", height="16", fill=colour), viewBox="0 0 16 16",
+                              aria_hidden="true", class_="swatch"), name) for name, colour in colours.items()]
+    return tag("ul", *swatches, class_="legend", aria_label="Colours of the classes")
+
+
+def find_colours(folders: dict[str, Path], subjects: dict[str, dict], names: list[str]) -> dict[str, str]:
+    """Return {class: colour as #rrggbb} of the runs' pictures; {} where it is not known.
+
+    It is what results.json has, of earlier versions the data set's own if that has these classes.
+    """
+    for folder in folders.values():
+        saved = read_json(folder / "results.json")
+        if colours := _check_colours(saved.get("class_colours") if isinstance(saved, dict) else None, names):
+            return colours
+    dataset = DATASETS.get(str(next(iter(subjects.values()), {}).get("dataset")))
+    own = getattr(dataset, "class_names", None), getattr(dataset, "palette", None)
+    if isinstance(own[0], list | tuple) and isinstance(own[1], np.ndarray) and list(own[0]) == names:
+        return _check_colours(dict(zip(names, own[1].tolist(), strict=False)), names)
+    return {}
+
+
+def _check_colours(found, names: list[str]) -> dict[str, str]:
+    """Return colours as #rrggbb, {} unless each class has one; they may come from a stranger."""
+    if not isinstance(found, dict) or list(found) != names or not all(
+            isinstance(colour, list) and len(colour) == 3 and all(type(value) is int and 0 <= value <= 255
+                                                                  for value in colour) for colour in found.values()):
+        return {}
+    return {name: "#{:02x}{:02x}{:02x}".format(*colour) for name, colour in found.items()}
 
 
 def choose_images(sheets: list, limit: int) -> tuple[list[dict[str, dict[str, str]]], int]:

@@ -3,16 +3,18 @@ import re
 import shlex
 from pathlib import Path
 
-from engine.page.markup import Markup, details, fit, join, table, tag
+from engine.page.markup import Markup, details, fit, join, table, tag, write_minus
 from utils.strict_json import is_shallow, parse
 from utils.text import format_figure
 
 LIMIT = 400_000
 SHOWN, MOST_COMPARED = 6, 8  # options that differ, under the title, and runs with room for them
+STEP = 1 / 255  # of an 8-bit image
 LARGEST = 2_000_000  # bytes of a file that is read
 BEGIN, END = re.compile(r"-+ Options -+"), re.compile(r"-+ End -+")
 TRAINED, SCORED = "option", "recorded with"
 ABSOLUTE = re.compile(r"[/~]|[A-Za-z]:[\\/]|\\\\")
+WITHOUT_SAM = ("sgd", "adam", "adamw")
 NOT_METHODS = {"exp_name", "output_dir", "ckpt", "random_seed", "attack_seed"}
 NO_EFFECT = ("They are the options of the training, and its defaults for tests, not of this report. Some have no "
              "effect in a run, such as rho with sgd.")
@@ -49,14 +51,22 @@ def describe_runs(folders: dict[str, Path], subjects: dict[str, dict]) -> str:
                           ("Iterations", [options.get("total_itrs") for options in read])):
         if len(set(values)) == 1 and values[0]:
             parts.append(f"{title}: {values[0]}.")
-    names = [name for name in dict.fromkeys(name for options in read for name in options)
-             if name not in NOT_METHODS and len({options.get(name) for options in read}) > 1]
-    differ = [f"{name} {' / '.join(hide_folders(options.get(name, '-')) for options in read)}"
-              for name in names[:SHOWN]]
+    values = {name: [_find_effect(options, name) for options in read]
+              for name in dict.fromkeys(name for options in read for name in options)
+              if name not in NOT_METHODS and len({options.get(name) for options in read}) > 1}
+    names = [name for name, texts in values.items() if len(set(texts)) > 1]
+    differ = [f"{name} {' / '.join(map(hide_folders, values[name]))}" for name in names[:SHOWN]]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     if differ and len(read) <= MOST_COMPARED:
         parts.append(f"Differing options: {', '.join(differ)}{more}.")
     return " ".join(parts)
+
+
+def _find_effect(given: dict[str, str], name: str) -> str:
+    """Return an option, - where it is missing or one of SAM's in a training without SAM."""
+    of_sam = name in ("rho", "adaptive", "eta", "base_optimizer") or name.startswith("sam_")
+    without = given.get("optimizer") in WITHOUT_SAM and given.get("awp_gamma", "0.0") in ("0", "0.0", "None")
+    return "-" if of_sam and without else given.get(name, "-")
 
 
 def hide_folders(text: str) -> str:
@@ -86,7 +96,7 @@ def read_options(run: Path) -> dict[str, str] | None:
             if colon:
                 found[name] = value
         return found
-    saved = _read_json(run / "results.json")
+    saved = read_json(run / "results.json")
     saved = saved.get("options") if isinstance(saved, dict) else None
     return {name: format_value(value) for name, value in saved.items() if value is not None} if isinstance(
         saved, dict) and saved else None
@@ -101,10 +111,10 @@ def format_value(value) -> str:
     return str(value)
 
 
-def loses_in_rounding(folders: dict[str, Path]) -> bool:
-    """Return whether --verify says of a run that its eps is lost in 8-bit images."""
-    checks = [check for folder in folders.values() for check in _read_checks(folder / "verify.json") or []]
-    return any("lost in rounding" in str(check["figures"].get("8 bits")) for check in checks)
+def loses_in_rounding(lines: list[dict]) -> bool:
+    """Return whether a line's eps is below a step of an 8-bit image."""
+    return any(line["norm"] == "linf" and 0 < row["eps"] < STEP * (1 - 1e-9) for line in lines
+               for row in line["rows"].values())
 
 
 def make_findings(folders: dict[str, Path]) -> Markup:
@@ -131,7 +141,8 @@ def _make_finding(run: str, folder: Path) -> Markup:
     head = tag("tr", *(tag("th", name, scope="col") for name in ("check", "result", "figures", "required")))
     rows = [tag("tr", tag("th", check["name"], scope="row"), tag("td", "passed" if check["passed"] else "FAILED",
                 class_=None if check["passed"] else "failed"),
-                tag("td", ", ".join(f"{name} {format_figure(value)}" for name, value in check["figures"].items())),
+                tag("td", ", ".join(f"{name} {write_minus(format_figure(value))}"
+                                    for name, value in check["figures"].items())),
                 tag("td", check["tolerance"] if check["passed"] else f"{check['tolerance']}: {check['why']}"))
             for check in checks]
     return details(title, table([head], [tag("tbody", join(*rows))], caption=f"Checks of {run}", sortable=True,
@@ -140,7 +151,7 @@ def _make_finding(run: str, folder: Path) -> Markup:
 
 def _read_checks(path: Path) -> list[dict] | None:
     """Return the checks in a verify.json, None if it isn't one; it may come from a stranger."""
-    content = _read_json(path)
+    content = read_json(path)
     checks = content.get("checks") if isinstance(content, dict) else None
     kinds = {"name": str, "passed": bool, "figures": dict, "tolerance": str, "why": str}
     if not isinstance(checks, list) or not checks or not all(isinstance(check, dict) and all(
@@ -149,7 +160,7 @@ def _read_checks(path: Path) -> list[dict] | None:
     return checks
 
 
-def _read_json(path: Path):
+def read_json(path: Path):
     """Return what a file holds, None if it is missing, too large or damaged."""
     text = _read_text(path)
     try:

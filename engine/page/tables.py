@@ -1,7 +1,9 @@
 """The page's tables of scores: attacks, corruptions, members of worst cases."""
 import re
 from dataclasses import replace
+from itertools import product
 
+from engine.page.chart import draw_key
 from engine.page.markup import Markup, fit, join, percent, show, table, tag
 from engine.records.corruptions import is_corruption
 from engine.records.naming import format_radius
@@ -18,8 +20,13 @@ def name_worst_cases(lines: list[dict], others: list[dict], panels: list) -> tup
     """Return lines, other lines of the same attacks, and panels, with the members of worst cases in their names."""
     worst = [line for line in lines if line["attack"].startswith(WORST)]
     names = {tuple(line[key] for key in ATTACK): _name_worst_case(line["curve"], [line], steps=True) for line in worst}
-    renamed = [[{**line, "attack": names.get(tuple(line[key] for key in ATTACK), line["attack"])} for line in each]
-               for each in (lines, others)]
+
+    def rename(line: dict) -> dict:
+        stronger = {"stronger": {run: rename(each) for run, each in line["stronger"].items()}} if line.get(
+            "stronger") else {}
+        return {**line, "attack": names.get(tuple(line[key] for key in ATTACK), line["attack"]), **stronger}
+
+    renamed = [list(map(rename, each)) for each in (lines, others)]
     titled = []
     for panel in panels:
         own = [line for line in worst if line["norm"] == panel.norm
@@ -61,8 +68,9 @@ def explain_scores(lines: list[dict]) -> list[str]:
     """Return what the scores are, and the attacks that combine others, as far as the lines have them."""
     names = {line["attack"] for line in lines}
     over = "over" in list_scores([row for line in lines for row in line["rows"].values()])
+    shared = "that all runs have" if len({run for line in lines for run in line["rows"]}) > 1 else "recorded"
     texts = {
-        "\u25c2 marks the strongest attack at each norm and eps.": any(line["norm"] != "-" for line in lines),
+        f"\u25c2 marks the strongest attack {shared} at each norm and eps.": any(line["norm"] != "-" for line in lines),
         "A class in no label and no prediction is -, and mIoU leaves it out: \"over\" says over how many it is.": over,
         "aAcc: share of labelled pixels that are correct. Image IoU: mean over images of each one's own mIoU. ratio: "
         "mIoU as a share of the clean one.": True,
@@ -74,27 +82,37 @@ def explain_scores(lines: list[dict]) -> list[str]:
 
 
 def _make_table(lines: list[dict], runs: list[str], shown: list[str], keys, *, caption: str, marked=()) -> Markup:
-    """Return a sortable table: keys of the lines, then the scores of every run. keys: a dict gives them titles."""
+    """Return a sortable table: keys of the lines, then each score of every run, so that runs stand side by side.
+
+    keys: a dict gives them titles.
+    """
     titles = keys if isinstance(keys, dict) else {key: key for key in keys}
+    several = len(runs) > 1
+    outer, inner = (shown, runs) if several else (runs, shown)
+    columns = list(product(outer, inner))
     top = tag("tr", *(tag("th", title, scope="col", rowspan=2, data_column=place,
                           class_="number" if key in ("eps", "steps") else None)
                       for place, (key, title) in enumerate(titles.items())),
-              *(tag("th", run, scope="colgroup", colspan=len(shown)) for run in runs))
-    below = tag("tr", *(tag("th", title, scope="col", data_column=len(titles) + place, data_run=run,
-                            class_="number start" if title == shown[0] else "number")
-                        for place, (run, title) in enumerate((run, title) for run in runs for title in shown)))
+              *(tag("th", name, scope="colgroup", colspan=len(inner), class_="start") for name in outer))
+    below = tag("tr", *(tag("th", draw_key(runs.index(name)) if several else "", name, scope="col",
+                            data_column=len(titles) + place, data_of=of,
+                            class_="number start" if name == inner[0] else "number")
+                        for place, (of, name) in enumerate(columns)))
     head = Markup(top + "\n" + below)
-    rows, note = fit(lambda line: _make_row(line, runs, shown, titles, marked), lines, LIMIT, of="lines of this table")
-    return join(table([head], [tag("tbody", join(*rows))], caption=caption, sortable=True, class_="scores"), note)
+    pairs = columns if several else [(title, run) for run, title in columns]
+    rows, note = fit(lambda line: _make_row(line, pairs, titles, marked), lines, LIMIT, of="lines of this table")
+    return join(table([head], [tag("tbody", join(*rows))], caption=caption, sortable=True,
+                      class_="scores side" if several else "scores"), note)
 
 
-def _make_row(line: dict, runs: list[str], shown: list[str], titles: dict, marked) -> Markup:
+def _make_row(line: dict, pairs: list[tuple[str, str]], titles: dict, marked) -> Markup:
+    """Return a line's row; pairs: the score and run of each column."""
     first, *others = [line[key] for key in titles]
     kind = "strongest" if tuple(line[key] for key in ATTACK) in marked else None
     return tag("tr", tag("th", first, scope="row"), *(
         tag("td", value, class_="number" if key in ("eps", "steps") else None)
         for key, value in zip(list(titles)[1:], others, strict=True)), *(
-        tag("td", *_list_parts(line["rows"].get(run), title), class_="number") for run in runs for title in shown),
+        tag("td", *_list_parts(line["rows"].get(run), title), class_="number") for title, run in pairs),
         class_=kind)
 
 

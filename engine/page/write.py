@@ -10,8 +10,8 @@ from string import Template
 from engine.page.answer import list_terms, make_answer
 from engine.page.chart import draw_chart, make_charts, make_legend
 from engine.page.classes import get_key, make_classes
-from engine.page.markup import Markup, fit, join, show, tabulate, tag
-from engine.page.pictures import make_sheets
+from engine.page.markup import Markup, fit, join, show, tabulate, tag, write_minus
+from engine.page.pictures import find_colours, make_sheets
 from engine.page.runs import describe_runs, loses_in_rounding, make_findings, make_options
 from engine.page.tables import explain_scores, list_members, make_scores, name_worst_cases
 from engine.records.corruptions import is_corruption
@@ -71,7 +71,10 @@ def make_page(content: Content) -> str:
     panels = sorted(panels, key=lambda panel: not panel.title.startswith(WORST))
     answer, sections = _make_top(content, panels), _list_sections(content, panels)
     room = LIMIT - len(style + script) - sum(len(each.encode()) for each in (answer, *sections.values()))
-    sections[PICTURES] = make_sheets(content.sheets, limit=min(room, MOST_PICTURES)) or tag("p", NO_PICTURES)
+    classes = list(next(iter(lines[0]["rows"].values()))["Class IoU"])
+    colours = find_colours(content.folders, content.subjects, classes)
+    sections[PICTURES] = make_sheets(content.sheets, limit=min(room, MOST_PICTURES), colours=colours) or tag(
+        "p", NO_PICTURES)
     whole = {title: body for title, body in sections.items() if body}
     anchors = {title: title.split()[0].strip(":").lower() for title in whole}
     title = ", ".join(content.runs[:NAMED])
@@ -93,8 +96,8 @@ def _make_policy(style: str, script: str) -> str:
 def _state_facts(content: Content) -> Markup:
     some = (f"Only {content.images} of {content.recorded} images were evaluated under every attack in every run; every "
             f"figure is over these {content.images}.") if content.images < content.recorded else ""
-    rounding = ("An eps below 1/255 is lost when the attacked image is saved with 8 bits."
-                if loses_in_rounding(content.folders) else "")
+    rounding = ("An eps below 1/255 is less than a step of an 8-bit image: such an attack is lost when the image is "
+                "saved with 8 bits.") if loses_in_rounding(content.lines) else ""
     notes = [tag("p", note, class_="note") for note in (some, rounding) if note]
     first = next(iter(content.subjects.values()))
     of = f" of {first['dataset']}" if isinstance(first.get("dataset"), str) else ""
@@ -137,8 +140,10 @@ def _make_groups(content: Content) -> Markup:
     if not content.groups:
         return Markup()
     members = "; ".join(f"{name}: {', '.join(runs)}" for name, runs in content.members.items())
-    legend = content.legend.removeprefix("- ").split("\n- ")
-    return join(tag("p", members), tabulate(content.groups, LIMIT // 12), make_list(legend))
+    legend = write_minus(content.legend).removeprefix("- ").split("\n- ")
+    columns = {title: list(map(write_minus, cells)) if title.startswith(("mIoU", "aAcc")) else cells
+               for title, cells in content.groups.items()}
+    return join(tag("p", members), tabulate(columns, LIMIT // 12), make_list(legend))
 
 
 def _make_radii(content: Content) -> Markup:
@@ -156,13 +161,15 @@ def make_list(items: list[str]) -> Markup:
 
 def cite(images: int) -> Markup:
     """Return what to write where these figures are used."""
-    title, version, year = (_read_citation(key) for key in ("title", "version", "date-released"))
-    version, year = version or VERSION, year[:4]
+    title, version, year, author = (_read_citation(key) for key in ("title", "version", "date-released", "  - name"))
+    title, version, year = title or NAME, version or VERSION, year[:4]
+    author = author or f"{NAME} contributors"
     bibtex = "\n".join(filter(None, [
-        "@software{robust_segmentation,", f"  title = {{{title or NAME}}},", f"  version = {{{version}}},",
+        "@software{robust_segmentation,", f"  author = {{{{{author}}}}},", f"  title = {{{title}}},",
+        f"  version = {{{version}}},",
         f"  year = {{{year}}}," if year else "", "}"]))
     return join(
-        tag("p", f"{title or NAME}, version {version}{', ' + year if year else ''}. Software.", class_="cite"),
+        tag("p", f"{author}{f' ({year})' if year else ''}: {title}, version {version}. Software.", class_="cite"),
         Markup(f"<pre>{escape(bibtex)}</pre>"),
         tag("p", "When you quote a number, name the attack, its norm, eps and steps, and the number of images "
             f"({images} here). A stronger attack may lower the mIoU further."))

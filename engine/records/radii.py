@@ -47,7 +47,7 @@ def tabulate_radii(described: list[dict]) -> list[dict[str, list[str]]]:
 def _make_columns(described: list[dict]) -> dict[str, list[str]]:
     columns = {"Run": [each["run"] for each in described]} if "run" in described[0] else {}
     settings = [each["settings"] for each in described]
-    columns |= {"Smallest radius": [f"{name_attack(each)} {each['norm']}" for each in settings],
+    columns |= {"Attack": [f"{name_attack(each)} {each['norm']}" for each in settings],
                 "Wrong": [f"{100 * each['min_radius_share']:.4g} %" for each in settings],
                 "Steps": [str(each["steps"]) for each in settings],
                 "Images": [str(each["images"]) for each in described]}

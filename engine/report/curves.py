@@ -3,12 +3,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine.records.corruptions import is_corruption
-from engine.records.naming import format_radius, make_label, name_attack
+from engine.records.naming import format_radius, name_attack
 from engine.records.rows import WORST
 from engine.report.figures import Panel
 from engine.report.tables import CURVE, align_rows, group_lines, name_worst_case
 from utils.images import choose_evenly
 from utils.logging import logger
+from utils.text import count_of
 
 MAX_PANELS, MAX_IMAGES, MAX_POINTS = 12, 4, 50
 CLEAN_PICTURES = {"image": "image", "target": "target", "clean prediction": "pred"}
@@ -96,11 +97,19 @@ def make_sheets(run: str, folder: Path, rows: list[dict], *, names: list[str]):
             grid = _find_grid(folder / clean["records"][0], folder / row["records"][0], names)
             if grid:
                 eps = format_radius(row)
-                title = (f"{make_label(row['settings'])}: mIoU over all images "
+                title = (f"{_describe(row, eps)}: mIoU over {count_of(row['images'], 'image')} "
                          f"{100 * row['Mean IoU']:.2f} %, clean {100 * clean['Mean IoU']:.2f} %")
                 yield Sheet(f"sheet_{run}_{row['norm']}_{eps}.png".replace("/", "-"), f"{run}, {title}", grid, run,
                             f"corruption, severity {eps}" if is_corruption(row) else f"{row['norm']}, eps {eps}")
                 break
+
+
+def _describe(row: dict, eps: str) -> str:
+    """Return an attack and its radius in words: race, 30 steps at 0.25/255 (linf)."""
+    if is_corruption(row):
+        return f"{name_attack(row['settings'])}, severity {eps}"
+    steps = f", {count_of(row['steps'], 'step')}" if row["steps"] else ""
+    return f"{name_attack(row['settings'])}{steps} at {eps} ({row['norm']})"
 
 
 def _find_grid(clean: Path, attacked: Path, names: list[str]) -> dict[str, dict[str, Path]]:

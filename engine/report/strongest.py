@@ -1,5 +1,5 @@
-"""Which group of runs keeps the highest mIoU at each radius, under the strongest attack recorded there, and how sure
-that is."""
+"""Which group of runs keeps the highest mIoU at each radius, under the strongest attack that all have there, and how
+sure that is."""
 from statistics import mean, stdev
 
 from engine.records.corruptions import is_corruption
@@ -9,6 +9,7 @@ from engine.report.groups import compare_scores, count_scores
 from engine.report.tables import align_rows, group_lines
 from utils.text import is_undefined
 
+KEYS = ("attack", "loss", "norm", "eps", "steps")
 MIN_IMAGES = 10  # a bootstrap over fewer images shows too little of their spread
 
 
@@ -18,16 +19,17 @@ def find_strongest(groups: dict[str, list[str]], kept: dict[str, list[Record]], 
 
     groups: {name: runs}; a run alone is a group of its own. The strongest attack is that with the lowest mean mIoU
     among those that the most groups have; of equals, the worst case. A line is {"attack", "loss", "norm", "eps",
-    "steps", "groups": {name: means over its runs, "most": the class whose IoU falls the most}, "highest" and "next":
-    the names of the two highest mIoU, "difference": "highest" minus "next" with its 95 % intervals, "unclear": why this
-    does not tell which is higher, or ""}. With a single group the last four are None.
+    "steps", "groups": {name: means over its runs, "most": the class whose IoU falls the most}, "highest": the group
+    with the highest mIoU, None without another to compare it with, "others": {each other group, in the order of its
+    mIoU: "difference": "highest" minus it with its 95 % intervals, "unclear": why this does not tell that it is lower,
+    or ""}, "stronger": {run: its strongest attack at this norm and eps, and the "mIoU", if that is below the line's}}.
     """
     lines = [line for line in align_rows(rows) if not is_corruption(line)]  # which are in no worst case
     clean = next(line for line in lines if line["norm"] == "-")
     norms = list(dict.fromkeys(line["norm"] for line in lines))
     balls = sorted(group_lines(lines, "norm", "eps"),
                    key=lambda ball: (norms.index(ball[0]["norm"]), next(iter(ball[0]["rows"].values()))["eps"]))
-    return [_describe(_choose(ball, groups), clean, groups, kept, names) for ball in balls]
+    return [_describe(_choose(ball, groups), ball, clean, groups, kept, names) for ball in balls]
 
 
 def _choose(lines: list[dict], groups: dict[str, list[str]]) -> dict:
@@ -47,21 +49,33 @@ def _average(line: dict, runs: list[str], key: str) -> float | None:
     return None if any(map(is_undefined, values)) else mean(values)
 
 
-def _describe(line: dict, clean: dict, groups: dict, kept: dict, names: list[str]) -> dict:
+def _describe(line: dict, ball: list[dict], clean: dict, groups: dict, kept: dict, names: list[str]) -> dict:
     whole = _list_whole(line, groups)
     found = {name: _summarize(line, clean, groups[name]) for name in whole}
     ranked = sorted((name for name in whole if found[name]["mIoU"] is not None), key=lambda name: -found[name]["mIoU"])
-    compared = dict.fromkeys(("highest", "next", "difference", "unclear"))
-    if len(ranked) > 1:
-        highest, other = ranked[:2]
-        counts = [[count_scores(line["rows"][run], kept[run], names) for run in groups[name]]
-                  for name in (highest, other)]
-        measured = compare_scores(*counts, ("mIoU",))["mIoU"]
-        difference = {key: list(value) if isinstance(value, tuple) else value for key, value in measured.items()}
-        compared = {"highest": highest, "next": other, "difference": difference, "unclear": _find_doubt(
-            difference, found[highest], found[other], sizes=[len(groups[name]) for name in (highest, other)],
-            images=len(names))}
-    return {**{key: line[key] for key in ("attack", "loss", "norm", "eps", "steps")}, "groups": found, **compared}
+    highest, *others = ranked or [None]
+    counts = {name: [count_scores(line["rows"][run], kept[run], names) for run in groups[name]]
+              for name in ranked if others}
+    compared = {name: _compare(counts[highest], counts[name], found[highest], found[name],
+                               sizes=[len(groups[highest]), len(groups[name])], images=len(names)) for name in others}
+    stronger = {run: worse for runs in groups.values() for run in runs if (worse := _find_stronger(line, ball, run))}
+    return {**{key: line[key] for key in KEYS}, "groups": found, "highest": highest if others else None,
+            "others": compared, "stronger": stronger}
+
+
+def _compare(counts: list, of_other: list, highest: dict, other: dict, *, sizes: list[int], images: int) -> dict:
+    measured = compare_scores(counts, of_other, ("mIoU",))["mIoU"]
+    difference = {key: list(value) if isinstance(value, tuple) else value for key, value in measured.items()}
+    return {"difference": difference, "unclear": _find_doubt(difference, highest, other, sizes=sizes, images=images)}
+
+
+def _find_stronger(line: dict, ball: list[dict], run: str) -> dict | None:
+    """Return the attack of the ball under which the run has its lowest mIoU, None if that is the line's."""
+    present = [each for each in ball if run in each["rows"] and not is_undefined(each["rows"][run]["Mean IoU"])]
+    worst = min(present, key=lambda each: (each["rows"][run]["Mean IoU"], each is not line), default=line)
+    if worst is line or run not in line["rows"]:
+        return None
+    return {**{key: worst[key] for key in KEYS}, "mIoU": worst["rows"][run]["Mean IoU"]}
 
 
 def _summarize(line: dict, clean: dict, runs: list[str]) -> dict:

@@ -1,6 +1,7 @@
 """Rows of several runs side by side, as Markdown and CSV."""
 from hashlib import sha256
 
+from engine.records.corruptions import is_corruption
 from engine.records.naming import format_radius, name_attack, name_sources
 from engine.records.rows import WORST, drop_keys, sort_key
 from engine.records.summary import format_scores, list_scores
@@ -129,7 +130,8 @@ def format_cost_table(rows: list[dict]) -> str:
 
 
 def tabulate_cost(lines: list[dict], runs: list[str]) -> dict[str, list[str]]:
-    """Return the columns {title: cells} of that table."""
+    """Return the columns {title: cells} of that table, without corruptions, which take no passes."""
+    lines = [line for line in lines if not is_corruption(line)]
     return _make_attack_columns(lines) | {run: [_format_passes(line["rows"].get(run)) for line in lines]
                                           for run in runs}
 

@@ -186,12 +186,13 @@ def test_light_and_dark(open_page):
 
 def test_in_print_all_is_open_and_on_white(open_page):
     page = open_page(color_scheme="dark")
-    folded = page.locator("details td").first
+    folded = page.locator("details:not(.values) td").first
     assert not folded.is_visible()
     page.emulate_media(media="print", color_scheme="dark")
     paper, ink = colours(page)
     assert paper == 255 and ink == 0
     assert folded.is_visible()
+    assert page.locator("details.values td:visible").count() == 0 and page.locator(".printed:visible").count() > 1
     assert not page.locator("nav").is_visible() and not page.locator("select").first.is_visible()
     assert page.locator(".sheets figure:visible").count() % 6 == 0
     assert page.pdf()[:5] == b"%PDF-"
@@ -205,6 +206,13 @@ def test_without_script_all_is_there(open_page):
     assert page.locator("svg.chart .point").first.is_visible()
     page.locator(".sheets input[value=attacked]").first.check()
     assert "adversarial image" in page.locator(".sheets").first.locator("figcaption b:visible").all_inner_texts()
+
+
+@pytest.mark.parametrize("size", [(360, 640), (1280, 620), (1920, 300)])
+def test_the_answer_is_never_in_a_box_that_scrolls(page, size):
+    page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+    whole, shown = page.locator(".scroll:has(> .answer)").evaluate("box => [box.scrollHeight, box.clientHeight]")
+    assert whole == shown > 300
 
 
 @pytest.mark.parametrize("width", [360, 768, 1920])

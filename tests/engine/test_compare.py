@@ -543,7 +543,7 @@ def test_sheets_show_the_strongest_attack_that_left_pictures(tmp_path):
     assert lowest < shown
     ((name, title, grid, *_),) = curves.make_sheets("a/sgd", run / "val_results", rows, names=names)
     assert name == "sheet_a-sgd_linf_4-255.png"
-    assert title.startswith("a/sgd, pgd") and f"mIoU over all images {100 * shown:.2f} %" in title
+    assert title.startswith(f"a/sgd, pgd, 10 steps at 4/255 (linf): mIoU over {len(names)} images {100 * shown:.2f} %,")
     assert list(grid) == ["img_1", "img_3", "img_5", "img_7"]
     folders = {"clean": run / "val_results" / clean.stem, "attacked": run / "val_results" / strongest.stem}
     assert grid["img_3"] == {

@@ -11,21 +11,28 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets import ImageSet
+from datasets.camvid import CamVid
+from datasets.synthetic import Synthetic
+from engine.page.answer import list_terms, make_answer
 from engine.page.chart import draw_chart, list_ticks
-from engine.page.markup import LONGEST, Markup, fit, show, tag
-from engine.page.pictures import choose_images, encode, make_sheets
-from engine.page.runs import make_findings, make_options, read_options
+from engine.page.markup import LONGEST, Markup, fit, show, tag, write_minus
+from engine.page.pictures import choose_images, encode, find_colours, make_class_legend, make_sheets
+from engine.page.runs import describe_runs, hide_folders, loses_in_rounding, make_findings, make_options, read_options
+from engine.page.tables import explain_scores, name_worst_cases
+from engine.page.write import cite
 from engine.report.curves import Sheet
 from engine.report.figures import Panel
 from engine.report.groups import name_groups
 from engine.report.strongest import _find_doubt
 from engine.report.write import write_report
 from tests.parsed_page import Element, Page, cells_of, find_table, parse
-from tests.recorded import CLASSES, CLEAN, apgd, pgd, record, record_without_first_class
+from tests.recorded import CLASSES, CLEAN, apgd, pgd, pixels_of, record, record_without_first_class
 
 MANY = [f"image {k}" for k in range(12)]
 ATTACKS = (CLEAN, pgd(), pgd(2 / 255), apgd("mce"), apgd("js"), apgd("mce_bal"), pgd(1.0, norm="l2"))
 FOG = {"attack": "fog", "attack_loss": None, "norm": "severity", "eps": 3, "steps": 0, "target": None}
+RACE = {**pgd(), "attack": "race", "attack_loss": None, "steps": 120}
 MIN_RADIUS = {**pgd(64 / 255), "attack": "min_radius", "min_radius_share": 0.5}
 
 
@@ -72,11 +79,11 @@ def row_of(content, run, cells):
 
 def test_every_score_is_that_of_report_json(page, content):
     top, below, *lines = cells_of(find_table(page, "Scores under attacks (%)"))
-    assert top == ["attack", "loss", "norm", "eps", "steps", "sgd", "sam"]
-    assert below == ["mIoU", "aAcc", "Image IoU", "ratio"] * 2
+    assert top == ["attack", "loss", "norm", "eps", "steps", "mIoU", "aAcc", "Image IoU", "ratio"]
+    assert below == ["sgd", "sam"] * 4, "runs side by side, however many scores there are"
     assert len(lines) == len([row for row in content["rows"] if row["run"] == "sgd"]) - 1
     for line in lines:
-        for run, cells in (("sgd", line[5:9]), ("sam", line[9:])):
+        for run, cells in (("sgd", line[5::2]), ("sam", line[6::2])):
             row = row_of(content, run, line)
             lower = row["Mean IoU lower"]
             bound = "" if lower is None else f" (\u2265 {100 * lower:.2f})"
@@ -84,7 +91,7 @@ def test_every_score_is_that_of_report_json(page, content):
                 "Overall Acc", "Image IoU", "ratio"))]
     _, _, (name, severity, *cells) = cells_of(find_table(page, "Scores under corruptions (%)"))
     assert (name, severity) == ("fog", "3")
-    assert cells[0::4] == [f"{100 * find(content['rows'], run, 'fog', None, 3, 'severity')['Mean IoU']:.2f}"
+    assert cells[:2] == [f"{100 * find(content['rows'], run, 'fog', None, 3, 'severity')['Mean IoU']:.2f}"
                            for run in ("sgd", "sam")]
 
 
@@ -102,7 +109,8 @@ def test_every_class_of_every_attack_is_that_of_report_json(page, content):
                 after = row_of(content, run, [attack, loss or "-", norm, eps])["Class IoU"][line[0]]
                 before = find(content["rows"], run, "none", None)["Class IoU"][line[0]]
                 assert cells[1:3] == [f"{100 * before:.2f}", f"{100 * after:.2f}"]
-                assert float(cells[3]) == pytest.approx(float(cells[1]) - float(cells[2]), abs=1e-9)
+                lost = float(cells[3].replace("\u2212", "-"))
+                assert lost == pytest.approx(float(cells[1]) - float(cells[2]), abs=1e-9)
 
 
 def read_counts(folder, run, label):
@@ -164,14 +172,84 @@ def test_with_few_images_no_run_is_called_higher(tmp_path):
     assert "at eps 4/255 (linf) no difference is sure" in root.all("p", class_="lede")[0].text()
 
 
+def share_of(correct, names=MANY, seed=0):
+    """Counts of each image in which about this share of every class is right, for record(change=)."""
+    rng = np.random.default_rng(seed)
+    return {name: (rng.binomial(pixels_of(name), correct), pixels_of(name) + 20) for name in names}
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """Three runs, of which low is clearly below the two others; low alone has race, which is stronger."""
+    root = tmp_path_factory.mktemp("three")
+    for seed, (run, share) in enumerate({"low": 0.2, "near": 0.6, "high": 0.605}.items()):
+        record(root / run, CLEAN, names=MANY, change=share_of(0.9, seed=seed))
+        record(root / run, pgd(), names=MANY, change=share_of(share, seed=seed))
+    record(root / "low", RACE, names=MANY, change=share_of(0.1))
+    write_report([root / run for run in ("low", "near", "high")], root / "out")
+    return root
+
+
+def test_the_highest_of_three_runs_is_compared_with_each_other_one(three):
+    page, content = parse(three / "out" / "report.html"), json.loads((three / "out" / "report.json").read_text())
+    line = content["strongest"][1]
+    ranked = sorted(line["groups"], key=lambda name: -line["groups"][name]["mIoU"])
+    assert [line["highest"], *line["others"]] == ranked and ranked[2] == "low"
+    first, second, _ = ranked
+    assert line["others"]["low"]["unclear"] == "" and "chance" in line["others"][second]["unclear"]
+    gap = line["groups"][first]["mIoU"] - line["groups"]["low"]["mIoU"]
+    assert line["others"]["low"]["difference"]["mean"] == pytest.approx(gap)
+    assert page.all("p", class_="lede")[0].text().endswith(
+        f"at eps 4/255 (linf) {first} is surely above low, but not surely above {second}.")
+    (body,) = page.all("tbody", **{"data-radius": "linf 4/255"})
+    judged = body.all("p")[0].text()
+    assert judged.startswith(f"{first} is highest. No sure difference: it is ") and f"points above {second} (" in judged
+    assert re.search(r"Surely higher: it is \d+\.\d\d points above low \(95 % interval \+", judged)
+    assert not body.all("tr", class_="first"), "the highest is not surely above all"
+
+
+def test_a_run_above_all_others_and_one_above_none_are_said():
+    def say(*doubts):
+        others = {name: {"difference": {"bootstrap": [0.1, 0.2], "t": None}, "unclear": doubt}
+                  for name, doubt in zip(("near", "low"), doubts, strict=True)}
+        groups = {name: {"mIoU": 0.5, "lower": None, "spread": None, "most": None} for name in ("high", "near", "low")}
+        line = {"attack": "pgd", "loss": "ce", "norm": "linf", "eps": "1/255", "steps": "10", "groups": groups,
+                "highest": "high", "others": others, "stronger": {}}
+        return Page(make_answer([line], [*groups], members={name: [name] for name in groups})).root
+
+    page = say("", "")
+    assert "have, high keeps the highest mIoU at eps 1/255 (linf)." in page.text()
+    assert [row.all("th")[0].text() for row in page.all("tr", class_="first")] == ["high"]
+    page = say("why", "why")
+    assert "at eps 1/255 (linf) high is highest, but not surely above any other." in page.text()
+
+
+def test_the_attack_is_one_that_all_runs_have_and_stronger_ones_are_named(three, page, content):
+    text = parse(three / "out" / "report.html")
+    found = json.loads((three / "out" / "report.json").read_text())
+    row = find(found["rows"], "low", "race", None, 4 / 255)
+    line = found["strongest"][1]
+    assert line["attack"] == "pgd" and list(line["stronger"]) == ["low"]
+    assert line["stronger"]["low"] == {"attack": "race", "loss": "-", "norm": "linf", "eps": "4/255", "steps": "120",
+                                       "mIoU": row["Mean IoU"]}
+    (body,) = text.all("tbody", **{"data-radius": "linf 4/255"})
+    assert body.all("p")[1].text() == (
+        f"Stronger attacks, recorded here for single runs: low {100 * row['Mean IoU']:.2f} % under race, 120 steps.")
+    assert "Under the strongest attack that all runs have, " in text.text()
+    assert all(line["stronger"] == {} for line in content["strongest"]), "the worst case is the strongest of all"
+    assert "single runs" not in page.text()
+
+
 def test_points_of_the_curves_are_the_rows_of_report_json(page, content):
     labels = [point.attributes["aria-label"] for point in page.all("g", class_="point")]
     row = find(content["rows"], "sam", "worst case", None, 4 / 255)
     bound = f"(at least {100 * row['Mean IoU lower']:.2f} %)"
     assert f"sam, eps 4/255: mIoU {100 * row['Mean IoU']:.2f} % {bound}" in labels
-    values = [cells for table in page.all("table") for cells in cells_of(table) if cells[0] == "pgd, ce, 10 steps"]
+    values = [cells for table in page.all("table") for cells in cells_of(table) if cells[0].startswith("pgd, ce, ")]
     row = find(content["rows"], "sgd", "pgd", "ce", 2 / 255)
-    assert ["pgd, ce, 10 steps", "sgd", "2/255", *[f"{100 * row['Mean IoU']:.2f}"] * 2] in values
+    assert ["pgd, ce, 10 steps, linf", "sgd", "2/255", f"{100 * row['Mean IoU']:.2f}", "-"] in values
+    captions = [each.text() for each in page.all("figcaption")]
+    assert {"pgd, ce, 10 steps, linf", "pgd, ce, 10 steps, l2"} <= {*captions} and len({*captions}) == len(captions)
     assert len(labels) >= 2 * 3
 
 
@@ -204,9 +282,10 @@ def test_radii_groups_cost_and_members_are_what_report_md_has(folder):
                  for cells in cells_of(table)}
         lines = [tuple(cell.strip() for cell in line.strip("|").split(" | ")) for line in text.splitlines()
                  if line.startswith("|") and not line.startswith("| -")]
-        wanted = [line for line in lines if "Smallest radius" in line or line[1].startswith("min_radius")
+        wanted = [line for line in lines if "median" in line or line[1].startswith("min_radius")
                   or "+-" in line[6] or re.search(r"^\d+\.?\d* \+ ", line[-1])]
-        wanted = [tuple(re.sub(r"\d\.\d{4}", lambda found: f"{100 * float(found[0]):.2f}", cell) for cell in line)
+        wanted = [tuple(re.sub(r"\d\.\d{4}", lambda found: f"{100 * float(found[0]):.2f}", cell).replace(
+            "+-", "\u00b1").replace("(-", "(\u2212").replace(" -", " \u2212") for cell in line)
                   if "+-" in line[6] else line for line in wanted]
         assert len(wanted) >= 12 and set(wanted) <= shown
         members = re.findall(r"^- sgd: (.*)$", text, re.MULTILINE)
@@ -352,8 +431,9 @@ def test_many_runs_with_long_names_stay_below_ten_megabytes(tmp_path, noise):
     most = {"class": classes[0], "clean": 0.5, "attacked": 0.1}
     found = {run: {"mIoU": 0.5, "lower": 0.4, "spread": None, "most": most} for run in runs}
     difference = {"mean": 0.1, "bootstrap": [0.1, 0.2], "t": None}
-    strongest = [{**{key: line[key] for key in keys}, "groups": found, "highest": runs[k], "next": runs[k + 1],
-                  "difference": difference, "unclear": ""} for k, line in enumerate(lines)]
+    others = dict.fromkeys(runs[1:], {"difference": difference, "unclear": ""})
+    strongest = [{**{key: line[key] for key in keys}, "groups": found, "highest": runs[0], "others": others,
+                  "stronger": {run: {**line, "mIoU": 0.1} for run in runs}} for line in lines]
     panels = [Panel(f"worst case {k}", "linf", {run: [(float(x), 50.0, 40.0) for x in range(30)] for run in runs})
               for k in range(12)]
     columns = {run: ["y" * 300] * 60 for run in runs}
@@ -424,7 +504,147 @@ def test_the_page_shows_the_pictures_that_the_records_have(tmp_path):
     assert [each.attributes["value"] for each in root.all("input")] == ["clean", "attacked", "perturbation"]
 
 
+def test_the_legend_has_the_colours_that_were_recorded_or_those_of_the_data_set(tmp_path):
+    shown = ["#000000", "#0102ff"]
+    (tmp_path / "results.json").write_text('{"class_colours": {"a": [0, 0, 0], "b": [1, 2, 255]}}')
+    assert list(find_colours({"run": tmp_path}, {}, ["a", "b"]).values()) == shown
+    assert find_colours({"run": tmp_path}, {}, ["b", "a"]) == {}
+    for colours in ('{"a": [0, 0, 0], "b": "red"}', '{"a": [0, 0, 0], "b": [0, 0, 256]}', "[1]", "null"):
+        (tmp_path / "results.json").write_text(f'{{"class_colours": {colours}}}')
+        assert find_colours({"run": tmp_path}, {"run": {"dataset": "voc"}}, ["a", "b"]) == {}
+    camvid = find_colours({"run": tmp_path}, {"run": {"dataset": "camvid"}}, list(CamVid.class_names))
+    assert camvid["Sky"] == "#808080" and len(camvid) == 11
+    items = Page(make_class_legend({"a<": "#000000", "b": "#0102ff"})).root.all("li")
+    assert [(item.text(), item.all("rect")[0].attributes["fill"]) for item in items] == [
+        ("a<", shown[0]), ("b", shown[1])]
+
+
+def test_an_evaluation_records_the_colours_of_its_classes():
+    data = Synthetic("val")
+    assert ImageSet(data).list_colours() == {
+        name: data.palette[k].tolist() for k, name in enumerate(data.class_names)}
+
+
+# Words and facts
+
+
+def words_of(lines, strongest=None, **more):
+    return list_terms(lines, strongest or [{"groups": {"a": {}}, "highest": None, "others": {}}], **{
+        "groups": False, **more})
+
+
+def line_of(norm="linf", attack="pgd", lower=None, eps=0.1):
+    row = {"Mean IoU lower": lower, "eps": eps, "Class IoU": {"a": 0.5}, "members": []}
+    return {"attack": attack, "norm": norm, "loss": "-", "steps": "10", "rows": {"a": row}}
+
+
+def test_terms_are_those_that_the_page_uses():
+    said = " ".join(words_of([line_of("-")]))
+    for word in ("linf", "l2", "race", "Worst case", "\u2265", "interval", "groups"):
+        assert word not in said, word
+    assert "the strongest attack recorded" in said and "mIoU: intersection over union" in said
+    said = " ".join(words_of([line_of("l2", "race", lower=0.1), line_of("linf", "worst case of pgd, race")]))
+    for word in ("linf: every", "l2: the length", "race: an attack", "Worst case of A, B", "\u2265: a lower bound"):
+        assert word in said, word
+
+
+def test_terms_of_several_runs_say_how_they_are_compared():
+    two = {"groups": {"a": {}, "b": {}}, "highest": "a", "others": {"b": {}}}
+    three = {"groups": {"a": {}, "b": {}, "c": {}}, "highest": "a", "others": {"b": {}, "c": {}}}
+    assert "that all runs have" in " ".join(words_of([line_of()], [two]))
+    assert "with one another" not in " ".join(words_of([line_of()], [two]))
+    assert "with one another" in " ".join(words_of([line_of()], [three]))
+    assert "that the most runs have" in " ".join(words_of([line_of()], [two, three]))
+    assert "Student" in " ".join(words_of([line_of()], [two], groups=True))
+
+
+def test_scores_are_explained_as_far_as_they_are_there():
+    row = {"Class IoU": {"a": 0.5}, "Mean IoU lower": None}
+    clean = {"attack": "none", "norm": "-", "rows": {"x": row}}
+    said = " ".join(explain_scores([clean]))
+    assert "aAcc" in said and not {"marks", "sea:", "ensemble:", "worst case:", "over how many"} & {*said.split()}
+    assert "\u25c2" not in said and "says over" not in said
+    lines = [clean, *({"attack": name, "norm": "linf", "rows": dict.fromkeys("xy", row)}
+                      for name in ("sea", "ensemble", "worst case of 2"))]
+    said = " ".join(explain_scores(lines))
+    for word in ("\u25c2 marks the strongest attack that all runs have", "sea: APGD", "ensemble: APGD",
+                 "worst case: of"):
+        assert word in said, word
+    missing = {**clean, "rows": {"x": {**row, "Class IoU": {"a": float("nan"), "b": 0.5}}}}
+    assert "says over how many" in " ".join(explain_scores([missing]))
+
+
+def test_worst_cases_are_named_by_their_members():
+    members = ["pgd_linf_4-255_10steps", "race_linf_4-255_10steps", "race_linf_4-255_30steps"]
+    row = {"members": members, "norm": "linf", "eps": 4 / 255}
+    keys = {"loss": "-", "norm": "linf", "eps": "4/255", "steps": "-"}
+    worst = {**keys, "attack": "worst case of 3", "curve": "worst case", "rows": {"a": row}}
+    other = {**keys, "attack": "pgd", "curve": "pgd", "rows": {"a": {**row, "members": []}}}
+    strongest = [{**other, "stronger": {"a": {**keys, "attack": "worst case of 3", "mIoU": 0.1}}}]
+    panels = [Panel("worst case of 3", "linf", {}), Panel("pgd", "linf", {}), Panel("worst case of 3", "l2", {})]
+    lines, found, titled = name_worst_cases([worst, other], strongest, panels)
+    name = "worst case of pgd, race (10, 30 steps)"
+    assert [line["attack"] for line in lines] == [name, "pgd"]
+    assert found[0]["attack"] == "pgd" and found[0]["stronger"]["a"]["attack"] == name
+    assert [panel.title for panel in titled] == ["worst case of pgd, race", "pgd", "worst case of 3"]
+
+
+@pytest.mark.parametrize(("line", "lost"), [
+    (line_of(eps=0.5 / 255), True), (line_of(eps=1 / 255), False), (line_of("l2", eps=1e-3), False),
+    (line_of(eps=4 / 255), False), (line_of("-", eps=0.0), False)])
+def test_a_note_on_8_bits_is_for_an_eps_below_their_step(line, lost):
+    assert loses_in_rounding([line_of("-", eps=0.0), line]) is lost
+
+
+def test_the_page_has_that_note_only_then(page):
+    assert "8-bit" not in page.text()
+
+
+def test_the_citation_is_that_of_the_file():
+    text = Page(cite(12)).root.text()
+    file = (Path(__file__).parents[2] / "CITATION.cff").read_text().partition("references:")[0]
+    given = dict(re.findall(r"^(?:  - )?([\w-]+): (.+)$", file, re.MULTILINE))
+    year = given["date-released"][:4]
+    assert f"{given['name']} ({year}): {given['title']}, version {given['version']}." in text and "(12 here)" in text
+    for line in (f"author = {{{{{given['name']}}}}},", f"title = {{{given['title']}}},", f"year = {{{year}}},",
+                 f"version = {{{given['version']}}},"):
+        assert line in text, line
+
+
 # Options and findings
+
+
+def test_a_minus_is_a_minus_sign_and_names_keep_their_hyphens():
+    assert write_minus("0.1 +- 0.2 (-0.1 to +0.3), t -1") == "0.1 \u00b1 0.2 (\u22120.1 to +0.3), t \u22121"
+    assert write_minus("pgd-10, sgd-1, -") == "pgd-10, sgd-1, -"
+
+
+def test_corruptions_take_no_passes_and_have_no_line_under_cost(page):
+    cost = find_table(page, "Forward + backward passes per image")
+    names = [cells[0] for cells in cells_of(cost)]
+    assert "fog" not in names and {"none", "pgd"} <= {*names}
+
+
+def test_the_first_line_names_what_differs(tmp_path):
+    for run, text in (("sgd-1", "optimizer: sgd\nrho: 0.05\nsam_mode: full\nckpt: /a/b.pth"),
+                      ("sam-1", "optimizer: SAM\nrho: 0.05\nsam_mode: full\nckpt: /a/c.pth"),
+                      ("sam-2", "optimizer: SAM\nrho: 0.2\nsam_mode: full\nckpt: /a/c.pth")):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "opts.txt").write_text(
+            f"--- Options ---\ntotal_itrs: 30\n{text}\ndata_root: /home/me/{run}\n--- End ---\n")
+    runs = [path.name for path in sorted(tmp_path.iterdir(), reverse=True)]
+    found = describe_runs({run: tmp_path / run for run in runs}, dict.fromkeys(runs, {"model": "net"}))
+    assert found == ("Model: net. Iterations: 30. Differing options: optimizer sgd / SAM / SAM, rho - / 0.2 / 0.05, "
+                     "data_root sgd-1 / sam-2 / sam-1.")
+    few = describe_runs({"sgd-1": tmp_path / "sgd-1"}, {"sgd-1": {}})
+    assert few == "Iterations: 30."
+
+
+@pytest.mark.parametrize(("text", "shown"), [
+    ("/home/me/data/CamVid", "CamVid"), ("~/x/y.pth", "y.pth"), ("C:\\Users\\me\\z", "z"), ("a/b c", "a/b c"),
+    ("/data/a /other/b/", "a b"), ("0.5/255", "0.5/255")])
+def test_folders_of_a_machine_are_left_out(text, shown):
+    assert hide_folders(text) == shown
 
 
 def options_of(folders, subjects=None):

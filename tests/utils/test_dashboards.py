@@ -174,6 +174,33 @@ def test_a_server_that_is_not_visdoms_is_refused(free_port):
         server.shutdown()
 
 
+def test_a_run_that_continues_goes_on_without_a_server(free_port, capsys):
+    def start(itr):
+        return open_dashboards(vis_port=free_port, vis_env="main", tensorboard=None, folder=None, run="exp",
+                               named=False, start=itr)
+
+    start_log()
+    assert not start(0).enabled and not start(5).enabled
+    stop_log()
+    warnings = capsys.readouterr().out.splitlines()
+    assert len(warnings) == 2 and all(
+        line.startswith(f"Warning: no visdom server answers on port {free_port}") and line.endswith(
+            "; the run continues without it") for line in warnings)
+    with pytest.raises(UserError, match="no visdom server"):
+        start(None)
+
+
+def test_scalars_have_six_digits_and_a_text_has_room_for_its_longest_line(visdom_port, visdom_windows):
+    dashboard = VisdomDashboard(visdom_port, "digits")
+    dashboard.scalar("Rate", 1, float(np.float32(0.00015)))
+    dashboard.scalar("Rate", 2, 123456.789)
+    dashboard.text("Results", "a" * 150 + "\nb")
+    dashboard.text("Short", "a")
+    shown = visdom_windows(visdom_port, "digits")
+    assert shown["Rate"]["content"]["data"][0]["y"] == [0.00015, 123457]
+    assert shown["Results"]["width"] > 150 * 7.5 > shown["Short"]["width"]
+
+
 def test_no_server_at_the_start_says_how_to_start_one(free_port):
     port = free_port
     with pytest.raises(UserError, match=f"python -m visdom.server -port {port}"):

@@ -8,7 +8,8 @@ from pathlib import Path
 from utils.dashboards.none import Dashboard
 from utils.dashboards.several import Dashboards
 from utils.dashboards.tensorboard import TensorBoardDashboard
-from utils.dashboards.visdom import VisdomDashboard
+from utils.dashboards.visdom import NoServerError, VisdomDashboard
+from utils.logging import logger
 
 __all__ = ["Dashboard", "Dashboards", "TensorBoardDashboard", "VisdomDashboard", "open_dashboards"]
 
@@ -19,12 +20,18 @@ def open_dashboards(*, vis_port: int | None, vis_env: str, tensorboard: str | bo
 
     tensorboard: a folder in which each run has its own, or True for the folder tensorboard/ in the run's `folder`. run:
     the run's name, at its curves; named: whether titles begin with it, too. start: the iteration that the run continues
-    from, None for a new one.
+    from, None for a new one. A run that continues goes on without a visdom server that doesn't answer, so that restarts
+    by a machine don't end there; a new one raises UserError.
     """
     shown = []
     if vis_port is not None:
-        shown.append(VisdomDashboard(vis_port, vis_env, run=run, prefix=run if named else "",
-                                     continues=start is not None))
+        try:
+            shown.append(VisdomDashboard(vis_port, vis_env, run=run, prefix=run if named else "",
+                                         continues=start is not None))
+        except NoServerError as error:
+            if start is None:
+                raise
+            logger.warning("Warning: %s; the run continues without it", error)
     if tensorboard is not None:
         events = folder / "tensorboard" if tensorboard is True else Path(tensorboard, run)
         shown.append(TensorBoardDashboard(events, start=start or 0))

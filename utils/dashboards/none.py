@@ -34,3 +34,8 @@ class Dashboard:
 
     def close(self):
         """Send what has not been sent."""
+
+
+def round_figure(value: float) -> float:
+    """Return a value with six significant digits, so that labels of axes don't show what float32 adds to it."""
+    return float(f"{value:.6g}")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.dashboards.none import Dashboard
+from utils.dashboards.none import Dashboard, round_figure
 from utils.errors import UserError
 from utils.optional import import_optional
 from utils.text import escape_markdown, format_markdown
@@ -35,7 +35,7 @@ class TensorBoardDashboard(Dashboard):
 
     def scalar(self, name: str, itr: int, value: float):
         """Append a point to the run's curve `name`."""
-        self.writer.add_scalar(_make_tag("Train", name), value, itr)
+        self.writer.add_scalar(_make_tag("Train", name), round_figure(value), itr)
 
     def curves(self, name: str, lines: dict[str, list[tuple[float, float]]], *, xlabel: str = ""):
         """Show curves as a picture: TensorBoard's own have iterations as x, never an eps."""

@@ -7,12 +7,17 @@ from contextlib import redirect_stdout
 
 import numpy as np
 
-from utils.dashboards.none import Dashboard
+from utils.dashboards.none import Dashboard, round_figure
 from utils.errors import UserError
 from utils.optional import import_optional
 from utils.text import escape_unprintable
 
+CHARACTER, LINE, FRAME = 8, 20, 60  # pixels of a character, a line, and what is around a text
 TIMEOUT = 10  # seconds to wait for an answer of the server
+
+
+class NoServerError(UserError):
+    """No visdom server answers."""
 
 
 class VisdomDashboard(Dashboard):
@@ -20,8 +25,8 @@ class VisdomDashboard(Dashboard):
 
     Curves of several runs stand in one window, each with the name of its `run`; the other windows' titles begin with
     [prefix]. continues: curves keep the points that lie before the first new one; else they are replaced. Raises
-    UserError if no server answers at the start, ConnectionError later. Names are escaped for HTML, also in titles and
-    legends, where plotly would interpret tags.
+    NoServerError if no server answers at the start, ConnectionError later. Names are escaped for HTML, also in titles
+    and legends, where plotly would interpret tags.
     """
 
     title, enabled = "the visdom server", True
@@ -35,13 +40,13 @@ class VisdomDashboard(Dashboard):
             with _silence():
                 self.vis = _make_client(visdom, port=port, env=env)
         except ConnectionError:
-            raise UserError(f"no visdom server answers on port {port}: start one with "
+            raise NoServerError(f"no visdom server answers on port {port}: start one with "
                             f"`python -m visdom.server -port {port}` or leave out --enable_vis "
                             "(docs/dashboards.md#if-no-server-answers)") from None
 
     def scalar(self, name: str, itr: int, value: float):
         """Append the point (itr, value) to the run's curve in the window `name`."""
-        window, points = _escape_html(name), [(itr, value)]
+        window, points = _escape_html(name), [(itr, round_figure(value))]
         found = None
         if window not in self.begun:
             found = self._read_curves(window).get(self.run)
@@ -83,8 +88,10 @@ class VisdomDashboard(Dashboard):
             "layoutopts": {"plotly": {"yaxis": {"autorange": "reversed"}}}})
 
     def text(self, name: str, text: str, **_):
-        """Show lines of text as they are."""
-        self._send("text", name, text=f"<pre>{_escape_html(text)}</pre>")
+        """Show lines of text as they are, in a window that is as wide as the longest."""
+        lines = text.splitlines() or [""]
+        self._send("text", name, text=f"<pre>{_escape_html(text)}</pre>", opts={
+            "width": FRAME + CHARACTER * max(map(len, lines)), "height": FRAME + LINE * len(lines)})
 
     def _draw(self, window: str, trace: str, points: list[tuple[float, float]], *, append: bool, xlabel: str = ""):
         """Draw a curve, or append to the one that is there; a window or curve that doesn't exist is created."""
