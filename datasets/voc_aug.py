@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -22,8 +21,9 @@ from utils.files import write_atomically
 from utils.logging import logger, start_log
 from utils.optional import import_optional
 
-from .files import read_bytes, read_mask
-from .image_lists import to_one_line
+from .files import read_bytes, read_image_size, read_mask
+from .image_lists import list_images, to_one_line
+from .transforms import IGNORE
 from .voc import compute_colours, find_folder, read_split
 
 CLASSES = 21
@@ -35,7 +35,7 @@ def build(sbd: Path, data_root: Path, *, force: bool = False) -> int:
     """Write masks and list; return the number of images. Raises UserError, also for what differs without `force`."""
     found, folder = find_mats(sbd), find_folder(data_root, "2012", download=False)
     train, val = ({entry.stem for entry in read_split(folder, split)[0]} for split in ("train", "val"))
-    images = {path.stem for path in (folder / "JPEGImages").iterdir()}
+    images = {path.stem: path for path in list_images(folder / "JPEGImages")}
     names = sorted(({*found} | train) - val)
     usable = [name for name in names if name in images]
     if missing := len(names) - len(usable):
@@ -46,8 +46,10 @@ def build(sbd: Path, data_root: Path, *, force: bool = False) -> int:
         raise UserError(f"{to_one_line(names_path)} lists other images: move it away, or replace it with --force.")
     masks.mkdir(exist_ok=True)
     for name in tqdm(usable, desc="masks", unit="mask"):
-        write_mask(masks / f"{name}.png", read_own_mask(folder, name) if name in train else read_mat(found[name]),
-                   force=force)
+        source = folder / "SegmentationClass" / f"{name}.png" if name in train else found[name]
+        label = read_own_mask(source) if name in train else read_mat(source)
+        check_size(label, source=source, image=images[name])
+        write_mask(masks / f"{name}.png", label, force=force)
     if listed is None:  # last, so that it names masks that are there; a list in another order stays
         write_atomically(names_path, "".join(f"{name}\n" for name in usable))
     return len(usable)
@@ -74,22 +76,34 @@ def read_mat(path: Path) -> np.ndarray:
     except Exception as error:  # damaged files make scipy raise nearly anything
         what = "it has no GTcls with a Segmentation" if isinstance(error, KeyError | ValueError) else repr(error)
         raise UserError(f"Can't read {to_one_line(path)} ({what}): replace the damaged file.") from None
-    return check(np.asarray(label, dtype=np.uint8), path)
+    label = np.asarray(label)
+    whole = label.dtype.kind in "biu" or (label.dtype.kind == "f" and np.array_equal(label, np.round(label)))
+    if label.ndim != 2 or not whole:
+        raise UserError(f"Can't read {to_one_line(path)} (its Segmentation is {label.dtype} {list(label.shape)}, not "
+                        "whole numbers [H, W]): replace the damaged file.")
+    return check(label, path)
 
 
-def read_own_mask(folder: Path, name: str) -> np.ndarray:
+def read_own_mask(path: Path) -> np.ndarray:
     """Return VOC's own mask, uint8 [H, W]. Raises UserError."""
-    path = folder / "SegmentationClass" / f"{name}.png"
-    return check(read_mask(path).to(torch.uint8).numpy(), path)
+    return check(read_mask(path).numpy(), path)
 
 
 def check(label: np.ndarray, path: Path) -> np.ndarray:
-    """Return the label; raise UserError if it isn't a map of VOC's classes and 255."""
-    foreign = label[(label >= CLASSES) & (label != 255)]
-    if foreign.size:
-        raise UserError(f"{to_one_line(path)} has the label {foreign.max()}: the classes are 0 to {CLASSES - 1}, and "
-                        "255 is ignored.")
-    return label
+    """Return the label as uint8; raise UserError if it isn't a map of VOC's classes and 255."""
+    foreign = label[((label < 0) | (label >= CLASSES)) & (label != IGNORE)]
+    if foreign.size:  # before it is made uint8, which has no 256 and no -1
+        raise UserError(f"{to_one_line(path)} has the label {foreign[0]:.0f}: the classes are 0 to {CLASSES - 1}, and "
+                        f"{IGNORE} is ignored.")
+    return label.astype(np.uint8)
+
+
+def check_size(label: np.ndarray, *, source: Path, image: Path):
+    """Raise UserError if a mask hasn't its image's size. Reads the image's header alone."""
+    width, height = read_image_size(image)
+    if label.shape != (height, width):
+        raise UserError(f"{to_one_line(source)} has {label.shape[1]}x{label.shape[0]} pixels, but its image "
+                        f"{to_one_line(image)} has {width}x{height}: replace the wrong one of them.")
 
 
 def write_mask(path: Path, label: np.ndarray, *, force: bool):
