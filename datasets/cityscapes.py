@@ -8,7 +8,7 @@ from utils.errors import UserError
 from .classes import make_palette
 from .files import have_one_size
 from .image_lists import to_one_line
-from .layouts import refuse_other_layout
+from .layouts import describe_found, list_entries, refuse_other_layout
 from .paired import PairedFiles
 from .transforms import IGNORE
 
@@ -45,12 +45,16 @@ class Cityscapes(PairedFiles):
         for needed in (root / IMAGES / split, root / MASKS / split):
             if not needed.is_dir():
                 refuse_other_layout(root, "cityscapes")
-                raise UserError(f"Cityscapes not found: the folder {to_one_line(needed)} does not exist. Set "
-                                f"--data_root to the folder that holds {IMAGES} and {MASKS} (docs/data.md#cityscapes).")
+                remedy = f"Set --data_root to the folder that holds {IMAGES} and {MASKS}"
+                if any((root / part).is_dir() for part in (IMAGES, MASKS)):
+                    remedy = f"Unpack {needed.parent.name}_trainvaltest.zip into {to_one_line(root)}"
+                raise UserError(f"Cityscapes not found: the folder {to_one_line(needed)} does not exist; "
+                                f"{describe_found(needed, root)}. {remedy} (docs/data.md#cityscapes).")
         folder = root / IMAGES / split
         images = sorted(folder.glob(f"*/*_{IMAGES}.png"))
         if not images:
-            raise UserError(f"No images of Cityscapes in {to_one_line(folder)}: looked for CITY/*_{IMAGES}.png there "
+            raise UserError(f"No images of Cityscapes in {to_one_line(folder)}: looked for CITY/*_{IMAGES}.png, found "
+                            f"{list_entries(folder)}. Unpack {IMAGES}_trainvaltest.zip again "
                             "(docs/data.md#cityscapes).")
         self.kind = choose_kind(images, root / MASKS / split)
         pairs = [(image, find_mask(image, root / MASKS / split, self.kind)) for image in images]

@@ -23,6 +23,7 @@ from utils.optional import import_optional
 
 from .files import read_bytes, read_image_size, read_mask
 from .image_lists import list_images, to_one_line
+from .layouts import describe_found
 from .transforms import IGNORE
 from .voc import compute_colours, find_folder, read_split
 
@@ -35,6 +36,9 @@ def build(sbd: Path, data_root: Path, *, force: bool = False) -> int:
     """Write masks and list; return the number of images. Raises UserError, also for what differs without `force`."""
     found, folder = find_mats(sbd), find_folder(data_root, "2012", download=False)
     train, val = ({entry.stem for entry in read_split(folder, split)[0]} for split in ("train", "val"))
+    if not (folder / "JPEGImages").is_dir():
+        raise UserError(f"No images of VOC: the folder {to_one_line(folder / 'JPEGImages')} does not exist; "
+                        f"{describe_found(folder / 'JPEGImages', folder)}. Unpack VOC again (docs/data.md#voc).")
     images = {path.stem: path for path in list_images(folder / "JPEGImages")}
     names = sorted(({*found} | train) - val)
     usable = [name for name in names if name in images]
@@ -61,27 +65,38 @@ def find_mats(sbd: Path) -> dict[str, Path]:
         if paths := sorted((sbd / place).glob("*.mat")):
             return {path.stem: path for path in paths}
     looked = ", ".join(f"{place}/*.mat" for place in PLACES)
-    raise UserError(f"No masks of SBD in {to_one_line(sbd)}: looked for {looked}. Give "
-                    "--sbd the folder that benchmark.tgz unpacks to (docs/data.md#voc-aug).")
+    raise UserError(f"No masks of SBD: looked for {looked} in --sbd {to_one_line(sbd)}, but "
+                    f"{describe_found(sbd / PLACES[0] / '*', sbd)}. Give --sbd the folder that benchmark.tgz unpacks "
+                    "to (docs/data.md#voc-aug).")
 
 
 def read_mat(path: Path) -> np.ndarray:
     """Return the labels in a file of SBD, uint8 [H, W]. Raises UserError."""
     scipy = import_optional("scipy.io", command="pip install scipy")
+    content = {}
     try:
         content = scipy.loadmat(io.BytesIO(read_bytes(path)))
         label = content["GTcls"]["Segmentation"][0, 0]
     except UserError:
         raise
     except Exception as error:  # damaged files make scipy raise nearly anything
-        what = "it has no GTcls with a Segmentation" if isinstance(error, KeyError | ValueError) else repr(error)
-        raise UserError(f"Can't read {to_one_line(path)} ({what}): replace the damaged file.") from None
+        raise _explain(error, path, content) from None
     label = np.asarray(label)
     whole = label.dtype.kind in "biu" or (label.dtype.kind == "f" and np.array_equal(label, np.round(label)))
     if label.ndim != 2 or not whole:
         raise UserError(f"Can't read {to_one_line(path)} (its Segmentation is {label.dtype} {list(label.shape)}, not "
                         "whole numbers [H, W]): replace the damaged file.")
     return check(label, path)
+
+
+def _explain(error: Exception, path: Path, content: dict) -> UserError:
+    """Return the error of a file of SBD: no GTcls in what was read, or what scipy says."""
+    names = [name for name in content if not name.startswith("__")]
+    if not content:
+        return UserError(f"Can't read {to_one_line(path)} ({to_one_line(repr(error))}): replace the damaged file.")
+    held = ", ".join(map(to_one_line, names)) or "nothing"
+    return UserError(f"{to_one_line(path)} has no GTcls with a Segmentation: it holds {held}. Give --sbd the release's "
+                     "folder with cls, not inst, or replace the damaged file (docs/data.md#voc-aug).")
 
 
 def read_own_mask(path: Path) -> np.ndarray:

@@ -131,7 +131,9 @@ def test_what_is_wrong_is_named(trees, capsys):
     _, voc, sbd = trees
     path = sbd / "dataset" / "cls" / "2008_1.mat"
     good = path.read_bytes()
-    wrong = [({"GTinst": 1}, "no GTcls")]
+    wrong = [({"GTinst": 1, "other": 2}, "no GTcls with a Segmentation: it holds GTinst, other. Give --sbd the "
+                                         "release's folder with cls, not inst"),
+             ({"GTcls": {"Boundaries": 1}}, "it holds GTcls.")]
     wrong += [({"GTcls": {"Segmentation": np.full((70, 80), value, kind)}}, says) for value, kind, says in (
         (30, "uint8", "label 30:"), (256, "int16", "label 256:"), (-1, "int16", "label -1:"),
         (300, "int32", "label 300:"), (300.0, "float64", "label 300:"), (-1.0, "float32", "label -1:"),
@@ -146,5 +148,13 @@ def test_what_is_wrong_is_named(trees, capsys):
     path.write_bytes(good[:60])
     assert "2008_1.mat" in refused(trees, capsys)
     (sbd / "dataset" / "cls").rename(sbd / "dataset" / "other")
-    assert "looked for dataset/cls/*.mat" in refused(trees, capsys)
+    assert (f"looked for dataset/cls/*.mat, cls/*.mat, benchmark_RELEASE/dataset/cls/*.mat in --sbd {sbd}, but "
+            f"{sbd}/dataset holds other. Give --sbd") in refused(trees, capsys)
+    sbd.rename(sbd.with_name("moved"))
+    assert f"but {sbd} does not exist. Give --sbd" in refused(trees, capsys)
+    sbd.with_name("moved").rename(sbd)
+    (sbd / "dataset" / "other").rename(sbd / "dataset" / "cls")
+    (voc / "JPEGImages").rename(voc / "images")
+    assert (f"the folder {voc}/JPEGImages does not exist; {voc} holds ImageSets, "
+            "SegmentationClass, SegmentationClassAug, images. Unpack VOC again") in refused(trees, capsys)
     assert not (voc / "ImageSets" / "Segmentation" / "train_aug.txt").exists()
