@@ -30,7 +30,7 @@ class Cityscapes(PairedFiles):
     """Cityscapes: {root}/leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and {root}/gtFine/..., 19 classes.
 
     A mask is *_gtFine_labelIds.png, whose 34 ids become classes, or *_gtFine_labelTrainIds.png where a split has only
-    those. Training images get colour jitter of 0.5, as VainF trains. Cordts et al., "The Cityscapes dataset for
+    those. Training crops of 768 get colour jitter of 0.5, as VainF trains. Cordts et al., "The Cityscapes dataset for
     semantic urban scene understanding", CVPR 2016.
     """
 
@@ -38,6 +38,8 @@ class Cityscapes(PairedFiles):
     num_classes = len(class_names)
     relabels = True
     palette = make_palette([colour for _, colour in CLASSES.values()])
+    usual_crop_size = 768
+    usual_val_batch_size = 1  # an attack on one image of 2048x1024 takes 5.3 GiB
     colour_jitter = 0.5
 
     def __init__(self, split, *, data_root, crop_size=None, label_map=None, **_):

@@ -72,7 +72,7 @@ def find_mats(sbd: Path) -> dict[str, Path]:
 
 def read_mat(path: Path) -> np.ndarray:
     """Return the labels in a file of SBD, uint8 [H, W]. Raises UserError."""
-    scipy = import_optional("scipy.io", command="pip install scipy")
+    scipy = import_optional("scipy.io")
     content = {}
     try:
         content = scipy.loadmat(io.BytesIO(read_bytes(path)))

@@ -7,6 +7,7 @@ from scipy.io import savemat
 from datasets import build_datasets, check_dataset
 from datasets.voc import compute_colours
 from datasets.voc_aug import main
+from utils import optional
 
 TRAIN, VAL, SBD = ["2007_1", "2007_2"], ["2007_3"], ["2007_1", "2007_3", "2008_1", "2008_2"]
 
@@ -158,3 +159,11 @@ def test_what_is_wrong_is_named(trees, capsys):
     assert (f"the folder {voc}/JPEGImages does not exist; {voc} holds ImageSets, "
             "SegmentationClass, SegmentationClassAug, images. Unpack VOC again") in refused(trees, capsys)
     assert not (voc / "ImageSets" / "Segmentation" / "train_aug.txt").exists()
+
+
+def test_without_scipy_the_command_that_installs_it_is_named(trees, capsys, monkeypatch):
+    def import_module(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name="scipy")
+
+    monkeypatch.setattr(optional, "import_module", import_module)
+    assert refused(trees, capsys) == "error: scipy is not installed: run `make extras`"
