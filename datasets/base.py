@@ -27,6 +27,8 @@ class SegmentationDataset(Dataset):
     mask_colours: dict[tuple[int, int, int], int] = {}  # (red, green, blue) -> label, for masks in colours
     native_same_size: bool | None = False  # whether all validation images have one size; None if it isn't known
     normalization: dict | None = None   # {"mean": [3], "std": [3]} of a new network; None: those of its backbone
+    usual_crop_size = 513               # of training, where --crop_size isn't given
+    usual_val_batch_size = 4            # where --val_batch_size isn't given
     colour_jitter = 0.0                 # how far training changes brightness, contrast and saturation
     own_classes = False                 # whether the user numbers and names the classes
     label_map: dict[int, int] = {}      # {stored label: used label}

@@ -9,8 +9,8 @@ from utils.logging import logger
 
 from .classes import make_palette
 from .files import have_one_size
-from .image_lists import ImageFolder, list_images, log_masks_without_image, log_unused
-from .layouts import refuse_other_layout
+from .image_lists import ImageFolder, list_images, log_masks_without_image, log_unused, to_one_line
+from .layouts import describe_found, refuse_other_layout
 from .paired import PairedFiles
 from .transforms import IGNORE
 
@@ -53,8 +53,9 @@ class CamVid(PairedFiles):
         for needed in (folder, masks):
             if not needed.is_dir():
                 refuse_other_layout(folder.parent, "camvid")
-                raise UserError(f"CamVid not found: the folder {needed} does not exist. Set --data_root to the folder "
-                                "that holds train, trainannot, val and valannot (docs/data.md#camvid).")
+                raise UserError(f"CamVid not found: the folder {to_one_line(needed)} does not exist; "
+                                f"{describe_found(needed, folder.parent)}. Set --data_root to the folder that "
+                                "holds train, trainannot, val and valannot (docs/data.md#camvid).")
         if masks.name != f"{split}annot":
             logger.info("CamVid: %s masks found in %s", split, masks)
         found = ImageFolder(masks)

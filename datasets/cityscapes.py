@@ -8,7 +8,7 @@ from utils.errors import UserError
 from .classes import make_palette
 from .files import have_one_size
 from .image_lists import to_one_line
-from .layouts import refuse_other_layout
+from .layouts import describe_found, list_entries, refuse_other_layout
 from .paired import PairedFiles
 from .transforms import IGNORE
 
@@ -30,7 +30,7 @@ class Cityscapes(PairedFiles):
     """Cityscapes: {root}/leftImg8bit/{train,val}/CITY/*_leftImg8bit.png and {root}/gtFine/..., 19 classes.
 
     A mask is *_gtFine_labelIds.png, whose 34 ids become classes, or *_gtFine_labelTrainIds.png where a split has only
-    those. Training images get colour jitter of 0.5, as VainF trains. Cordts et al., "The Cityscapes dataset for
+    those. Training crops of 768 get colour jitter of 0.5, as VainF trains. Cordts et al., "The Cityscapes dataset for
     semantic urban scene understanding", CVPR 2016.
     """
 
@@ -38,6 +38,8 @@ class Cityscapes(PairedFiles):
     num_classes = len(class_names)
     relabels = True
     palette = make_palette([colour for _, colour in CLASSES.values()])
+    usual_crop_size = 768
+    usual_val_batch_size = 1  # an attack on one image of 2048x1024 takes 5.3 GiB
     colour_jitter = 0.5
 
     def __init__(self, split, *, data_root, crop_size=None, label_map=None, **_):
@@ -45,12 +47,16 @@ class Cityscapes(PairedFiles):
         for needed in (root / IMAGES / split, root / MASKS / split):
             if not needed.is_dir():
                 refuse_other_layout(root, "cityscapes")
-                raise UserError(f"Cityscapes not found: the folder {to_one_line(needed)} does not exist. Set "
-                                f"--data_root to the folder that holds {IMAGES} and {MASKS} (docs/data.md#cityscapes).")
+                remedy = f"Set --data_root to the folder that holds {IMAGES} and {MASKS}"
+                if any((root / part).is_dir() for part in (IMAGES, MASKS)):
+                    remedy = f"Unpack {needed.parent.name}_trainvaltest.zip into {to_one_line(root)}"
+                raise UserError(f"Cityscapes not found: the folder {to_one_line(needed)} does not exist; "
+                                f"{describe_found(needed, root)}. {remedy} (docs/data.md#cityscapes).")
         folder = root / IMAGES / split
         images = sorted(folder.glob(f"*/*_{IMAGES}.png"))
         if not images:
-            raise UserError(f"No images of Cityscapes in {to_one_line(folder)}: looked for CITY/*_{IMAGES}.png there "
+            raise UserError(f"No images of Cityscapes in {to_one_line(folder)}: looked for CITY/*_{IMAGES}.png, found "
+                            f"{list_entries(folder)}. Unpack {IMAGES}_trainvaltest.zip again "
                             "(docs/data.md#cityscapes).")
         self.kind = choose_kind(images, root / MASKS / split)
         pairs = [(image, find_mask(image, root / MASKS / split, self.kind)) for image in images]

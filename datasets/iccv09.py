@@ -11,7 +11,7 @@ from utils.seed import make_generator
 from .classes import make_palette
 from .files import read_bytes
 from .image_lists import ImageFolder, list_images, log_unused, to_one_line
-from .layouts import refuse_other_layout
+from .layouts import describe_found, refuse_other_layout
 from .paired import PairedFiles
 from .transforms import IGNORE
 
@@ -43,8 +43,9 @@ class StanfordBackground(PairedFiles):
         if kind is None or not (root / "images").is_dir():
             refuse_other_layout(root, "iccv09")
             missing = root / ("images" if kind else REGIONS)
-            raise UserError(f"Stanford Background not found: the folder {to_one_line(missing)} does not exist. Set "
-                            f"--data_root to the folder that holds images and {REGIONS} (docs/data.md#iccv09).")
+            raise UserError(f"Stanford Background not found: the folder {to_one_line(missing)} does not exist; "
+                            f"{describe_found(missing, root)}. Set --data_root to the folder that holds images and "
+                            f"{REGIONS} (docs/data.md#iccv09).")
         images = choose_images(list_images(root / "images"), split)
         masks = ImageFolder(root / kind)
         pairs = ([(image, root / kind / f"{image.stem}.regions.txt") for image in images] if kind == REGIONS else

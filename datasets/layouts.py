@@ -5,7 +5,7 @@ from utils.errors import UserError
 
 from .image_lists import to_one_line
 
-# What a folder holds -> the --dataset that reads it, or "" if none does, and the page that helps.
+# What a folder holds (folders, or files as a pattern) -> the --dataset that reads it.
 LAYOUTS = (
     (("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"), "voc"),
     (("train", "trainannot", "val", "valannot"), "camvid"),
@@ -13,6 +13,7 @@ LAYOUTS = (
     (("train/images", "train/masks"), "folder"),
     (("leftImg8bit", "gtFine"), "cityscapes"),
     (("images", "labels_colored"), "iccv09"),
+    (("images", "labels/*.regions.txt"), "iccv09"),
 )
 FOREIGN = (
     (("images/training", "annotations/training"), "ADE20K"),
@@ -22,6 +23,7 @@ FOREIGN = (
     (("annotations", "train2017"), "COCO"),
 )
 DEPTH = 3  # folders below --data_root that are searched
+NAMED = 5  # entries of a folder that a message names
 
 
 def refuse_other_layout(root: Path, dataset: str):
@@ -39,8 +41,26 @@ def refuse_other_layout(root: Path, dataset: str):
                                 "(docs/data.md#your-own-images)")
 
 
+def describe_found(missing: Path, root: Path) -> str:
+    """Return, for a message, what the nearest folder of a missing path holds, at or below `root`."""
+    folder = next((path for path in missing.parents if path.is_dir() and path.is_relative_to(root)), None)
+    if folder is None:
+        return f"{to_one_line(root)} is not a folder" if root.exists() else f"{to_one_line(root)} does not exist"
+    return f"{to_one_line(folder)} holds {list_entries(folder)}"
+
+
+def list_entries(folder: Path) -> str:
+    """Return the names of the first entries of a folder and the number of the others; hidden ones are left out."""
+    try:
+        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        return f"what can't be read ({error.strerror})"
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{', '.join(map(to_one_line, names[:NAMED]))}{more}" if names else "nothing"
+
+
 def _has(folder: Path, parts: tuple[str, ...]) -> bool:
-    return all((folder / part).is_dir() for part in parts)
+    return all(any(folder.glob(part)) if "*" in part else (folder / part).is_dir() for part in parts)
 
 
 def _list_folders(root: Path, depth: int = DEPTH) -> list[Path]:

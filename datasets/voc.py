@@ -11,7 +11,7 @@ from utils.logging import logger
 from .classes import make_palette
 from .download import fetch_folder
 from .image_lists import Entry, ImageFolder, ImageFolders, list_images, read_list, to_one_line
-from .layouts import refuse_other_layout
+from .layouts import describe_found, refuse_other_layout
 from .paired import PairedFiles
 from .transforms import IGNORE
 
@@ -76,8 +76,9 @@ def find_folder(root: Path, year: str, *, download: bool) -> Path:
             raise UserError(f"--year {year}: {to_one_line(root)} holds VOC of {', '.join(there)} only: give --year "
                             f"{there[-1]}, or fetch the other year with --download (docs/data.md#voc).")
         refuse_other_layout(root, "voc")
-        raise UserError(f"VOC {year} not found: the folder {usual} does not exist. Set --data_root to the folder that "
-                        f"holds {Path(entry['base_dir']).parts[0]}, or download VOC with --download "
+        raise UserError(f"VOC {year} not found: the folder {to_one_line(usual)} does not exist; "
+                        f"{describe_found(usual, root)}. Set --data_root to the folder that holds "
+                        f" {Path(entry['base_dir']).parts[0]}, or download VOC with --download "
                         "(docs/data.md#voc).")
     return usual
 

@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -22,8 +21,10 @@ from utils.files import write_atomically
 from utils.logging import logger, start_log
 from utils.optional import import_optional
 
-from .files import read_bytes, read_mask
-from .image_lists import to_one_line
+from .files import read_bytes, read_image_size, read_mask
+from .image_lists import list_images, to_one_line
+from .layouts import describe_found
+from .transforms import IGNORE
 from .voc import compute_colours, find_folder, read_split
 
 CLASSES = 21
@@ -35,7 +36,10 @@ def build(sbd: Path, data_root: Path, *, force: bool = False) -> int:
     """Write masks and list; return the number of images. Raises UserError, also for what differs without `force`."""
     found, folder = find_mats(sbd), find_folder(data_root, "2012", download=False)
     train, val = ({entry.stem for entry in read_split(folder, split)[0]} for split in ("train", "val"))
-    images = {path.stem for path in (folder / "JPEGImages").iterdir()}
+    if not (folder / "JPEGImages").is_dir():
+        raise UserError(f"No images of VOC: the folder {to_one_line(folder / 'JPEGImages')} does not exist; "
+                        f"{describe_found(folder / 'JPEGImages', folder)}. Unpack VOC again (docs/data.md#voc).")
+    images = {path.stem: path for path in list_images(folder / "JPEGImages")}
     names = sorted(({*found} | train) - val)
     usable = [name for name in names if name in images]
     if missing := len(names) - len(usable):
@@ -46,8 +50,10 @@ def build(sbd: Path, data_root: Path, *, force: bool = False) -> int:
         raise UserError(f"{to_one_line(names_path)} lists other images: move it away, or replace it with --force.")
     masks.mkdir(exist_ok=True)
     for name in tqdm(usable, desc="masks", unit="mask"):
-        write_mask(masks / f"{name}.png", read_own_mask(folder, name) if name in train else read_mat(found[name]),
-                   force=force)
+        source = folder / "SegmentationClass" / f"{name}.png" if name in train else found[name]
+        label = read_own_mask(source) if name in train else read_mat(source)
+        check_size(label, source=source, image=images[name])
+        write_mask(masks / f"{name}.png", label, force=force)
     if listed is None:  # last, so that it names masks that are there; a list in another order stays
         write_atomically(names_path, "".join(f"{name}\n" for name in usable))
     return len(usable)
@@ -59,37 +65,60 @@ def find_mats(sbd: Path) -> dict[str, Path]:
         if paths := sorted((sbd / place).glob("*.mat")):
             return {path.stem: path for path in paths}
     looked = ", ".join(f"{place}/*.mat" for place in PLACES)
-    raise UserError(f"No masks of SBD in {to_one_line(sbd)}: looked for {looked}. Give "
-                    "--sbd the folder that benchmark.tgz unpacks to (docs/data.md#voc-aug).")
+    raise UserError(f"No masks of SBD: looked for {looked} in --sbd {to_one_line(sbd)}, but "
+                    f"{describe_found(sbd / PLACES[0] / '*', sbd)}. Give --sbd the folder that benchmark.tgz unpacks "
+                    "to (docs/data.md#voc-aug).")
 
 
 def read_mat(path: Path) -> np.ndarray:
     """Return the labels in a file of SBD, uint8 [H, W]. Raises UserError."""
-    scipy = import_optional("scipy.io", command="pip install scipy")
+    scipy = import_optional("scipy.io")
+    content = {}
     try:
         content = scipy.loadmat(io.BytesIO(read_bytes(path)))
         label = content["GTcls"]["Segmentation"][0, 0]
     except UserError:
         raise
     except Exception as error:  # damaged files make scipy raise nearly anything
-        what = "it has no GTcls with a Segmentation" if isinstance(error, KeyError | ValueError) else repr(error)
-        raise UserError(f"Can't read {to_one_line(path)} ({what}): replace the damaged file.") from None
-    return check(np.asarray(label, dtype=np.uint8), path)
+        raise _explain(error, path, content) from None
+    label = np.asarray(label)
+    whole = label.dtype.kind in "biu" or (label.dtype.kind == "f" and np.array_equal(label, np.round(label)))
+    if label.ndim != 2 or not whole:
+        raise UserError(f"Can't read {to_one_line(path)} (its Segmentation is {label.dtype} {list(label.shape)}, not "
+                        "whole numbers [H, W]): replace the damaged file.")
+    return check(label, path)
 
 
-def read_own_mask(folder: Path, name: str) -> np.ndarray:
+def _explain(error: Exception, path: Path, content: dict) -> UserError:
+    """Return the error of a file of SBD: no GTcls in what was read, or what scipy says."""
+    names = [name for name in content if not name.startswith("__")]
+    if not content:
+        return UserError(f"Can't read {to_one_line(path)} ({to_one_line(repr(error))}): replace the damaged file.")
+    held = ", ".join(map(to_one_line, names)) or "nothing"
+    return UserError(f"{to_one_line(path)} has no GTcls with a Segmentation: it holds {held}. Give --sbd the release's "
+                     "folder with cls, not inst, or replace the damaged file (docs/data.md#voc-aug).")
+
+
+def read_own_mask(path: Path) -> np.ndarray:
     """Return VOC's own mask, uint8 [H, W]. Raises UserError."""
-    path = folder / "SegmentationClass" / f"{name}.png"
-    return check(read_mask(path).to(torch.uint8).numpy(), path)
+    return check(read_mask(path).numpy(), path)
 
 
 def check(label: np.ndarray, path: Path) -> np.ndarray:
-    """Return the label; raise UserError if it isn't a map of VOC's classes and 255."""
-    foreign = label[(label >= CLASSES) & (label != 255)]
-    if foreign.size:
-        raise UserError(f"{to_one_line(path)} has the label {foreign.max()}: the classes are 0 to {CLASSES - 1}, and "
-                        "255 is ignored.")
-    return label
+    """Return the label as uint8; raise UserError if it isn't a map of VOC's classes and 255."""
+    foreign = label[((label < 0) | (label >= CLASSES)) & (label != IGNORE)]
+    if foreign.size:  # before it is made uint8, which has no 256 and no -1
+        raise UserError(f"{to_one_line(path)} has the label {foreign[0]:.0f}: the classes are 0 to {CLASSES - 1}, and "
+                        f"{IGNORE} is ignored.")
+    return label.astype(np.uint8)
+
+
+def check_size(label: np.ndarray, *, source: Path, image: Path):
+    """Raise UserError if a mask hasn't its image's size. Reads the image's header alone."""
+    width, height = read_image_size(image)
+    if label.shape != (height, width):
+        raise UserError(f"{to_one_line(source)} has {label.shape[1]}x{label.shape[0]} pixels, but its image "
+                        f"{to_one_line(image)} has {width}x{height}: replace the wrong one of them.")
 
 
 def write_mask(path: Path, label: np.ndarray, *, force: bool):

@@ -14,9 +14,9 @@ from engine.options.declare import (
     attack_with,
     given,
     list_attacks,
-    list_registered,
 )
 from engine.options.types import number, plain_text, shard, share_of_eps, target
+from utils.literals import list_registered
 
 ATTACKS = list_registered("attacks/__init__.py", "ATTACKS")
 LOSSES = list_registered("attacks/losses.py", "LOSSES")

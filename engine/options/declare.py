@@ -1,10 +1,7 @@
 """The type of a row of FLAGS, modes, scopes and the conditions of an effect. Nothing here imports torch at first."""
-import ast
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from utils import launch
 from utils.user_code import is_code
@@ -26,7 +23,6 @@ OWN_MODES = {"predict.py": PREDICT, "export.py": EXPORT}
 # repeated by a command that continues the run; once: has its effect when the call starts and is never repeated.
 SCOPES = ("run", "test", "call", "once")
 SAM_FAMILY = ("SAM", "LookSAM", "GSAM", "FriendlySAM")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -121,19 +117,6 @@ class Flag:
                 return self._read_other(value)
             raise ValueError(f"choose from {', '.join(map(str, self.choices))}")
         return value if self.kind is bool or self.choices else self.kind(str(value))
-
-
-@cache
-def list_registered(file: str, variable: str) -> tuple:
-    """Return the keys of a dict literal, or the elements of a tuple, assigned to `variable` in one of our source files.
-
-    Registries import torch; reading their source instead keeps --help and errors fast.
-    """
-    for node in ast.parse((ROOT / file).read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and any(getattr(name, "id", "") == variable for name in node.targets):
-            values = node.value.keys if isinstance(node.value, ast.Dict) else node.value.elts
-            return tuple(map(ast.literal_eval, values))
-    raise LookupError(f"{file} doesn't assign a dict or tuple to {variable}")
 
 
 def list_attacks(options) -> list[str]:

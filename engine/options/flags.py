@@ -19,7 +19,6 @@ from engine.options.declare import (
     Need,
     dataset_with,
     given,
-    list_registered,
     named_model,
 )
 from engine.options.training_flags import ADVERSARIAL, SCALE, SCHEDULE, SHARPNESS
@@ -32,6 +31,7 @@ from engine.options.types import (
     plain_text,
     run_name,
 )
+from utils.literals import list_registered
 
 MODELS = list_registered("network/modeling.py", "MODELS")
 WITH_DATA = (TRAIN, TEST, VERIFY)
@@ -61,8 +61,8 @@ DATA = (
     data("crop_val", bool, False, "validate on images resized and centre-cropped to crop_size, as VainF's published "
          "figures were; without it at native size"),
     data("batch_size", number(int, low=1), 16, "training images per iteration, over all GPUs, processes and parts"),
-    data("val_batch_size", number(int, low=1), 4, "validation images per batch; 1 where their sizes differ "
-         "(predict.py: images of one size, at most 8 megapixels)", modes=SEGMENTING),
+    data("val_batch_size", number(int, low=1), None, "validation images per batch (default: 4; cityscapes 1); 1 where "
+         "their sizes differ (predict.py: images of one size, at most 8 megapixels)", modes=SEGMENTING),
     data("num_workers", number(int, low=0, high=256), 2, "processes that load images", scope="call"),
     data("cache", plain_text, "none", "keep decoded training images: ram, or disk, a folder in output_dir that later "
          "runs use too", choices=("none", "ram", "disk"), modes=(TRAIN,), scope="call", needs=(

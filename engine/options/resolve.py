@@ -9,13 +9,13 @@ from engine.options.flags import FLAGS
 from engine.options.parser import Call, format_value, parse
 from engine.options.types import find_base_optimizer
 from utils.errors import UserError
+from utils.literals import read_fact
 from utils.user_code import is_code
 
 DEFAULT_EPS = {"linf": (2 / 255, 4 / 255, 8 / 255), "l2": (0.5, 1.0, 2.0)}
 SINGLE_EPS = {"linf": 4 / 255, "l2": 0.5}  # of a training, --verify and predict.py
-CROP_SIZE, CROP_SIZES = 513, {"cityscapes": 768}  # usual ones
-# Options whose defaults depend on other flags, see _complete().
-COMPLETED = ("output_stride", "crop_size", "eps", "lr", "train_eps")
+OF_DATASET = ("crop_size", "val_batch_size")  # the data set has their defaults, as usual_crop_size and so on
+COMPLETED = ("output_stride", "eps", "lr", "train_eps", *OF_DATASET)  # defaults that depend on other flags
 UNSAVED = ((PREDICT,), (EXPORT,), (ABOUT,))  # the modes of flags that no run has
 HEADER, END = "------------ Options -------------", "-------------- End ----------------"
 
@@ -112,8 +112,7 @@ def _complete(values: dict) -> dict:
             "eps": values["eps"] or (
                 (SINGLE_EPS[options.attack_norm],) if options.mode in (VERIFY, PREDICT)
                 else DEFAULT_EPS[options.attack_norm]),
-            "crop_size": CROP_SIZES.get(values["dataset"], CROP_SIZE) if values["crop_size"] is None else
-            values["crop_size"],
+            **{name: values[name] or read_fact(options.dataset, f"usual_{name}") for name in OF_DATASET},
             "lr": (5e-4 if adam else 0.01) if values["lr"] is None else values["lr"],
             "train_eps": SINGLE_EPS[options.norm] if values["train_eps"] is None else values["train_eps"]}
 

@@ -10,11 +10,11 @@ from engine.options.declare import (
     Need,
     given,
     list_attacks,
-    list_registered,
     optimizer,
     torchrun,
 )
 from engine.options.types import find_base_optimizer, number, plain_text, share_of_eps
+from utils.literals import list_registered
 
 # AWP is chosen by --awp_gamma.
 OPTIMIZERS = tuple(name for name in list_registered("optim/__init__.py", "OPTIMIZERS") if name != "AWP")

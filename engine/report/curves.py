@@ -24,6 +24,7 @@ class Sheet(NamedTuple):
     grid: dict[str, dict[str, Path]]
     run: str
     ball: str  # norm and eps, or the severity of a corruption
+    drawn: dict[str, dict[str, Path]] | None = None  # what the file shows instead of grid: all corruptions
 
 
 def make_panels(rows: list[dict], *, limit: int | None = MAX_PANELS) -> list[Panel]:
@@ -85,10 +86,10 @@ def make_radius_panels(radii: list[dict]) -> list[Panel]:
 
 
 def make_sheets(run: str, folder: Path, rows: list[dict], *, names: list[str]):
-    """Yield a Sheet for every norm and eps that has pictures.
+    """Yield a Sheet for every norm and eps, and every severity of corruptions, that has pictures.
 
     rows: the run's. The attack is that with the lowest mIoU of those with pictures in `folder`, which holds a folder
-    per record; the images are up to MAX_IMAGES of `names`, evenly spaced.
+    per record; the images are up to MAX_IMAGES of `names`, evenly spaced. The file of a severity shows all corruptions.
     """
     (clean,) = [row for row in rows if row["attack"] == "none"]
     attacked = [row for row in rows if row["settings"] and row is not clean]
@@ -99,8 +100,10 @@ def make_sheets(run: str, folder: Path, rows: list[dict], *, names: list[str]):
                 eps = format_radius(row)
                 title = (f"{_describe(row, eps)}: mIoU over {count_of(row['images'], 'image')} "
                          f"{100 * row['Mean IoU']:.2f} %, clean {100 * clean['Mean IoU']:.2f} %")
+                corrupted = is_corruption(row)
                 yield Sheet(f"sheet_{run}_{row['norm']}_{eps}.png".replace("/", "-"), f"{run}, {title}", grid, run,
-                            f"corruption, severity {eps}" if is_corruption(row) else f"{row['norm']}, eps {eps}")
+                            f"corruption, severity {eps}" if corrupted else f"{row['norm']}, eps {eps}",
+                            _find_corruptions(folder, clean, ball, names) if corrupted else None)
                 break
 
 
@@ -110,6 +113,23 @@ def _describe(row: dict, eps: str) -> str:
         return f"{name_attack(row['settings'])}, severity {eps}"
     steps = f", {count_of(row['steps'], 'step')}" if row["steps"] else ""
     return f"{name_attack(row['settings'])}{steps} at {eps} ({row['norm']})"
+
+
+def _find_corruptions(folder: Path, clean: dict, rows: list[dict], names: list[str]) -> dict[str, dict[str, Path]]:
+    """Return {image: {column: path}} of the images with pictures of all corruptions that have any, and under each image
+    its predictions. Columns: the label, clean, then each corruption with its mIoU.
+    """
+    shown = {row["attack"]: row for row in [clean, *rows] if (folder / row["records"][0]).is_dir()}
+    titles = {row["records"][0]: f"{'clean' if row is clean else attack}, {100 * row['Mean IoU']:.1f} %"
+              for attack, row in shown.items()}
+    whole = [name for name in names if all((folder / stem / f"{name}_{kind}.png").is_file() for stem in titles
+                                           for kind in ("image", "pred"))]
+    grid = {}
+    for name in (whole[k] for k in (choose_evenly(len(whole), MAX_IMAGES) if whole else [])):
+        label = {"label": folder / clean["records"][0] / f"{name}_target.png"}
+        for row, kind in ((name, "image"), (f"{name}, predicted", "pred")):
+            grid[row] = label | {title: folder / stem / f"{name}_{kind}.png" for stem, title in titles.items()}
+    return grid
 
 
 def _find_grid(clean: Path, attacked: Path, names: list[str]) -> dict[str, dict[str, Path]]:

@@ -109,7 +109,7 @@ def _draw(part: Path, page: Content, rows: list[dict]) -> list[str]:
         figures.draw_curves(part / "radii.png", page.radius_panels, ylabel="images with a radius of at most eps (%)")
         drawn.append("radii.png")
     for sheet in page.sheets:
-        figures.draw_sheet(part / sheet.file, sheet.title, sheet.grid)
+        figures.draw_sheet(part / sheet.file, sheet.title, sheet.drawn or sheet.grid)
         drawn.append(sheet.file)
     return drawn
 

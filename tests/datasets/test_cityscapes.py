@@ -110,10 +110,35 @@ def test_a_label_map_gives_ids_their_classes(tree):
 
 @pytest.mark.parametrize("missing", ["leftImg8bit", "gtFine"])
 def test_a_missing_part_is_named(tree, missing):
+    """What was looked for, what was found, what to do."""
     (tree / missing).rename(tree / "elsewhere")
     with pytest.raises(UserError, match="docs/data.md#cityscapes") as error:
         build_datasets("cityscapes", data_root=tree)
-    assert str(tree / missing) in str(error.value)
+    there = ", ".join(sorted(({"leftImg8bit", "gtFine"} - {missing}) | {"elsewhere"}))
+    assert (f"the folder {tree / missing}/train does not exist; {tree} holds {there}. Unpack "
+            f"{missing}_trainvaltest.zip into {tree} (docs") in str(error.value)
+
+
+@pytest.mark.parametrize(("names", "says"), [
+    ((), "{root} holds nothing"), (("x",), "{root} holds x"),
+    (tuple("gfedcba"), "{root} holds a, b, c, d, e and 2 more"),
+    (None, "{root} does not exist")])
+def test_what_another_folder_holds_is_named(tmp_path, names, says):
+    root = tmp_path / "given"
+    for name in names or ():
+        (root / name).mkdir(parents=True)
+    if names == ():
+        (root / ".hidden").mkdir(parents=True)
+    with pytest.raises(UserError) as error:
+        build_datasets("cityscapes", data_root=root)
+    assert (f"the folder {root}/leftImg8bit/train does not exist; {says.format(root=root)}. Set --data_root to the "
+            "folder that holds leftImg8bit and gtFine") in str(error.value)
+
+
+def test_a_missing_split_is_named_with_those_that_are_there(tree):
+    (tree / "gtFine" / "val").rename(tree / "gtFine" / "test")
+    with pytest.raises(UserError, match=f"{tree}/gtFine/val does not exist; {tree}/gtFine holds test, train. Unpack"):
+        build_datasets("cityscapes", data_root=tree)
 
 
 def test_a_missing_mask_is_named(tree):
@@ -127,7 +152,7 @@ def test_a_missing_mask_is_named(tree):
 def test_no_images_says_what_was_looked_for(tree):
     for path in (tree / "leftImg8bit" / "val").rglob("*.png"):
         path.rename(path.with_suffix(".jpg"))
-    with pytest.raises(UserError, match=r"looked for CITY/\*_leftImg8bit.png"):
+    with pytest.raises(UserError, match=r"looked for CITY/\*_leftImg8bit.png, found frankfurt\. "):
         build_datasets("cityscapes", data_root=tree)
 
 

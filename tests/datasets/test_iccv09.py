@@ -78,8 +78,18 @@ def test_a_label_beyond_the_classes_names_its_file(tmp_path):
 def test_without_labels_the_folder_is_named(tmp_path):
     root = make_tree(tmp_path)
     (root / "labels").rename(root / "other")
-    with pytest.raises(UserError, match=r"labels does not exist.*docs/data.md#iccv09"):
+    with pytest.raises(UserError, match=r"labels does not exist; .* holds 0000000.npy, .* and 7 more\. "
+                       r"Set --data_root.*docs/data.md#iccv09"):
         build_datasets("iccv09", data_root=root)
+
+
+@pytest.mark.parametrize("coloured", [False, True])
+def test_a_folder_one_level_too_high_and_another_data_set_are_recognised(tmp_path, coloured):
+    root = make_tree(tmp_path / "iccv09Data", coloured=coloured)
+    with pytest.raises(UserError, match=f"give --data_root {root}$"):
+        build_datasets("iccv09", data_root=tmp_path)
+    with pytest.raises(UserError, match=f"looks like that of iccv09: give --dataset iccv09 --data_root {root}$"):
+        build_datasets("camvid", data_root=root)
 
 
 @pytest.mark.slow

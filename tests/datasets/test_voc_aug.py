@@ -7,6 +7,7 @@ from scipy.io import savemat
 from datasets import build_datasets, check_dataset
 from datasets.voc import compute_colours
 from datasets.voc_aug import main
+from utils import optional
 
 TRAIN, VAL, SBD = ["2007_1", "2007_2"], ["2007_3"], ["2007_1", "2007_3", "2008_1", "2008_2"]
 
@@ -117,16 +118,52 @@ def refused(trees, capsys, *flags):
     return error
 
 
+@pytest.mark.parametrize("kind", ["int16", "float64"])
+def test_whole_numbers_of_any_type_are_read(trees, kind):
+    _, voc, sbd = trees
+    label = draw(5)
+    label[:2] = 255
+    savemat(sbd / "dataset" / "cls" / "2008_1.mat", {"GTcls": {"Segmentation": label.astype(kind)}})
+    run(trees)
+    assert (np.array(Image.open(voc / "SegmentationClassAug" / "2008_1.png")) == label).all()
+
+
 def test_what_is_wrong_is_named(trees, capsys):
     _, voc, sbd = trees
     path = sbd / "dataset" / "cls" / "2008_1.mat"
     good = path.read_bytes()
-    for content, says in (({"GTinst": 1}, "no GTcls"), ({"GTcls": {"Segmentation": np.full((4, 4), 30)}}, "label 30")):
+    wrong = [({"GTinst": 1, "other": 2}, "no GTcls with a Segmentation: it holds GTinst, other. Give --sbd the "
+                                         "release's folder with cls, not inst"),
+             ({"GTcls": {"Boundaries": 1}}, "it holds GTcls.")]
+    wrong += [({"GTcls": {"Segmentation": np.full((70, 80), value, kind)}}, says) for value, kind, says in (
+        (30, "uint8", "label 30:"), (256, "int16", "label 256:"), (-1, "int16", "label -1:"),
+        (300, "int32", "label 300:"), (300.0, "float64", "label 300:"), (-1.0, "float32", "label -1:"),
+        (2.5, "float64", "float64 [70, 80], not whole numbers"), (np.nan, "float32", "not whole numbers"))]
+    wrong += [({"GTcls": {"Segmentation": np.zeros((2, 3, 4), np.uint8)}}, "uint8 [2, 3, 4], not whole numbers [H, W]"),
+              ({"GTcls": {"Segmentation": np.zeros((80, 70), np.uint8)}}, "has 70x80 pixels")]
+    for content, says in wrong:
         savemat(path, content)
         error = refused(trees, capsys)
         assert "2008_1.mat" in error and says in error
+        assert not (voc / "SegmentationClassAug" / "2008_1.png").exists(), "it would train on a wrong mask"
     path.write_bytes(good[:60])
     assert "2008_1.mat" in refused(trees, capsys)
     (sbd / "dataset" / "cls").rename(sbd / "dataset" / "other")
-    assert "looked for dataset/cls/*.mat" in refused(trees, capsys)
+    assert (f"looked for dataset/cls/*.mat, cls/*.mat, benchmark_RELEASE/dataset/cls/*.mat in --sbd {sbd}, but "
+            f"{sbd}/dataset holds other. Give --sbd") in refused(trees, capsys)
+    sbd.rename(sbd.with_name("moved"))
+    assert f"but {sbd} does not exist. Give --sbd" in refused(trees, capsys)
+    sbd.with_name("moved").rename(sbd)
+    (sbd / "dataset" / "other").rename(sbd / "dataset" / "cls")
+    (voc / "JPEGImages").rename(voc / "images")
+    assert (f"the folder {voc}/JPEGImages does not exist; {voc} holds ImageSets, "
+            "SegmentationClass, SegmentationClassAug, images. Unpack VOC again") in refused(trees, capsys)
     assert not (voc / "ImageSets" / "Segmentation" / "train_aug.txt").exists()
+
+
+def test_without_scipy_the_command_that_installs_it_is_named(trees, capsys, monkeypatch):
+    def import_module(name):
+        raise ModuleNotFoundError(f"No module named {name!r}", name="scipy")
+
+    monkeypatch.setattr(optional, "import_module", import_module)
+    assert refused(trees, capsys) == "error: scipy is not installed: run `make extras`"

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from attacks import ENSEMBLE_LOSSES, SEA_LOSSES
+from attacks.corruption import Corruption
 from engine.records import naming
 from engine.records.rows import make_rows
 from engine.records.store import Record, read
@@ -552,6 +553,40 @@ def test_sheets_show_the_strongest_attack_that_left_pictures(tmp_path):
         "adversarial image": folders["attacked"] / "img_3_image.png",
         "perturbation": folders["attacked"] / "img_3_perturbation.png",
         "attacked prediction": folders["attacked"] / "img_3_pred.png"}
+
+
+def test_a_sheet_of_a_severity_has_a_column_for_each_corruption(tmp_path):
+    """The label, clean and every corruption with its own mIoU, images above predictions; a severity is a file."""
+    run, names = tmp_path / "sgd", [f"img_{k}" for k in range(3)]
+    kept = {"fog": 9, "snow": 18, "contrast": 12}
+    paths = {"clean": record(run, CLEAN, names=names)}
+    paths |= {name: record(run, Corruption(name, severity=3).settings(), names=names, change={
+        image: (pixels_of(image) // kept[name], pixels_of(image)) for image in names}) for name in kept}
+    later = record(run, Corruption("fog", severity=5).settings(), names=names)
+    for value, path in enumerate([*paths.values(), later], start=1):
+        if path != paths["contrast"]:
+            pictures(run, path, names if path != paths["snow"] else names[1:], value=20 * value)
+    rows = rows_in(run, names)
+    sheets = {sheet.file: sheet for sheet in curves.make_sheets("sgd", run / "val_results", rows, names=names)}
+    assert sheets.keys() == {"sheet_sgd_severity_3.png", "sheet_sgd_severity_5.png"}
+    drawn = sheets["sheet_sgd_severity_3.png"].drawn
+    assert list(drawn) == ["img_1", "img_1, predicted", "img_2", "img_2, predicted"], "those that all have"
+    scores = {name: find(rows, name, eps=3)["Mean IoU"] for name in ("fog", "snow")}
+    columns = ["label", f"clean, {100 * find(rows, 'none')['Mean IoU']:.1f} %",
+               *(f"{name}, {100 * score:.1f} %" for name, score in scores.items())]
+    assert scores["fog"] != scores["snow"] and all(list(row) == columns for row in drawn.values())
+    for row, kind in (("img_2", "image"), ("img_2, predicted", "pred")):
+        assert list(drawn[row].values()) == [
+            run / "val_results" / paths[name].stem / f"img_2_{what}.png"
+            for name, what in (("clean", "target"), ("clean", kind), ("fog", kind), ("snow", kind))]
+    assert len(next(iter(sheets["sheet_sgd_severity_5.png"].drawn.values()))) == 3
+    write_report([run], tmp_path / "out")
+    with Image.open(tmp_path / "out" / "sheet_sgd_severity_3.png") as sheet:
+        picture = np.array(sheet.convert("L"))
+    middle = picture[np.flatnonzero((picture == 20).sum(1) > 100)[5]]
+    shown = [level for level, group in itertools.groupby(middle) if level in (20, 40, 60)
+             and len(list(group)) > 50]
+    assert shown == [20, 20, 40, 60]
 
 
 def test_sheets_are_drawn_for_the_runs_with_pictures(tmp_path, log):

@@ -35,6 +35,14 @@ RECIPES = {
     "SAM, Lovasz": ["--optimizer", "SAM", "--loss_type", "lovasz", "--clip_grad", "0.5", "--warmup_itrs", "3"],
     "average": ["--ema", "0.9"], "SAM, average": ["--optimizer", "SAM", "--rho", "0.1", "--ema", "0.5"],
     "TRADES": [*ADV, "--adv_loss", "trades"], "SAM, TRADES": ["--optimizer", "SAM", *ADV, "--adv_loss", "trades"],
+    "dice": ["--loss_type", "dice", "--optimizer", "adamw"],
+    "focal, weights": ["--loss_type", "focal_loss", "--class_weights", "balanced"],
+    "weights, smoothing, in parts": ["--class_weights", "balanced", "--label_smoothing", "0.1", "--batch_size", "4",
+                                     "--accumulate", "2", "--optimizer", "SAM"],
+    "SAM, best by robust": ["--optimizer", "SAM", "--val_attack", "pgd", "--val_attack_images", "2", "--best_by",
+                            "robust"],
+    "TRADES in parts, average": [*ADV, "--adv_loss", "trades", "--batch_size", "4", "--accumulate", "2", "--ema",
+                                 "0.9"],
     "bfloat16 in parts": ["--amp", "--batch_size", "4", "--accumulate", "2"],
 }
 REAL = "SAM adv"  # with the real network; the others with a thin one

@@ -240,6 +240,21 @@ print(code, *heavy, file=sys.stderr)"""
     assert done.stderr.splitlines()[-1] == ("0" if "--help" in typed or "attacks" in typed else "2")
 
 
+@pytest.mark.parametrize(("dataset", "crop_size", "val_batch_size"), [
+    ("voc", 513, 4), ("cityscapes", 768, 1), ("camvid", 513, 4), ("iccv09", 513, 4), ("folder", 513, 4),
+    ("synthetic", 513, 4)])
+def test_a_data_set_has_its_own_usual_sizes(dataset, crop_size, val_batch_size):
+    """Cityscapes' crops are VainF's; one of its images at a time is scored within 6 GB, four are not."""
+    from datasets import DATASETS
+
+    options = options_of("--dataset", dataset)
+    cls = DATASETS[dataset]
+    assert (options.crop_size, options.val_batch_size) == (crop_size, val_batch_size) == (
+        cls.usual_crop_size, cls.usual_val_batch_size), "read from its source"
+    given = options_of("--dataset", dataset, "--crop_size", "129", "--val_batch_size", "2")
+    assert (given.crop_size, given.val_batch_size) == (129, 2)
+
+
 def test_choices_are_the_registries():
     from attacks import ATTACKS, LOSSES, NORMS
     from datasets import DATASETS

@@ -5,10 +5,12 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.utils import _pytree as pytree
 
+from datasets import build_datasets
 from main import main
 from tests import ranks
 from tests.ranked.training import STEPS, train, train_all
@@ -24,12 +26,25 @@ AS_ONE = {  # BatchNorm in eval mode, or over the whole batch: two processes tak
     "FriendlySAM": {"optimizer": "FriendlySAM", "rho": 0.1}, "AWP": {"optimizer": "AWP", "gamma": 0.02, "adv": True},
     "TRADES": {"adv": True, "trades_beta": 6.0},
     "TRADES, SAM": {"optimizer": "SAM", "rho": 0.1, "adv": True, "trades_beta": 6.0},
+    "class weights": {"class_weights": [0.2, 1.0, 3.0, 0.7]},
+    "class weights, smoothing, in parts": {"class_weights": [0.2, 1.0, 3.0, 0.7], "label_smoothing": 0.2,
+                                           "accumulate": 2},
+    "clip_grad": {"clip_grad": 0.1}, "clip_grad, SAM": {"optimizer": "SAM", "rho": 0.1, "clip_grad": 0.1},
+    "focal, class weights": {"loss": "focal_loss", "class_weights": [0.2, 1.0, 3.0, 0.7]},
+    "ohem, smoothing": {"loss": "ohem", "label_smoothing": 0.2}, "ohem, SAM": {"loss": "ohem", "optimizer": "SAM"},
+    "dice, in parts": {"loss": "dice", "accumulate": 2}, "lovasz, in parts": {"loss": "lovasz", "accumulate": 2},
+    "dice, SAM": {"loss": "dice", "optimizer": "SAM", "rho": 0.1}, "lovasz": {"loss": "lovasz"},
+    "adamw, cosine": {"optimizer": "adamw", "schedule": ["cosine", 2]}, "nesterov": {"nesterov": True},
 }
 FROZEN = {name: {**settings, "frozen": True} for name, settings in AS_ONE.items()}
-SYNCED = {name: settings for name, settings in AS_ONE.items() if "accumulate" not in settings}  # parts have their own
+# Parts have their own statistics. A bias before BatchNorm has a gradient of rounding's noise, which AdamW divides by
+# its size.
+SYNCED = {name: settings for name, settings in AS_ONE.items() if "accumulate" not in settings and
+          settings.get("optimizer") != "adamw"}
 LOCAL = {
     "SAM": {"optimizer": "SAM", "rho": 0.1}, "own statistics": {"optimizer": "SAM", "rho": 0.1, "sync_bn": False},
     "every other": {"optimizer": "SAM", "rho": 0.1, "interval": 2}, "AWP": {"optimizer": "AWP", "gamma": 0.02},
+    "clip_grad": {"optimizer": "SAM", "rho": 0.1, "clip_grad": 0.1},
     "micro": {"optimizer": "SAM", "rho": 0.1, "accumulate": 2, "micro": True},
     "no labels on one": {"optimizer": "SAM", "rho": 0.1, "frozen": True, "void_rank": 0},
 }
@@ -135,6 +150,25 @@ def test_the_average_that_ranks_validate_is_the_one_that_is_saved(tmp_path, star
     alone, = main(["--test_only", "--output_dir", str(tmp_path), "--exp_name", "one", "--num_workers", "0", "--ckpt",
                    str(best)])["results"]
     assert alone["Mean IoU"] == pytest.approx(torch.load(best, weights_only=True)["best_score"], abs=1e-9)
+
+
+def test_ranks_weigh_classes_and_choose_the_best_as_one_process_does(tmp_path, start, small):
+    """Weights are the median frequency by a class's, counted here with NumPy; the score is that of a single process."""
+    flags = [*small, "--batch_size", "8", "--output_dir", str(tmp_path), "--total_itrs", "4", "--val_interval", "2"]
+    done = start(*flags, "--optimizer", "SAM", "--lr", "0.1", "--bn_momentum", "0.5", "--backbone_lr_mult", "1",
+                 "--class_weights", "balanced", "--val_attack", "fgsm", "--val_attack_images", "32", "--best_by",
+                 "robust", ranks=2)
+    _, err = done.communicate(timeout=600)
+    assert done.returncode == 0, err
+    best = next((tmp_path / "exp").glob("best_*"))
+    content = torch.load(best, weights_only=True)
+    train, _ = build_datasets("synthetic", data_root=tmp_path, seed=1)
+    pixels = np.stack([np.bincount(train.read_label(i).numpy().ravel(), minlength=256)[:5] for i in range(len(train))])
+    frequencies = pixels.sum(0) / ((pixels > 0) * pixels.sum(1, keepdims=True)).sum(0)
+    assert content["class_weights"] == pytest.approx((np.median(frequencies) / frequencies).tolist(), rel=1e-6)
+    rows = main(["--test_only", "--output_dir", str(tmp_path), "--exp_name", "one", "--num_workers", "0", "--ckpt",
+                 str(best), "--attack", "fgsm", "--eps", "2/255", "--val_batch_size", "16"])["results"]
+    assert rows[1]["Mean IoU"] == pytest.approx(content["best_score"], abs=1e-9) != rows[0]["Mean IoU"]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")

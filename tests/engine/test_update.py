@@ -41,11 +41,11 @@ def model_of(*, dtype=torch.float64, frozen=True):
     return model
 
 
-def update_of(model, optimizer="sgd", *, sam=None, net=None, **settings):
+def update_of(model, optimizer="sgd", *, sam=None, net=None, criterion=CROSS_ENTROPY, **settings):
     if optimizer not in ("sgd", "adam"):
         sam = {"model": model, "rho": 0.1, **(sam or {})}
     optimizer = build_optimizer(optimizer, [{"params": model.parameters()}], lr=0.1, weight_decay=1e-3, **(sam or {}))
-    return TrainingStep(model, model if net is None else net, optimizer=optimizer, criterion=CROSS_ENTROPY, **settings)
+    return TrainingStep(model, model if net is None else net, optimizer=optimizer, criterion=criterion, **settings)
 
 
 def batch(size=8, *, dtype=torch.float64, seed=0):
@@ -64,13 +64,22 @@ def trained(model, update, steps=4):
     return model.state_dict()
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "SAM", "GSAM", "FriendlySAM"])
-def test_24_a_batch_in_parts_is_the_whole_batch(optimizer):
-    states = []
+WEIGHTS = {"class_weights": torch.tensor([0.2, 1.0, 3.0, 0.7])}
+SMOOTHING = {"label_smoothing": 0.2}
+
+
+@pytest.mark.parametrize(("optimizer", "loss", "settings"), [
+    *((name, "cross_entropy", {}) for name in ("sgd", "adam", "SAM", "GSAM", "FriendlySAM")),
+    *(("SAM", loss, settings) for loss, settings in (
+        ("cross_entropy", WEIGHTS), ("cross_entropy", SMOOTHING), ("cross_entropy", WEIGHTS | SMOOTHING),
+        ("focal_loss", WEIGHTS), ("ohem", SMOOTHING), ("dice", {}), ("lovasz", {})))])
+def test_24_a_batch_in_parts_is_the_whole_batch(optimizer, loss, settings):
+    """Although the parts differ in labelled pixels, and in those of each class."""
+    states, criterion = [], build_loss(loss, **settings)
     for accumulate in (1, 2, 4):
         model = model_of()
         model.model.drop.p = 0.0
-        states.append(trained(model, update_of(model, optimizer, accumulate=accumulate)))
+        states.append(trained(model, update_of(model, optimizer, criterion=criterion, accumulate=accumulate)))
     for state in states[1:]:
         for key, value in state.items():
             torch.testing.assert_close(value, states[0][key], rtol=1e-11, atol=1e-13)

@@ -6,7 +6,7 @@ from torch.nn.parallel import DistributedDataParallel
 from attacks import FGSM
 from engine.training.step import TrainingStep
 from network import NormalizedModel, synchronize_batchnorm
-from optim import build_loss, build_optimizer
+from optim import BASE_OPTIMIZERS, build_loss, build_optimizer, build_scheduler
 from utils import distributed
 
 STEPS, SIZE = 5, 8
@@ -33,8 +33,9 @@ def batch(step: int, dtype) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def train(*, optimizer="sgd", sync="global", frozen=False, sync_bn=True, poisoned=(), adv=False, dtype=torch.float32,
-          accumulate=1, micro=False, void_rank=None, share=None, trades_beta=None, **sam) -> dict:
-    """STEPS steps on this rank's share of each batch, and what they leave."""
+          accumulate=1, micro=False, void_rank=None, share=None, trades_beta=None, clip_grad=None, loss="cross_entropy",
+          class_weights=None, label_smoothing=None, schedule=None, **sam) -> dict:
+    """STEPS steps on this rank's share of each batch, and what they leave. schedule: (name, warmup_itrs)."""
     torch.manual_seed(3)
     model = NormalizedModel(Net(), [0.5] * 3, [0.25] * 3).to(dtype).train()
     net, rank, ranks = model, distributed.rank(), distributed.world_size()
@@ -43,13 +44,17 @@ def train(*, optimizer="sgd", sync="global", frozen=False, sync_bn=True, poisone
             synchronize_batchnorm(model)
         net = DistributedDataParallel(model, broadcast_buffers=False)
     model.model.norm.train(not frozen)
-    if optimizer not in ("sgd", "adam"):
+    if optimizer not in BASE_OPTIMIZERS:
         sam = {"model": model, **sam}
     optimizer = build_optimizer(optimizer, [{"params": model.parameters()}], lr=0.1, weight_decay=1e-3, **sam)
     if ranks > 1 and sync == "local":
         optimizer.first_pass = net.no_sync
-    update = TrainingStep(model, net, optimizer=optimizer, criterion=build_loss("cross_entropy"), accumulate=accumulate,
-                    micro=micro, attack=FGSM(eps=0.05) if adv else None, trades_beta=trades_beta)
+    scheduler = build_scheduler(schedule[0], optimizer, total_itrs=STEPS, warmup_itrs=schedule[1]) if schedule else None
+    weights = None if class_weights is None else torch.tensor(class_weights)
+    given = {"class_weights": weights, "label_smoothing": label_smoothing}
+    criterion = build_loss(loss, **{name: value for name, value in given.items() if value is not None})
+    update = TrainingStep(model, net, optimizer=optimizer, criterion=criterion, accumulate=accumulate, micro=micro,
+                          attack=FGSM(eps=0.05) if adv else None, trades_beta=trades_beta, clip_grad=clip_grad)
     measured, perturbed, skipped = [], [], []
     norm_of = model.model.norm.register_forward_pre_hook(
         lambda *_: perturbed.append(model.model.head.weight.detach().clone()))
@@ -64,6 +69,8 @@ def train(*, optimizer="sgd", sync="global", frozen=False, sync_bn=True, poisone
             images = images * float("nan")
         try:
             measured.append({name: value.item() for name, value in update(images, labels).items()})
+            if scheduler:
+                scheduler.step()
         except FloatingPointError:
             skipped.append(step)
             model.model.norm.running_var.copy_(variance)
