@@ -50,6 +50,7 @@ def test_the_split_is_fixed_and_of_sorted_names(tmp_path):
     one, other = (build_datasets("iccv09", data_root=make_tree(tmp_path / kind, coloured=kind == "b")) for kind in "ab")
     names = [[{dataset.name(i) for i in range(len(dataset))} for dataset in pair] for pair in (one, other)]
     assert names[0] == names[1], "whatever the labels"
+    assert names[0][0] == {f"{number:07d}" for number in (0, 1, 3, 4, 5, 7, 9)}, "runs of before would mix both halves"
     assert names[0][0] | names[0][1] == {f"{number:07d}" for number in range(10)} and not names[0][0] & names[0][1]
 
 

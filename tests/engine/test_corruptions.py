@@ -15,7 +15,8 @@ def runs(tmp_path_factory):
     """Folder with two hardly trained runs, `one` and `other`."""
     folder = tmp_path_factory.mktemp("runs")
     for name, seed in (("one", "1"), ("other", "2")):
-        main(["--output_dir", str(folder), "--exp_name", name, "--dataset", "synthetic", "--no-pretrained_backbone",
+        main(["--output_dir", str(folder), "--exp_name", name, "--dataset", "synthetic", "--model",
+              "deeplabv3_mobilenet", "--no-pretrained_backbone",
               "--crop_size", "65", "--batch_size", "4", "--total_itrs", "2", "--random_seed", "1", "--lr", "0.05",
               *(["--optimizer", "adam"] if seed == "2" else []), *COMMON[:4]])
     return folder
@@ -58,6 +59,13 @@ def test_the_table_the_records_and_the_ratio(runs, capsys):
     assert found["mean ratio"] == pytest.approx(np.mean(ratios))
     printed = capsys.readouterr()
     assert "Severity 5" in printed.out + printed.err and "Errors / baseline's" in printed.out + printed.err
+    table = [line for line in (printed.out + printed.err).splitlines() if line.startswith("| ")]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    start = next(place for place, cells in enumerate(table) if cells[0] == "Corruption")
+    lines = {cells[0]: cells for cells in table[start + 1:] if set(cells[0]) - {"-", ":"}}
+    assert [name for name in lines if name in {*found["corruptions"], "mean"}] == ["gaussian_noise", "contrast", "mean"]
+    for name, described in found["corruptions"].items():
+        assert float(lines[name][-2]) == pytest.approx(described["mean"], abs=1e-4)
 
 
 def test_the_batch_does_not_matter_and_what_is_recorded_is_not_done_again(runs, capsys):

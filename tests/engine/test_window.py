@@ -57,6 +57,40 @@ def test_images_are_scored_and_attacked_in_windows_and_recorded_apart(camvid, tm
     assert sum("window" not in subject for subject in subjects) == 2
 
 
+class MirroredWindows(torch.nn.Module):
+    """Written out: of each window the logarithm of both views' mean probability, of each pixel its windows' mean."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, images):
+        total, count = torch.zeros(len(images), 11, 90, 120), torch.zeros(90, 120)
+        for top in (0, 25):
+            for left in (0, 40, 50):
+                window = images[:, :, top:top + 65, left:left + 70]
+                both = (self.net(window).softmax(1) + self.net(window.flip(3)).flip(3).softmax(1)) / 2
+                place = torch.zeros(90, 120)
+                place[top:top + 65, left:left + 70] = 1
+                pad = (left, 120 - 70 - left, top, 90 - 65 - top)
+                total, count = total + torch.nn.functional.pad(both.log(), pad), count + place
+        return total / count
+
+
+def test_windows_are_mirrored_and_attacked_so(camvid, tmp_path):
+    """--window with --tta, against both written out."""
+    rows = main([*camvid, "--attack", "pgd", "--steps", "2", "--eps", "8/255", *WINDOW, "--tta", "flip"])["results"]
+    net = MirroredWindows(reload(tmp_path / "weights.pth"))
+    _, val_set = build_datasets("camvid", data_root=tmp_path / "data", train=False)
+    images, labels = map(torch.stack, zip(*(val_set[k] for k in range(2)), strict=True))
+    adv = PGD(eps=8 / 255, steps=2)(net, images, labels, image_ids=[0, 1])
+    for row, points in zip(rows, (images, adv), strict=True):
+        with torch.no_grad():
+            right = (net(points).argmax(1) == labels).float().mean().item()
+        assert row["Overall Acc"] == pytest.approx(right, abs=2e-3)
+    assert rows[1]["Overall Acc"] < rows[0]["Overall Acc"]
+
+
 def test_a_window_that_covers_the_image_gives_the_same_scores(camvid):
     whole, covered = (main([*camvid, *flags])["results"][0] for flags in ([], ["--window", "120"]))
     assert {**whole, "records": None} == {**covered, "records": None}

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import engine.verify as verifying
 from attacks import PGD
 from main import main
 from network import VIEWS, Augmented, as_scored
@@ -89,3 +90,22 @@ def test_from_the_command_line(tmp_path):
     assert mirrored[0]["loss"] != plain[0]["loss"]
     with pytest.raises(SystemExit):
         main([*common, "--tta", "rotate", "--test_only"])
+
+
+@pytest.mark.slow
+def test_verify_checks_what_is_scored(tmp_path, monkeypatch):
+    """Attacks through the views; one of the checks, as all of them take long."""
+    common = ["--output_dir", str(tmp_path), "--exp_name", "run", "--num_workers", "0"]
+    main([*common, "--dataset", "synthetic", "--no-pretrained_backbone", "--crop_size", "65", "--batch_size", "4",
+          "--total_itrs", "1", "--sheet_images", "0"])
+    seen, plain = [], verifying.run_checks
+
+    def run_checks(model, *args, **settings):
+        seen.append(model)
+        return plain(model, *args, **settings, only=["model untouched"])
+
+    monkeypatch.setattr(verifying, "run_checks", run_checks)
+    results = main([*common, "--verify", "--tta", "flip", "--val_images", "1"])
+    assert [type(model) for model in seen] == [Augmented] and seen[0].views == VIEWS["flip"]
+    assert [(check["name"], check["passed"]) for check in results["checks"]] == [("model untouched", True)]
+    assert results["options"]["tta"] == "flip"
