@@ -78,7 +78,7 @@ def find_folder(root: Path, year: str, *, download: bool) -> Path:
         refuse_other_layout(root, "voc")
         raise UserError(f"VOC {year} not found: the folder {to_one_line(usual)} does not exist; "
                         f"{describe_found(usual, root)}. Set --data_root to the folder that holds "
-                        f" {Path(entry['base_dir']).parts[0]}, or download VOC with --download "
+                        f"{Path(entry['base_dir']).parts[0]}, or download VOC with --download "
                         "(docs/data.md#voc).")
     return usual
 
