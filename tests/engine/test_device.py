@@ -161,6 +161,23 @@ def test_on_mps_no_tensor_is_float64_and_the_results_are_the_cpus(apple, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("flags", [  # without lovasz: the pretended GPU doesn't carry the backward pass of sort
+    "--optimizer SAM --adaptive --sam_mode micro --accumulate 2 --batch_size 4",
+    "--optimizer LookSAM --loss_type dice --val_attack pgd --val_attack_images 2 --best_by robust",
+    "--optimizer SAM --clip_grad 1 --loss_type ohem --label_smoothing 0.1 --lr_policy cosine --warmup_itrs 1",
+    "--optimizer FriendlySAM --loss_type focal_loss --class_weights balanced --ema 0.5",
+    "--adv --awp_gamma 0.005 --train_step 1"], ids=["micro", "dice", "clipped", "weighted", "AWP"])
+def test_on_mps_no_option_makes_a_float64(apple, tmp_path, small, flags):
+    content = main([*small, "--total_itrs", "2", "--val_interval", "2", "--output_dir", str(tmp_path), "--exp_name",
+                    "run", "--device", "mps", *flags.split()])
+    assert content["results"][0]["attack"] == "none" and content["complete"]
+    seen = main(["--output_dir", str(tmp_path), "--exp_name", "run", "--device", "mps", "--test_only", "--tta", "flip",
+                 "--attack", "pgd", "--steps", "2", "--eps", "2/255", "--num_workers", "0", "--val_images", "2"])
+    assert [row["attack"] for row in seen["results"]] == ["none", "pgd"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_thread")
 def test_verify_on_mps(apple, tmp_path, small):
     """Its comparison with finite differences, which needs float64, is computed on the CPU."""
     main([*small, "--total_itrs", "1", "--output_dir", str(tmp_path), "--device", "mps"])
