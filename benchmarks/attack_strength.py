@@ -124,10 +124,8 @@ def fraction(text: str) -> float:
     return float(number) / float(whole or 1)
 
 
-def main():
-    """Measure, write the JSON file and print a table."""
-    names = list(list_attacks(0.0, 30, 1, [1.0]))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_subject(parser: argparse.ArgumentParser):
+    """Add the flags that choose a network and images."""
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--data_root", required=True)
     parser.add_argument("--ckpt", required=True, help="of deeplabv3_mobilenet")
@@ -135,6 +133,13 @@ def main():
     parser.add_argument("--images", type=int, default=3)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--every", type=int, default=1)
+
+
+def main():
+    """Measure, write the JSON file and print a table."""
+    names = list(list_attacks(0.0, 30, 1, [1.0]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_subject(parser)
     parser.add_argument("--eps", type=fraction, nargs="+", required=True)
     parser.add_argument("--gradients", type=int, nargs="+", default=[10, 30, 60, 90],
                         help="of every attack; race gets half of each, too")

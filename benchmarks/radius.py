@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from attacks import MinRadius, Race
-from benchmarks.attack_strength import Crops, fraction, load_network
+from benchmarks.attack_strength import Crops, add_subject, fraction, load_network
 from datasets import build_datasets
 from utils.images import choose_evenly
 from utils.text import format_markdown
@@ -104,13 +104,7 @@ def main():
     """Measure one network, add it to the JSON file and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True, help="of the network, in the table")
-    parser.add_argument("--dataset", required=True)
-    parser.add_argument("--data_root", required=True)
-    parser.add_argument("--ckpt", required=True, help="of deeplabv3_mobilenet")
-    parser.add_argument("--crop", type=int, nargs=2, help="height and width; without it images have their own size")
-    parser.add_argument("--images", type=int, default=3)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--every", type=int, default=1)
+    add_subject(parser)
     parser.add_argument("--gradients", type=int, default=100)
     parser.add_argument("--bracket", type=fraction, nargs=2, default=[1 / 16, 16.0], metavar=("LOW", "HIGH"),
                         help="of the bisection: in 1/255 for linf, as it is for l2 (default: 1/16 16)")

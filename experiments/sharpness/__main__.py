@@ -37,6 +37,8 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if "train" in args.steps and not args.quick and not args.data_root:
         parser.error("--data_root: give the folder of CamVid (docs/data.md#camvid)")
+    if args.page and (args.quick or "table" not in args.steps):
+        parser.error("--page: for the step table, without --quick")
     plan = QUICK if args.quick else PLANS[args.plan]
     folder = args.folder or Path(f"checkpoints/sharpness_{plan.name}")
     extra, at_start = ((flag, str(Path(path).resolve())) if path else () for flag, path in (

@@ -38,6 +38,17 @@ def reload(path) -> torch.nn.Module:
     return model.eval()
 
 
+def check_by_hand(rows, net, data_root):
+    """The rows, clean and PGD-2 at 8/255, are those of a network that is attacked here."""
+    _, val_set = build_datasets("camvid", data_root=data_root, train=False)
+    images, labels = map(torch.stack, zip(*(val_set[k] for k in range(2)), strict=True))
+    adv = PGD(eps=8 / 255, steps=2)(net, images, labels, image_ids=[0, 1])
+    for row, points in zip(rows, (images, adv), strict=True):
+        with torch.no_grad():
+            right = (net(points).argmax(1) == labels).float().mean().item()
+        assert row["Overall Acc"] == pytest.approx(right, abs=2e-3)
+
+
 def test_images_are_scored_and_attacked_in_windows_and_recorded_apart(camvid, tmp_path, capsys):
     """Against the attack by hand on the windowed network."""
     attack = ["--attack", "pgd", "--steps", "2", "--eps", "8/255"]
@@ -45,13 +56,7 @@ def test_images_are_scored_and_attacked_in_windows_and_recorded_apart(camvid, tm
     rows = main([*camvid, *attack, *WINDOW])["results"]
     assert "in windows of 65x70 (height x width), 40 pixels apart" in capsys.readouterr().out
     net = Windowed(reload(tmp_path / "weights.pth"), (65, 70), 40)
-    _, val_set = build_datasets("camvid", data_root=tmp_path / "data", train=False)
-    images, labels = map(torch.stack, zip(*(val_set[k] for k in range(2)), strict=True))
-    adv = PGD(eps=8 / 255, steps=2)(net, images, labels, image_ids=[0, 1])
-    for row, points in zip(rows, (images, adv), strict=True):
-        with torch.no_grad():
-            right = (net(points).argmax(1) == labels).float().mean().item()
-        assert row["Overall Acc"] == pytest.approx(right, abs=2e-3)
+    check_by_hand(rows, net, tmp_path / "data")
     subjects = [read(path)[0]["subject"] for path in (tmp_path / "exp" / "records").glob("*.jsonl")]
     assert len(subjects) == 4 and sum(subject.get("window") == [[65, 70], 40] for subject in subjects) == 2
     assert sum("window" not in subject for subject in subjects) == 2
@@ -81,13 +86,7 @@ def test_windows_are_mirrored_and_attacked_so(camvid, tmp_path):
     """--window with --tta, against both written out."""
     rows = main([*camvid, "--attack", "pgd", "--steps", "2", "--eps", "8/255", *WINDOW, "--tta", "flip"])["results"]
     net = MirroredWindows(reload(tmp_path / "weights.pth"))
-    _, val_set = build_datasets("camvid", data_root=tmp_path / "data", train=False)
-    images, labels = map(torch.stack, zip(*(val_set[k] for k in range(2)), strict=True))
-    adv = PGD(eps=8 / 255, steps=2)(net, images, labels, image_ids=[0, 1])
-    for row, points in zip(rows, (images, adv), strict=True):
-        with torch.no_grad():
-            right = (net(points).argmax(1) == labels).float().mean().item()
-        assert row["Overall Acc"] == pytest.approx(right, abs=2e-3)
+    check_by_hand(rows, net, tmp_path / "data")
     assert rows[1]["Overall Acc"] < rows[0]["Overall Acc"]
 
 

@@ -249,6 +249,13 @@ def test_data_root_is_asked_for_before_anything_starts(capsys):
     assert stop.value.code == 2 and "--data_root" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flags", [["train", "--data_root", "x"], ["table", "--quick"]])
+def test_a_page_without_tables_of_its_own_is_refused(capsys, flags):
+    with pytest.raises(SystemExit) as stop:
+        entry.main([*flags, "--page", "page.md"])
+    assert stop.value.code == 2 and "--page: for the step table" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("imagecorruptions") is None, reason="an extra: make extras")
 def test_the_whole_way_on_synthetic_data(tmp_path, thin_network):
