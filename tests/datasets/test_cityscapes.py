@@ -161,15 +161,6 @@ def test_another_data_set_is_recognised(tree):
         build_datasets("camvid", data_root=tree)
 
 
-@pytest.mark.slow
-def test_a_short_run_is_scored_clean_and_attacked(tree, tmp_path):
-    content = main(["--dataset", "cityscapes", "--data_root", str(tree), "--output_dir", str(tmp_path), "--exp_name",
-                    "run", "--no-pretrained_backbone", "--crop_size", "65", "--batch_size", "4", "--total_itrs", "2",
-                    "--num_workers", "0", "--attack", "fgsm", "--eps", "1/255"])
-    assert [row["attack"] for row in content["results"]] == ["none", "fgsm"]
-    assert content["options"]["crop_size"] == 65 and len(content["results"][0]["Class IoU"]) == 19
-
-
 SHAPES = Path(__file__).parents[1] / "network" / "data" / "state_dict_shapes.json.gz"
 
 
