@@ -1,7 +1,8 @@
 """The measurements of docs/experiments/voc.md:  python -m experiments.voc_small --ckpt CKPT --data_root VOC
 
 Scores a deeplabv3_mobilenet of VOC's 21 classes clean, under attack, with --tta flip (attacked through it and without
-it) and under all corruptions, and writes results/voc_small.json. Images that are recorded in --output_dir are not attacked again. Needs `make extras`.
+it) and under all corruptions, and writes results/voc_small.json. Images that are recorded in --output_dir are not
+attacked again. Needs `make extras`.
 """
 import argparse
 import json
