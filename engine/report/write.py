@@ -109,7 +109,8 @@ def _draw(part: Path, page: Content, rows: list[dict]) -> list[str]:
         figures.draw_curves(part / "radii.png", page.radius_panels, ylabel="images with a radius of at most eps (%)")
         drawn.append("radii.png")
     for sheet in page.sheets:
-        figures.draw_sheet(part / sheet.file, sheet.title, sheet.drawn or sheet.grid)
+        title = f"{sheet.run}, {sheet.ball}: image and prediction" if sheet.drawn else sheet.title
+        figures.draw_sheet(part / sheet.file, title, sheet.drawn or sheet.grid)
         drawn.append(sheet.file)
     return drawn
 
