@@ -46,6 +46,8 @@ LOCAL = {
     "every other": {"optimizer": "SAM", "rho": 0.1, "interval": 2}, "AWP": {"optimizer": "AWP", "gamma": 0.02},
     "clip_grad": {"optimizer": "SAM", "rho": 0.1, "clip_grad": 0.1},
     "micro": {"optimizer": "SAM", "rho": 0.1, "accumulate": 2, "micro": True},
+    "class weights": {"optimizer": "SAM", "rho": 0.1, "class_weights": [0.2, 1.0, 3.0, 0.7]},
+    "ohem": {"optimizer": "SAM", "rho": 0.1, "loss": "ohem"}, "dice": {"optimizer": "SAM", "rho": 0.1, "loss": "dice"},
     "no labels on one": {"optimizer": "SAM", "rho": 0.1, "frozen": True, "void_rank": 0},
 }
 POISONED = {"sgd": {}, "SAM": {"optimizer": "SAM", "rho": 0.1}, "adv": {"adv": True},
