@@ -134,11 +134,14 @@ def format_adjusted(methods: dict) -> str:
 
 def format_detectable(methods: dict, attacks: dict[tuple, str]) -> str:
     """Return a table of the smallest difference that the design finds, by the spread of differences within methods."""
-    columns = {"networks of a method": [str(min(map(len, methods.values())))]}
+    columns = {"networks of a method": ["1"]}
     for key, title in {CLEAN: "clean, all images", **attacks}.items():
         pairs = [analysis.paired_scores(seeds, methods[BASELINE], key) for name, seeds in methods.items()
                  if name != BASELINE and not name.startswith(ADVERSARIAL)]
-        size = analysis.detectable([np.subtract(*each) for each in pairs if len(each[0]) > 1])
+        used = [np.subtract(*each) for each in pairs if len(each[0]) > 1]
+        size = analysis.detectable(used)
+        if used and key == CLEAN:
+            columns["networks of a method"] = [str(min(map(len, used)))]
         columns[title] = ["-" if size is None else f"{size:.1f}"]
     return _drop_empty(columns)
 
