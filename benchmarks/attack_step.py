@@ -4,11 +4,13 @@
 
 The plain loop uses NCHW, loss.backward() through all parameters and normalisation outside the model. The floor is one
 forward and one backward pass to the input for each step, of the folded channels-last network, with a given gradient of
-the logits. Both attacks start from the same image, with 10 steps and with 4. Without trained weights the network's own
-rounding is near the bound above which it isn't folded: a line then says so.
+the logits. All attacks start from the same image, with 10 steps and with 4. Where the package torchattacks is installed
+(pip install --no-deps torchattacks), its PGD is run beside ours. Without trained weights the network's own rounding is
+near the bound above which it isn't folded: a line then says so.
 """
 import argparse
 from functools import partial
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +53,13 @@ def make_plain(weights: str | None, steps: int):
     return partial(plain.attack, model.model, images, labels, eps=EPS, step_size=EPS / 4, steps=steps)
 
 
+def make_torchattacks(weights: str | None, steps: int):
+    """Return a function that attacks with the package's PGD."""
+    from torchattacks import PGD as TorchattacksPGD
+    model, images, labels = make_all(weights)
+    return partial(TorchattacksPGD(model, eps=EPS, alpha=EPS / 4, steps=steps, random_start=False), images, labels)
+
+
 def make_floor(weights: str | None, steps: int):
     """Return a function that takes only the passes of an attack."""
     model, images, _ = make_all(weights)
@@ -71,11 +80,14 @@ def run(*, rounds: int, weights: str | None = None) -> list[Result]:
     """Return the results."""
     results = []
     for steps in (LONG, SHORT):
-        name = f"PGD-{steps}"
-        found = measure_in_turn({name: partial(make_ours, weights, steps), "plain": partial(make_plain, weights, steps),
-                                 "the floor": partial(make_floor, weights, steps)}, rounds=rounds)
-        results += [compare("attack_step", name, "plain", found, per=steps),
-                    compare_cost("attack_step", name, "the floor", found, per=steps)]
+        name, others = f"PGD-{steps}", {"plain": make_plain}
+        if find_spec("torchattacks"):
+            others["plain torchattacks"] = make_torchattacks
+        makers = {name: make_ours, **others, "the floor": make_floor}
+        found = measure_in_turn({subject: partial(make, weights, steps) for subject, make in makers.items()},
+                                rounds=rounds)
+        results += [compare("attack_step", name, other, found, per=steps) for other in others]
+        results.append(compare_cost("attack_step", name, "the floor", found, per=steps))
     return results
 
 
