@@ -4,13 +4,11 @@
 
 The plain loop uses NCHW, loss.backward() through all parameters and normalisation outside the model. The floor is one
 forward and one backward pass to the input for each step, of the folded channels-last network, with a given gradient of
-the logits. All attacks start from the same image, with 10 steps and with 4. Where the package torchattacks is installed
-(pip install --no-deps torchattacks), its PGD is run beside ours. Without trained weights the network's own rounding is
+the logits. All attacks start from the same image, with 10 steps and with 4. Without trained weights the network's own rounding is
 near the bound above which it isn't folded: a line then says so.
 """
 import argparse
 from functools import partial
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +18,7 @@ from attacks.folding import fold
 from benchmarks import plain
 from benchmarks.timing import Result, choose_device, compare, compare_cost, measure_in_turn
 from network import build_model
+from utils.optional import import_optional
 
 EPS, LONG, SHORT = 4 / 255, 10, 4
 CLASSES = 21
@@ -55,9 +54,9 @@ def make_plain(weights: str | None, steps: int):
 
 def make_torchattacks(weights: str | None, steps: int):
     """Return a function that attacks with the package's PGD."""
-    from torchattacks import PGD as TorchattacksPGD
     model, images, labels = make_all(weights)
-    return partial(TorchattacksPGD(model, eps=EPS, alpha=EPS / 4, steps=steps, random_start=False), images, labels)
+    attack = import_optional("torchattacks").PGD(model, eps=EPS, alpha=EPS / 4, steps=steps, random_start=False)
+    return partial(attack, images, labels)
 
 
 def make_floor(weights: str | None, steps: int):
@@ -76,12 +75,12 @@ def _run_floor(network, images, gradient, steps):
         torch.autograd.grad(network(points), points, gradient)
 
 
-def run(*, rounds: int, weights: str | None = None) -> list[Result]:
-    """Return the results."""
+def run(*, rounds: int, weights: str | None = None, torchattacks: bool = False) -> list[Result]:
+    """Return the results; with torchattacks also against that package's PGD."""
     results = []
     for steps in (LONG, SHORT):
         name, others = f"PGD-{steps}", {"plain": make_plain}
-        if find_spec("torchattacks"):
+        if torchattacks:
             others["plain torchattacks"] = make_torchattacks
         makers = {name: make_ours, **others, "the floor": make_floor}
         found = measure_in_turn({subject: partial(make, weights, steps) for subject, make in makers.items()},
@@ -95,5 +94,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--weights", help="a state_dict of the bare network with 21 classes")
+    parser.add_argument("--torchattacks", action="store_true",
+                        help="run that package's PGD too (pip install --no-deps torchattacks)")
     for result in run(**vars(parser.parse_args())):
         print(result.line)

@@ -68,11 +68,11 @@ def test_the_command_of_that_table(monkeypatch, capsys):
     ("attacks_camvid", 0.5, 90, 1, 0, "at N = 90 ({} points more"),
     ("attacks_camvid", 1, 10, 1, 1, "at 1/255 on CamVid ({} points)"),
     ("attacks_voc_native", 0.25, 30, 1, 1, "on whole images of VOC ({})"),
-    ("attacks_camvid_at", 8, 10, 2, 0, "10 gradients it is {} points behind at 8/255**"),
-    ("attacks_camvid_at", 8, 30, 2, 0, "with half of 30 {};"),
-    ("attacks_camvid_at", 4, 10, 2, 0, "at 4/255 {} to"),
-    ("attacks_camvid_at", 4, 60, 2, 0, "to {} with half of every N"),
-    ("attacks_camvid_at", 2, 10, 2, 0, "and at 2/255 {}."),
+    ("attacks_camvid_at", 8, 10, 2, 0, "**by {} points at 8/255 with N = 10**"),
+    ("attacks_camvid_at", 8, 30, 2, 0, "by {} there with N = 30"),
+    ("attacks_camvid_at", 4, 10, 2, 0, "by {} to"),
+    ("attacks_camvid_at", 4, 60, 2, 0, "to {} at 4/255"),
+    ("attacks_camvid_at", 2, 10, 2, 0, "and by {} at 2/255."),
     ("attacks_camvid_at", 4, 60, 1, 0, "race with 60 gradients is {} points behind"),
 ])
 def test_how_far_race_is_behind(name, eps, number, share, score, words):
