@@ -4,8 +4,8 @@
 
 The plain loop uses NCHW, loss.backward() through all parameters and normalisation outside the model. The floor is one
 forward and one backward pass to the input for each step, of the folded channels-last network, with a given gradient of
-the logits. All attacks start from the same image, with 10 steps and with 4. Without trained weights the network's own rounding is
-near the bound above which it isn't folded: a line then says so.
+the logits. All attacks start from the same image, with 10 steps and with 4. Without trained weights the network's own
+rounding is near the bound above which it isn't folded: a line then says so.
 """
 import argparse
 from functools import partial

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from engine.run.exits import reported_errors
 from experiments.sharpness.collect import restore
-from experiments.sharpness.plan import PLANS, QUICK
+from experiments.sharpness.plan import CORE, METHODS, PLANS, QUICK, choose_methods
 from experiments.sharpness.results import name_archive, write_results
 from experiments.sharpness.work import work
 from utils.logging import logger
@@ -27,6 +27,8 @@ def main(argv=None):
                         help="train, attack (needs trained networks), table (of the networks that are done), restore "
                         "(take those that the results hold into the folder, without their weights)")
     parser.add_argument("--plan", choices=PLANS, default="camvid", help="what is trained and measured (plan.py)")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, metavar="METHOD", help="ways to train, for all steps "
+                        f"(default: {' '.join(CORE)}; there are also {' '.join(sorted({*METHODS} - {*CORE}))})")
     parser.add_argument("--quick", action="store_true", help="the whole way in two minutes, on synthetic data")
     parser.add_argument("--data_root", help="folder of CamVid")
     parser.add_argument("--backbone_weights", help="file of the ImageNet backbone (default: torchvision's, downloaded)")
@@ -40,6 +42,9 @@ def main(argv=None):
     if args.page and (args.quick or "table" not in args.steps):
         parser.error("--page: for the step table, without --quick")
     plan = QUICK if args.quick else PLANS[args.plan]
+    if missing := [name for name in args.methods or () if name not in plan.methods]:
+        parser.error(f"--methods: {plan.name} has no {', '.join(missing)} (it has {', '.join(plan.methods)})")
+    plan = choose_methods(plan, args.methods)
     folder = args.folder or Path(f"checkpoints/sharpness_{plan.name}")
     extra, at_start = ((flag, str(Path(path).resolve())) if path else () for flag, path in (
         ("--data_root", args.data_root), ("--backbone_weights", args.backbone_weights)))

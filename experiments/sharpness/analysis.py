@@ -9,15 +9,22 @@ from engine.records.radii import describe_radii
 from engine.records.rows import choose_counts
 from engine.records.store import Record
 from metrics import Difference, compare, pooled_means
-from metrics.bootstrap import CONFIDENCE, RESAMPLES
+from metrics.bootstrap import CONFIDENCE
 
 BASELINE, ADVERSARIAL = "sgd", "at_"
+LEAST_FREEDOM = 4  # degrees of freedom below which no interval at equal clean scores is given
 CLEAN = ("none", None, 0.0, 0)  # the key of the clean record
 
 
 def key_of(settings: dict) -> tuple:
     """Return what tells the attacks of the experiment apart: (attack, norm, eps, steps)."""
     return settings["attack"], settings["norm"], round(settings["eps"], 12), settings["steps"]
+
+
+def worst_of(records: list[Record], names: list[str]) -> tuple[float, float]:
+    """Return (aAcc, mIoU) in percent where the adversary chooses one of these records for each image, as in a union."""
+    miou, accuracy = choose_counts(records, names)
+    return tuple(100 * pooled_means(*(counts[None] for counts in each)).item() for each in (accuracy, miou))
 
 
 def count(record: Record, names: list[str] | None = None) -> dict:
@@ -98,8 +105,9 @@ def _common_seeds(method: dict[int, dict], baseline: dict[int, dict], key: tuple
     return [seed for seed in sorted({*method} & {*baseline}) if key in method[seed] and key in baseline[seed]]
 
 
-def detectable(differences: list[np.ndarray], *, power: float = 0.8) -> float | None:
-    """Return the smallest true mean difference whose 95 % t interval leaves out 0 with this probability.
+def detectable(differences: list[np.ndarray], *, power: float = 0.8) -> tuple[float, int] | None:
+    """Return the smallest true mean difference whose 95 % t interval leaves out 0 with this probability, and the
+    degrees of freedom of the spread that it rests on.
 
     differences: of each method, one for each seed; their variance within methods is pooled, and the number of seeds is
     that of the smallest method. None without two differences of a method. (Noncentral t; Cohen, "Statistical Power
@@ -115,34 +123,40 @@ def detectable(differences: list[np.ndarray], *, power: float = 0.8) -> float | 
     def lack(shift: float) -> float:
         return power - stats.nct.sf(limit, seeds - 1, shift)  # an interval on the wrong side of 0 doesn't count
 
-    return float(optimize.brentq(lack, 0, 30) * spread / seeds ** 0.5)
+    return float(optimize.brentq(lack, 0, 30) * spread / seeds ** 0.5), freedom
 
 
-def difference_at_equal_clean(scores: dict[str, list[tuple[float, float]]], *, seed: int = 1) -> dict[str, tuple]:
-    """Return {method: (difference to the baseline, low, high)} of attacked scores where clean ones are equal.
+def spread_factors(freedom: int) -> tuple[float, float]:
+    """Return between which multiples of a standard deviation of so many degrees of freedom the true one is (95 %)."""
+    return tuple(float((freedom / stats.chi2.ppf(level, freedom)) ** 0.5)
+                 for level in ((1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2))
+
+
+def adjust(scores: dict[str, list[tuple[float, float]]]) -> tuple[float | None, dict[str, tuple]]:
+    """Return (slope, {method: (difference to the baseline, low, high)}) of attacked scores where clean ones are equal.
 
     scores: {method: [(clean, attacked) of each network]}. The attacked score is taken as linear in the clean one, with
-    one slope for all methods, fitted within methods (analysis of covariance). The interval is a 95 % bootstrap over
-    the networks of each method; low and high are None if the method or the baseline has a single network.
+    one slope for all methods, fitted within methods (analysis of covariance; Montgomery, "Design and Analysis of
+    Experiments", chapter 15). low and high are the 95 % t interval of that fit, over the networks alone; None with
+    fewer than LEAST_FREEDOM degrees of freedom. All are None where clean scores don't differ within any method.
     """
-    draws = np.random.default_rng(seed)
     arrays = {method: np.array(pairs) for method, pairs in scores.items()}
-    resampled = [_adjust({method: pairs[draws.integers(len(pairs), size=len(pairs))]
-                          for method, pairs in arrays.items()}) for _ in range(RESAMPLES)]
-    found = _adjust(arrays)
-    levels = (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
-    single = {method for method, pairs in arrays.items() if min(len(pairs), len(arrays[BASELINE])) < 2}
-    return {method: (value, *((None, None) if method in single else
-                              np.quantile([each[method] for each in resampled], levels).tolist()))
-            for method, value in found.items() if method != BASELINE}
-
-
-def _adjust(arrays: dict[str, np.ndarray]) -> dict[str, float]:
     centred = np.concatenate([pairs - pairs.mean(0) for pairs in arrays.values()])
     spread = (centred[:, 0] ** 2).sum()
-    slope = (centred[:, 0] * centred[:, 1]).sum() / spread if spread else 0.0
-    levels = {method: (pairs[:, 1] - slope * pairs[:, 0]).mean() for method, pairs in arrays.items()}
-    return {method: float(level - levels[BASELINE]) for method, level in levels.items()}
+    others = [method for method in arrays if method != BASELINE]
+    if not spread:
+        return None, dict.fromkeys(others, (None, None, None))
+    slope = (centred[:, 0] * centred[:, 1]).sum() / spread
+    freedom = len(centred) - len(arrays) - 1
+    variance = ((centred[:, 1] - slope * centred[:, 0]) ** 2).sum() / max(freedom, 1)
+    found = {}
+    for method in others:
+        clean, attacked = arrays[method].mean(0) - arrays[BASELINE].mean(0)
+        value = float(attacked - slope * clean)
+        half = stats.t.ppf((1 + CONFIDENCE) / 2, max(freedom, 1)) * (
+            variance * (1 / len(arrays[method]) + 1 / len(arrays[BASELINE]) + clean ** 2 / spread)) ** 0.5
+        found[method] = (value, value - half, value + half) if freedom >= LEAST_FREEDOM else (value, None, None)
+    return float(slope), found
 
 
 def median_radius(records: dict[tuple, Record]) -> float | None:

@@ -6,11 +6,12 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from experiments.sharpness import __main__ as entry
-from experiments.sharpness import analysis, length, probes, results, tables, work
-from experiments.sharpness.plan import CAMVID, QUICK, Network
+from experiments.sharpness import analysis, differences, length, probes, results, work
+from experiments.sharpness.plan import CAMVID, QUICK, Network, choose_methods
 from tests import thin
 from utils.errors import UserError
 from utils.files import AppendOnly
@@ -84,42 +85,72 @@ def test_input_sensitivity_is_that_of_finite_differences(tiny):
                                    "margin": np.mean(margins)}, rel=1e-5)
 
 
-def test_the_difference_at_equal_clean_scores_is_that_of_least_squares():
-    draws = np.random.default_rng(0)
-    scores = {}
-    for method, level, networks in (("sgd", 0.0, 5), ("sam", 2.0, 4), ("other", -1.0, 3)):
-        clean = draws.normal(40, 2, networks)
-        scores[method] = list(zip(clean, level + 0.5 * clean + draws.normal(0, 0.1, networks), strict=True))
+def fit(scores):
+    """Slope, differences to the first method and half their t intervals, by least squares with a column per method."""
     rows = [(method, *pair) for method, pairs in scores.items() for pair in pairs]
     design = np.array([[clean, *(method == each for each in scores)] for method, clean, _ in rows], float)
-    solved = np.linalg.lstsq(design, np.array([attacked for *_, attacked in rows]), rcond=None)[0]
-    found = analysis.difference_at_equal_clean(scores)
-    assert found["sam"][0] == pytest.approx(solved[2] - solved[1])
-    assert found["other"][0] == pytest.approx(solved[3] - solved[1])
-    assert found["sam"][1] < 2.0 < found["sam"][2] and found["other"][1] < -1.0 < found["other"][2]
+    attacked = np.array([attacked for *_, attacked in rows])
+    solved, *_ = np.linalg.lstsq(design, attacked, rcond=None)
+    freedom = len(rows) - design.shape[1]
+    covariance = np.linalg.inv(design.T @ design) * ((attacked - design @ solved) ** 2).sum() / freedom
+    contrasts = np.eye(design.shape[1])[2:] - np.eye(design.shape[1])[1]
+    halves = stats.t.ppf(0.975, freedom) * np.sqrt(np.diag(contrasts @ covariance @ contrasts.T))
+    return solved[0], dict(zip([*scores][1:], zip(contrasts @ solved, halves, strict=True), strict=True))
 
 
-def test_a_single_network_has_no_interval_at_equal_clean_scores():
-    one, two = [(40.0, 20.0)], [(40.0, 20.0), (41.0, 23.0)]
-    assert analysis.difference_at_equal_clean({"sgd": two, "sam": one})["sam"][1:] == (None, None)
-    assert analysis.difference_at_equal_clean({"sgd": one, "sam": two})["sam"][1:] == (None, None)
-    assert None not in analysis.difference_at_equal_clean({"sgd": two, "sam": two})["sam"]
+def draw_scores(draws, noise=0.1):
+    found = {}
+    for method, level, networks in (("sgd", 0.0, 5), ("sam", 2.0, 4), ("other", -1.0, 3)):
+        clean = draws.normal(40 + level, 2, networks)
+        found[method] = list(zip(clean, level + 0.5 * clean + draws.normal(0, noise, networks), strict=True))
+    return found
+
+
+def test_the_difference_at_equal_clean_scores_is_that_of_least_squares():
+    scores = draw_scores(np.random.default_rng(0))
+    slope, found = analysis.adjust(scores)
+    expected, differences_to_sgd = fit(scores)
+    assert slope == pytest.approx(expected) and [*found] == ["sam", "other"]
+    for method, (value, half) in differences_to_sgd.items():
+        assert found[method] == pytest.approx((value, value - half, value + half))
+
+
+def test_the_interval_at_equal_clean_scores_has_the_truth_in_19_of_20():
+    draws = np.random.default_rng(1)
+    intervals = [analysis.adjust(draw_scores(draws, noise=1.0))[1]["sam"] for _ in range(2000)]
+    assert np.mean([low < 2.0 < high for _, low, high in intervals]) == pytest.approx(0.95, abs=0.015)
+
+
+def test_few_networks_have_no_interval_at_equal_clean_scores_and_equal_ones_no_slope():
+    one, two, three = [(40.0, 20.0)], [(40.0, 20.0), (41.0, 23.0)], [(40.0, 20.0), (41.0, 23.0), (39.0, 22.0)]
+    assert analysis.adjust({"sgd": two, "sam": two})[1]["sam"][1:] == (None, None)  # one degree of freedom
+    assert None not in analysis.adjust({"sgd": two, "sam": three, "other": three})[1]["sam"]  # four
+    assert analysis.adjust({"sgd": one, "sam": one}) == (None, {"sam": (None, None, None)})
 
 
 def test_attacks_that_a_method_lacks_are_left_out_of_the_table_at_equal_clean_scores(monkeypatch):
     """race with other steps is measured on the first networks of some methods only."""
     race, longer = ("race", "linf", 0.002, 30), ("race", "linf", 0.002, 60)
-    monkeypatch.setattr(analysis, "pair", lambda records, key: (40.0, records[key]))
-    text = tables.format_adjusted({"sgd": {1: {race: 20.0, longer: 19.0}}, "sam_0.02": {1: {race: 23.0, longer: 22.0}},
-                                  "asam_0.2": {1: {race: 21.5}}})
-    assert "race-30" in text and "race-60" not in text and "+3.0" in text and "+1.5" in text
+    monkeypatch.setattr(analysis, "pair", lambda records, key: records[key])
+    text = differences.format_adjusted({
+        "sgd": {1: {race: (40, 20.0), longer: (40, 19.0)}, 2: {race: (42, 21.0), longer: (42, 20.0)}},
+        "sam_0.02": {1: {race: (40, 23.0), longer: (40, 22.0)}}, "asam_0.2": {1: {race: (40, 21.5)}}})
+    assert "race-30" in text and "race-60" not in text
+    assert "+3.0" in text and "+1.5" in text and "(slope)" in text and "+0.50" in text
+
+
+def test_the_true_spread_is_within_the_factors_in_19_of_20():
+    seen = np.random.default_rng(2).normal(0, 3, (20_000, 4)).std(1, ddof=1)
+    low, high = analysis.spread_factors(3)
+    assert ((low * seen < 3) & (high * seen > 3)).mean() == pytest.approx(0.95, abs=0.01)
 
 
 def test_the_detectable_difference_is_found_in_four_of_five_simulated_experiments():
     """Three seeds, differences of standard deviation 2: Student's t interval leaves out 0 in 80 % of 20,000 draws."""
     draws = np.random.default_rng(0)
     seen = [np.array([-2.0, 0.0, 2.0]), np.array([1.0, 3.0, 5.0])]  # both of standard deviation 2
-    size = analysis.detectable(seen)
+    size, freedom = analysis.detectable(seen)
+    assert freedom == 4
     experiments = draws.normal(size, 2, (20_000, 3))
     half = 4.303 * experiments.std(1, ddof=1) / 3 ** 0.5
     assert (experiments.mean(1) > half).mean() == pytest.approx(0.8, abs=0.012)
@@ -162,8 +193,11 @@ def test_the_length_of_training_is_chosen_on_training_images(tmp_path):
 def test_the_core_methods_come_first_and_all_with_their_seeds():
     names = [network.name for network in CAMVID.networks()]
     assert len(names) == len(set(names)) == 8 * 3
-    assert {name.rpartition("-")[0] for name in names[:5]} == {"sgd", "sgd_twice", "sam_0.02", "asam_0.2", "at_1"}
+    core = {"sgd", "sgd_twice", "sam_0.02", "asam_0.2", "at_1"}
+    assert {name.rpartition("-")[0] for name in names[:5]} == core
     assert names[15:18] == ["sam_0.05-1", "sam_0.1-1", "sam_on_0.5-1"]
+    assert [network.name for network in choose_methods(CAMVID, None).networks()] == names[:15]
+    assert [network.name for network in choose_methods(CAMVID, ["sam_0.1"]).networks()] == names[16::3]
 
 
 def test_sgd_twice_has_twice_the_iterations_and_the_passes_of_sam():
@@ -243,6 +277,12 @@ def test_a_failed_check_is_a_result_and_other_failures_are_not(tmp_path, monkeyp
         "train", "race", "pgd", "l2", "min_radius"]
 
 
+def test_a_method_that_the_plan_lacks_is_refused(capsys):
+    with pytest.raises(SystemExit) as stop:
+        entry.main(["train", "--data_root", "x", "--plan", "camvid_v3plus", "--methods", "sgd", "at_1"])
+    assert stop.value.code == 2 and "--methods: camvid_v3plus has no at_1" in capsys.readouterr().err
+
+
 def test_data_root_is_asked_for_before_anything_starts(capsys):
     with pytest.raises(SystemExit) as stop:
         entry.main(["train"])
@@ -268,7 +308,7 @@ def test_the_whole_way_on_synthetic_data(tmp_path, thin_network):
     folder = tmp_path / "runs" / "results"
     archive = folder / "sharpness_synthetic_records.tar.gz"
     text = (folder / "sharpness_synthetic.md").read_text()
-    assert text == results.format_tables(tables.make_tables(archive))
+    assert text == results.format_tables(results.make_tables(archive))
     content = json.loads((folder / "sharpness_synthetic.json").read_text())
     assert [network["name"] for network in content["networks"]] == [network.name for network in QUICK.networks()]
     assert {path.name for path in folder.glob("*.png")} == {
