@@ -2,6 +2,7 @@
 from pathlib import Path
 from statistics import mean, stdev
 
+import numpy as np
 from PIL import Image
 
 from engine.report.figures import COLOURS, DASHES, MARKERS, draw_sheet
@@ -49,7 +50,9 @@ def draw_sheet_of_methods(path: Path, folder: Path, methods: dict):
 
 
 def _draw_curves(axes, methods: dict):
+    """Draw mIoU against eps, which is on a scale of square roots: small radii tell ordinary networks apart."""
     for axis, attack in zip(axes, ("race", "pgd"), strict=True):
+        ticks = set()
         for (method, seeds), style in zip(methods.items(), _list_styles(), strict=False):
             keys = [analysis.CLEAN, *analysis.list_radii(list(seeds.values()), attack)]
             attacked = seeds[next(iter(seeds))][keys[-1]].names
@@ -57,11 +60,15 @@ def _draw_curves(axes, methods: dict):
             centre, half = [mean(of_eps) for of_eps in values], [stdev(of_eps) if len(of_eps) > 1 else 0
                                                                  for of_eps in values]
             eps = [255 * key[2] for key in keys]
+            ticks |= {*eps}
             axis.plot(eps, centre, label=METHODS[method].title, **style)
             axis.fill_between(eps, [c - h for c, h in zip(centre, half, strict=True)],
                               [c + h for c, h in zip(centre, half, strict=True)], color=style["color"], alpha=0.2,
                               linewidth=0)
-        axis.set(title=f"{attack}-{keys[-1][3]}", xlabel="eps (linf, n/255)", ylim=(0, None))
+        axis.set(title=f"{attack}-{keys[-1][3]}", xlabel="eps (linf, n/255)", ylim=(0, None),
+                 xlim=(0, 1.05 * max(ticks)))
+        axis.set_xscale("function", functions=(np.sqrt, np.square))
+        axis.set_xticks(sorted(ticks), [f"{eps:g}" for eps in sorted(ticks)])
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("mIoU (%): mean, band: standard deviation")
     axes[1].legend(fontsize=8)
