@@ -17,6 +17,7 @@ from attacks import PGD
 from attacks.folding import fold
 from benchmarks import plain
 from benchmarks.timing import Result, choose_device, compare, compare_cost, measure_in_turn
+from engine.run.exits import reported_errors
 from network import build_model
 from utils.optional import import_optional
 
@@ -52,10 +53,15 @@ def make_plain(weights: str | None, steps: int):
     return partial(plain.attack, model.model, images, labels, eps=EPS, step_size=EPS / 4, steps=steps)
 
 
+def load_torchattacks():
+    """Return the package; UserError, naming the command that installs it, where it is missing."""
+    return import_optional("torchattacks", command="pip install --no-deps torchattacks")
+
+
 def make_torchattacks(weights: str | None, steps: int):
     """Return a function that attacks with the package's PGD."""
     model, images, labels = make_all(weights)
-    attack = import_optional("torchattacks").PGD(model, eps=EPS, alpha=EPS / 4, steps=steps, random_start=False)
+    attack = load_torchattacks().PGD(model, eps=EPS, alpha=EPS / 4, steps=steps, random_start=False)
     return partial(attack, images, labels)
 
 
@@ -81,6 +87,7 @@ def run(*, rounds: int, weights: str | None = None, torchattacks: bool = False) 
     for steps in (LONG, SHORT):
         name, others = f"PGD-{steps}", {"plain": make_plain}
         if torchattacks:
+            load_torchattacks()  # its absence is said here, not in the process that is timed
             others["plain torchattacks"] = make_torchattacks
         makers = {name: make_ours, **others, "the floor": make_floor}
         found = measure_in_turn({subject: partial(make, weights, steps) for subject, make in makers.items()},
@@ -96,5 +103,6 @@ if __name__ == "__main__":
     parser.add_argument("--weights", help="a state_dict of the bare network with 21 classes")
     parser.add_argument("--torchattacks", action="store_true",
                         help="run that package's PGD too (pip install --no-deps torchattacks)")
-    for result in run(**vars(parser.parse_args())):
-        print(result.line)
+    with reported_errors():
+        for result in run(**vars(parser.parse_args())):
+            print(result.line)

@@ -6,10 +6,9 @@ from pathlib import Path
 from experiments.sharpness import analysis
 from experiments.sharpness.analysis import CLEAN
 from experiments.sharpness.collect import load_records, unpack
-from experiments.sharpness.plan import METHODS, Plan
+from experiments.sharpness.plan import METHODS
 from utils.text import format_markdown
 
-RACE_STEPS = Plan.race_steps
 NAMES = {name: method.title for name, method in METHODS.items()}
 PROBES = {"loss": "loss", "sam_gap_0.02": "SAM gap, rho 0.02", "sam_gap_0.1": "SAM gap, rho 0.1",
           "hessian_eigenvalue": "largest Hessian eigenvalue", "gradient_l1": "input gradient, L1",
@@ -90,8 +89,7 @@ def format_stronger(methods: dict) -> str:
     for name, seeds in methods.items():
         for records in seeds.values():
             for key in sorted((key for key in records if key[0] == "apgd"), key=lambda key: key[2]):
-                races = [other for other in records if other[:3] == ("race", *key[1:3])]
-                usual = min(races, key=lambda other: (other[3] != RACE_STEPS, other[3]))
+                usual, = (race for race in analysis.list_radii([records], "race") if race[2] == key[2])
                 shown = {title_of(usual).partition(" ")[0]: [records[usual]],
                          f"apgd-{key[3]} on blend": [records[key]],
                          "the worse for each image": [records[CLEAN], records[usual], records[key]]}
