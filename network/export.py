@@ -25,6 +25,7 @@ from utils.optional import import_optional
 
 BOUND = 1e-4  # of the largest logit: float32 sums in another order differ by less
 OPSET = 18  # of ONNX
+OLDEST_TORCH = "2.9"  # older ones fail, take images that are too small, or write paths of source files
 MOST_BYTES = 2**31 - 2**24  # an ONNX file has less than 2 GiB: weights, and some room for the rest
 EXAMPLE = (2, 97, 129)  # batch, height, width, as traced: equal ones would be taken for one number
 # Compared: sides that leave other rests than the traced ones when halved, odd and even, a batch of 1 and of 2, and
@@ -78,7 +79,9 @@ class _Named(nn.Module):
 
 
 def load_packages(format: str):
-    """Raise UserError, naming the command that installs it, for a package that the format needs and that is missing."""
+    """Raise UserError, naming the remedy, for a torch that is too old or a missing package that the format needs."""
+    if torch.__version__ < OLDEST_TORCH:  # a TorchVersion, which compares numbers
+        raise UserError(f"--format {format}: torch {torch.__version__} is too old: export with {OLDEST_TORCH} or later")
     for package in FORMATS[format].packages:
         import_optional(package)
 
@@ -87,8 +90,7 @@ def check_weights(model: nn.Module, *, format: str):
     """Raise UserError for weights that are too large for one file of this format."""
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     if format == "onnx" and size > MOST_BYTES:
-        raise UserError(f"--format onnx: the network has {size / 1e9:.1f} GB of weights, and an ONNX file holds less "
-                        "than 2 GiB: give --format torch_export")
+        raise UserError(f"--format onnx: {size / 1e9:.1f} GB of weights, a file has less than 2 GiB: give --format torch_export")
 
 
 def trace(model: nn.Module, *, size: tuple[int, int] | None = None) -> ExportedProgram:
@@ -149,16 +151,14 @@ def compare(content: bytes, model: nn.Module, *, format: str, sizes: Iterable[Si
 
 def draw_patches(size: Size, *, seed: int = 0) -> Tensor:
     """Return images [B, 3, H, W] of random coloured patches, which change the logits more than noise does."""
-    colours = torch.rand(size[0], 3, *PARTS, generator=torch.Generator().manual_seed(seed))
-    return F.interpolate(colours, size=size[1:])
+    return F.interpolate(torch.rand(size[0], 3, *PARTS, generator=torch.Generator().manual_seed(seed)), size=size[1:])
 
 
 def _encode_onnx(program: ExportedProgram, metadata: dict[str, str]) -> bytes:
     exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, input_names=["image"],
                                  output_names=["logits"], external_data=False, verbose=False)
     proto = exported.model_proto
-    for key, value in metadata.items():
-        proto.metadata_props.add(key=key, value=value)
+    import_optional("onnx").helper.set_model_props(proto, metadata)
     image, logits = (value.type.tensor_type.shape.dim for value in (*proto.graph.input, *proto.graph.output))
     for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
         for shape in (image, logits):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.torch_version import TorchVersion
 
 from datasets import describe
 from engine.setup import build_network
@@ -41,6 +42,8 @@ def model():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, model):
     """A folder with checkpoint.pth, which says what it is of, plain.pth, which doesn't, and their network.onnx."""
+    if torch.__version__ < exporting.OLDEST_TORCH:
+        pytest.skip("torch is too old to export: docs/export.md")
     folder = tmp_path_factory.mktemp("export")
     options = options_of(*NETWORK, "--output_stride", "8").to_dict()
     state = model.model.state_dict()
@@ -183,6 +186,16 @@ def test_a_missing_package_is_named_before_the_checkpoint_is_read(fails, monkeyp
     monkeypatch.setitem(sys.modules, package, None)
     code, line = fails(ckpt="nowhere.pth", format="onnx", output="a.onnx")
     assert (code, line) == (2, f"error: {package} is not installed: run `make extras`")
+
+
+@pytest.mark.parametrize("format", exporting.FORMATS)
+def test_an_older_torch_is_refused_before_the_checkpoint_is_read(monkeypatch, tmp_path, capsys, format):
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.8.0+cu128"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        export(["--ckpt", "nowhere.pth", "--format", format, "--output", {"onnx": "a.onnx"}.get(format, "a.pt2")])
+    assert stop.value.code == 2 and capsys.readouterr().err.splitlines()[-1] == (
+        f"error: --format {format}: torch 2.8.0+cu128 is too old: export with 2.9 or later")
 
 
 def test_only_its_own_file_is_replaced_and_only_if_asked(call, fails, tmp_path):

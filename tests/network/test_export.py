@@ -18,6 +18,8 @@ from utils.errors import UserError
 onnx = pytest.importorskip("onnx", reason="an extra: make extras")
 onnxruntime = pytest.importorskip("onnxruntime", reason="an extra: make extras")
 pytest.importorskip("onnxscript", reason="an extra: make extras")
+if torch.__version__ < export.OLDEST_TORCH:
+    pytest.skip("torch is too old to export: docs/export.md", allow_module_level=True)
 ODD = ((1, 65, 97), (2, 98, 51))
 RESTS = ((1, 66, 67), (2, 69, 73), (1, 80, 64))  # sides with every rest modulo 4, and others modulo 32
 
