@@ -40,10 +40,14 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, model):
-    """A folder with checkpoint.pth, which says what it is of, plain.pth, which doesn't, and their network.onnx."""
+def new_torch():
     if torch.__version__ < exporting.OLDEST_TORCH:
         pytest.skip("torch is too old to export: docs/export.md")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, model, new_torch):
+    """A folder with checkpoint.pth, which says what it is of, plain.pth, which doesn't, and their network.onnx."""
     folder = tmp_path_factory.mktemp("export")
     options = options_of(*NETWORK, "--output_stride", "8").to_dict()
     state = model.model.state_dict()
@@ -269,7 +273,7 @@ def net(num_classes):
     assert str(tmp_path).encode() not in (tmp_path / "a.pt2").read_bytes()
 
 
-def test_the_real_checkpoint_is_exported(voc_root, tmp_path, monkeypatch):
+def test_the_real_checkpoint_is_exported(new_torch, voc_root, tmp_path, monkeypatch):
     """Where there is one; its logits are those of a trained network, its classes VOC's."""
     ckpt = voc_root.parent / "weights" / "deeplabv3_mobilenet_voc.pth"
     if not ckpt.is_file():
