@@ -4,8 +4,8 @@
         --crop 256 256 --images 3 --eps 0.25/255 0.5/255 --folder results/voc --out results/attacks_voc.json
 
 Attacks centre crops of validation images, evenly spaced among those from --first in steps of --every. `gradients` is
-the whole number of an image: SEA gets a third for each of its losses. An image's score is recorded in --folder, so a
-call that was stopped continues when it is repeated. PGD of the package torchattacks is run beside ours:
+the whole number of an image: SEA gets a third for each of its losses, ensemble a ninth. An image's score is recorded in
+--folder, so a call that was stopped continues when it is repeated. PGD of the package torchattacks is run beside ours:
 `pip install --no-deps torchattacks`.
 """
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from attacks import APGD, PGD, SEA, CosPGD, Race, SegPGD, class_weights
+from attacks import APGD, ENSEMBLE_LOSSES, PGD, SEA, AllLosses, CosPGD, Race, SegPGD, class_weights
 from benchmarks.public_attacks import PAdamCos, TorchattacksPGD, tsallis_red_eps
 from datasets import build_datasets, count_pixels
 from engine.evaluation import sweep
@@ -24,6 +24,8 @@ from network import build_model, load_weights, take_normalization
 from utils import checkpoint
 from utils.images import choose_evenly
 
+OTHER_LOSSES = ("segpgd", "mce_bal", "mce_even", "logodds", "tsallis", "blend_late")
+OTHERS = (*(f"apgd-{loss}" for loss in OTHER_LOSSES), "ensemble")  # measured only if they are named
 SCORES = {"aAcc": "Overall Acc", "mIoU": "Mean IoU"}
 
 
@@ -38,6 +40,9 @@ def list_attacks(eps: float, gradients: int, seed: int, weights: list[float]) ->
         "sea": SEA(eps=eps, steps=gradients // 3, seed=seed, class_weights=weights),
         "tsallis red-eps": tsallis_red_eps(**same), "padam-cos": PAdamCos(**same), "race": Race(**same),
         "torchattacks pgd": TorchattacksPGD(**same),
+        **{f"apgd-{loss}": APGD(**same, attack_loss=loss, class_weights=weights if loss == "mce_bal" else None)
+           for loss in OTHER_LOSSES},
+        "ensemble": AllLosses(**{**same, "steps": max(1, gradients // len(ENSEMBLE_LOSSES))}, class_weights=weights),
     }
 
 
@@ -73,7 +78,7 @@ def measure(args) -> list[dict]:
     loader = torch.utils.data.DataLoader(data)
     results = []
     for gradients in sorted({*args.gradients, *(number // 2 for number in args.gradients)}):
-        wanted = args.attacks if gradients in args.gradients else {"race"}
+        wanted = args.attacks if gradients in args.gradients else {"race"} & {*args.attacks}
         for seed in range(1, args.seeds + 1):
             attacks = {(name, eps): attack for eps in args.eps
                        for name, attack in list_attacks(eps, gradients, seed, weights).items()
@@ -144,8 +149,9 @@ def main():
     parser.add_argument("--gradients", type=int, nargs="+", default=[10, 30, 60, 90],
                         help="of every attack; race gets half of each, too")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--attacks", nargs="+", choices=names, metavar="NAME", default=names,
-                        help=f"default: all, which needs the package torchattacks: {', '.join(names)}")
+    parser.add_argument("--attacks", nargs="+", choices=names, metavar="NAME",
+                        default=[name for name in names if name not in OTHERS],
+                        help=f"of {', '.join(names)} (default: all but {', '.join(OTHERS)})")
     parser.add_argument("--folder", required=True, help="of the records")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
