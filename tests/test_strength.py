@@ -6,6 +6,7 @@ from statistics import mean
 
 import pytest
 
+from attacks import LOSSES
 from benchmarks.plot_strength import format_goal, main, read_summary
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -107,3 +108,19 @@ def test_bounds_with_all_gradients():
     robust = leads["attacks_camvid_at"]
     assert all(max(lead) <= 0.3 for (eps, _), lead in robust.items() if eps == 2)
     assert all(max(lead) < 0 for (eps, _), lead in robust.items() if eps == 8)
+
+
+def test_the_table_of_losses_is_that_of_the_results():
+    """Each loss of APGD, computed from every single result."""
+    scores = scores_of("attacks_voc") | scores_of("attacks_voc_losses")
+    page = (ROOT / "docs" / "attacks.md").read_text()
+    head, _, *lines = page[page.index("| attack          | 0.25/255, N = 30"):].split("\n\n")[0].splitlines()
+    columns = [(float(eps), int(number)) for eps, number in re.findall(r"([\d.]+)/255, N = (\d+)", head)]
+    table = {}
+    for line in lines:
+        attack, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        table[attack] = cells
+        assert cells == ["{:.1f} / {:.1f}".format(*scores[*column, attack]) for column in columns], attack
+    assert set(table) == {*(f"apgd-{loss}" for loss in LOSSES), "ensemble", "red-apgd-mce", "race"}
+    alone = [scores[0.25, number, f"apgd-{loss}"][0] for loss in LOSSES for number in (10, 30, 60, 90)]
+    assert f"no loss by itself leaves less than {min(alone):.1f} % accuracy" in PAGE
