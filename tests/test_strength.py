@@ -124,3 +124,13 @@ def test_the_table_of_losses_is_that_of_the_results():
     assert set(table) == {*(f"apgd-{loss}" for loss in LOSSES), "ensemble", "red-apgd-mce", "race"}
     alone = [scores[0.25, number, f"apgd-{loss}"][0] for loss in LOSSES for number in (10, 30, 60, 90)]
     assert f"no loss by itself leaves less than {min(alone):.1f} % accuracy" in PAGE
+
+
+def test_the_image_on_which_race_fails():
+    one, all_crops = scores_of("attacks_voc_balanced"), scores_of("attacks_voc_crops")
+    figures = [f"{one[0.25, number, attack][0]:.1f}"
+               for attack in ("race", "sea", "apgd-mce_bal") for number in (30, 90)]
+    assert ("race leaves {} % accuracy with N = 30 and {} with 90, `sea` {} and {}, APGD on `mce_bal` {} and {} "
+            .format(*figures)) in PAGE
+    pair = ["{:.1f} / {:.1f}".format(*all_crops[0.25, 90, attack]) for attack in ("sea", "race")]
+    assert "`sea` leaves {} with N = 90, race {} ".format(*pair) in PAGE
