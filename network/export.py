@@ -90,7 +90,7 @@ def check_weights(model: nn.Module, *, format: str):
     """Raise UserError for weights that are too large for one file of this format."""
     size = sum(tensor.nbytes for tensor in model.state_dict().values())
     if format == "onnx" and size > MOST_BYTES:
-        raise UserError(f"--format onnx: {size / 1e9:.1f} GB; a file has less than 2 GiB: give --format torch_export")
+        raise UserError(f"--format onnx: {size / 1e9:.1f} GB of weights, not under 2 GiB: give --format torch_export")
 
 
 def trace(model: nn.Module, *, size: tuple[int, int] | None = None) -> ExportedProgram:

@@ -203,7 +203,7 @@ def test_weights_beyond_one_onnx_file_are_refused(monkeypatch, model):
     export.check_weights(model, format="onnx")
     monkeypatch.setattr(export, "MOST_BYTES", 100)
     export.check_weights(model, format="torch_export")
-    with pytest.raises(UserError, match="less than 2 GiB: give --format torch_export"):
+    with pytest.raises(UserError, match="under 2 GiB: give --format torch_export"):
         export.check_weights(model, format="onnx")
 
 
