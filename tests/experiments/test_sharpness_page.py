@@ -46,7 +46,8 @@ T_INTERVAL = "Difference to SGD and 95 % t interval, in points of mIoU"
 
 @pytest.mark.parametrize(("words", "cells"), [
     ("networks trained with SAM (rho 0.02) keep {} % mIoU, those trained with SGD {} %, and those trained with SGD "
-     "twice as long, with as many gradients as SAM, {} %", [(RACE, name, "race-30 0.5/255") for name in (SAM, SGD, TWICE)]),
+     "twice as long, with as many gradients as SAM, {} %",
+     [(RACE, name, "race-30 0.5/255") for name in (SAM, SGD, TWICE)]),
     ("PGD-10 hardly shows that ({}, {} and {} %)", [(OTHER, name, "pgd-10 0.5/255") for name in (SAM, SGD, TWICE)]),
     ("clean images ({} against {} %)", [(RACE, name, "clean, all images") for name in (TWICE, SAM)]),
     ("common corruptions ({} against {} %)", [(OTHER, name, "corruptions, severity 3") for name in (TWICE, SAM)]),
