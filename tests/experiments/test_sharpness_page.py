@@ -66,6 +66,23 @@ def test_sentences_have_the_figures_of_the_tables(page, words, cells):
     assert words.format(*shown) in " ".join(page.split())
 
 
+def test_what_goes_with_robustness(page):
+    """The means of the table under "Why" and those of race are as its text says."""
+    def means(title, column):
+        return {name: float(row[column].partition(" ")[0]) for name, row in read_table(page, title).items()}
+
+    why, kept = "Sharpness and sensitivity", means(RACE, "race-30 0.5/255")
+    for column in ("input gradient, L1", "input gradient, L2"):
+        gradient = means(why, column)
+        assert gradient[SGD] > gradient[TWICE] > gradient[SAM] > gradient[ASAM]
+        assert 0.05 < gradient[AT] / gradient[SGD] < gradient[AT] / gradient[ASAM] < 0.15
+    assert kept[SGD] < kept[TWICE] < kept[SAM] < kept[ASAM] < kept[AT] - 10
+    for column in ("SAM gap, rho 0.02", "SAM gap, rho 0.1", "largest Hessian eigenvalue"):
+        sharpness = means(why, column)
+        for one, other in ((TWICE, SAM), (AT, ASAM)):
+            assert abs(sharpness[one] - sharpness[other]) < sharpness[SGD] - max(sharpness[one], sharpness[other])
+
+
 def test_the_number_of_networks_is_said(page, records):
     number = ("nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen")[len(records) - 9]
     assert f"{number} networks" in page
